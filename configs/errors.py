@@ -1,0 +1,55 @@
+"""One clear line for the user; the traceback only with IMTOK_DEBUG=1."""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """Something the user can mend: names the YAML key or flag, what was given, and what would work."""
+
+
+class MissingWeights(UserError):
+    """A pretrained file that a part needs is not on this machine and cannot be fetched."""
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """A short tail for an error line: the closest known name, or all of them when they are few."""
+    known = sorted(known)
+    close = get_close_matches(given, known, n=1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"known: {', '.join(known)}" if known else "nothing is known here"
+
+
+def one_line(error: BaseException) -> str:
+    """Collapse an error to one line; operating-system errors get the remedy that their number suggests."""
+    if isinstance(error, OSError) and error.errno is not None:
+        remedies = {
+            13: "no permission: choose a folder you may write to (hydra.run.dir=DIR or --out DIR)",
+            28: "the disk is full: free some space; the last complete checkpoint is untouched, ckpt_path=last goes on from it",
+            30: "the file system is read-only: choose another folder (hydra.run.dir=DIR or --out DIR)",
+        }
+        where = f" {error.filename}" if error.filename else ""
+        return f"{error.strerror}{where}" + (f"; {remedies[error.errno]}" if error.errno in remedies else "")
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def errors_as_one_line() -> Iterator[None]:
+    """Print a foreseen failure as `imtok: ...` and exit with 1; unforeseen ones keep their traceback."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        yield
+    except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
+        if os.environ.get("IMTOK_DEBUG") == "1":
+            raise
+        print(f"imtok: {one_line(error)}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("imtok: interrupted; ckpt_path=last goes on from the last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -1,0 +1,25 @@
+"""What a decoder promises."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from ..tokenizers.types import Latents
+
+
+class Decoder(nn.Module, ABC):
+    """Codes to a picture [B, 3, H, W] around [-1, 1], not clamped."""
+
+    dim: int | dict[str, int]  # width it reads, given by quantizer.out_dim
+
+    @abstractmethod
+    def forward(self, codes: Latents) -> Tensor: ...
+
+    @property
+    def last_layer(self) -> nn.Parameter | None:
+        """The weight whose gradients the adaptive GAN weight compares; None where there is no such layer."""
+        return None
+
+    def training_losses(self, codes: Latents, images: Tensor) -> dict[str, Tensor]:
+        """Losses of decoders that train without a cheap sample; raw, named."""
+        return {}
