@@ -1,6 +1,7 @@
 """What a decoder promises."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -11,6 +12,7 @@ class Decoder(nn.Module, ABC):
     """Codes to a picture [B, 3, H, W] around [-1, 1], not clamped."""
 
     dim: int | dict[str, int]  # width it reads, given by quantizer.out_dim
+    cheap_sample: ClassVar[bool] = True  # False where a picture takes many steps: training then sees none
 
     @abstractmethod
     def forward(self, codes: Latents) -> Tensor: ...

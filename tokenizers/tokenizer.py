@@ -49,13 +49,8 @@ class Tokenizer(nn.Module):
         latents = self.encoder(images)
         quantized = self.quantizer(latents)
         decoder_losses = self.decoder.training_losses(quantized.codes, images) if self.training else {}
-        reconstruction = self.decoder(quantized.codes) if self.has_cheap_reconstruction else None
+        reconstruction = self.decoder(quantized.codes) if self.decoder.cheap_sample else None
         return TokenizerOutput(latents, quantized, reconstruction, decoder_losses)
-
-    @property
-    def has_cheap_reconstruction(self) -> bool:
-        """False for decoders that need many steps a picture: training then has no reconstruction to compare."""
-        return getattr(self.decoder, "cheap_sample", True)
 
     @property
     def last_layer(self) -> nn.Parameter | None:

@@ -71,7 +71,9 @@ class SingleStreamQuantizer(Quantizer):
 
     def forward(self, latents: Latents) -> Quantized:
         if set(latents) != {"main"}:
-            raise ValueError(f"tokenizer.quantizer: {type(self).__name__} reads one stream, the encoder gives {sorted(latents)}")
+            raise ValueError(
+                f"tokenizer.quantizer: {type(self).__name__} reads one stream, the encoder gives {sorted(latents)}"
+            )
         stream = latents["main"]
         with torch.autocast(stream.x_BND.device.type, enabled=False):
             result = self.quantize(self.project_in(stream.x_BND.float()))

@@ -1,0 +1,74 @@
+"""The convolutional grid decoder of VQGAN and LlamaGen ("B1")."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..tokenizers.layers.resnet import (
+    ResBlock,
+    SpatialAttention,
+    Upsample,
+    check_levels,
+    group_norm,
+    level_widths,
+    middle_blocks,
+    to_grid,
+)
+from ..tokenizers.types import Latents
+from .base import Decoder
+
+
+class CNNDecoder(Decoder):
+    """Mirror of CNNEncoder, with one more residual block a level.
+
+    Levels are numbered like the encoder's (0 is the full resolution), and run from the last to the first.
+    `dim` enters through a 1x1 convolution (`post_quant_conv` in the published code).
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int = 256,
+        channels: int = 128,
+        channel_multipliers: Sequence[int] = (1, 1, 2, 2, 4),
+        blocks_per_level: int = 2,
+        attention_levels: Sequence[int] = (-1,),
+        z_channels: int = 256,
+        dropout: float = 0.0,
+        out_channels: int = 3,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        widths = level_widths(channels, channel_multipliers)
+        with_attention = check_levels(attention_levels, len(widths))
+
+        self.project = nn.Conv2d(dim, z_channels, 1)
+        width = widths[-1]
+        self.conv_in = nn.Conv2d(z_channels, width, 3, padding=1)
+        self.middle = middle_blocks(width, dropout)
+        self.levels = nn.ModuleList()
+        for level in reversed(range(len(widths))):
+            blocks = nn.Sequential()
+            for _ in range(blocks_per_level + 1):
+                blocks.append(ResBlock(channels_in=width, channels_out=widths[level], dropout=dropout))
+                width = widths[level]
+                if level in with_attention:
+                    blocks.append(SpatialAttention(channels=width))
+            if level > 0:
+                blocks.append(Upsample(channels=width))
+            self.levels.append(blocks)
+        self.norm_out = group_norm(width)
+        self.conv_out = nn.Conv2d(width, out_channels, 3, padding=1)
+
+    def forward(self, codes: Latents) -> Tensor:
+        stream = codes["main"]
+        assert stream.grid is not None, "a convolutional decoder needs codes on a grid"
+        x = self.middle(self.conv_in(self.project(to_grid(stream.x_BND, stream.grid))))
+        for level in self.levels:
+            x = level(x)
+        return self.conv_out(F.silu(self.norm_out(x)))
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        return self.conv_out.weight

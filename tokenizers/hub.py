@@ -1,0 +1,154 @@
+"""A tokenizer as a folder: model.safetensors, config.json, README.md. Loading it never runs code from it."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import __version__
+from ..configs.errors import UserError
+from ..configs.instantiate import build
+from .model_card import model_card
+from .tokenizer import Tokenizer
+
+FORMAT = "imtok-tokenizer"
+FORMAT_VERSION = 1
+WEIGHTS_FILE = "model.safetensors"
+MOVED: dict[str, str] = {}  # old class path -> new one, so that exports outlive refactorings
+
+
+def save_pretrained(tokenizer: Tokenizer, folder: str | Path, *, facts: Mapping[str, Any] | None = None) -> Path:
+    """Write the folder. `facts` (experiment, update, metrics ...) go into config.json and the model card."""
+    from safetensors.torch import save_model
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "imtok_version": __version__,
+        "tokenizer": _plain(tokenizer.config),
+        "image": {"size": list(tokenizer.image_size), "range": [-1, 1], "channels": "RGB"},
+        "codebook": {
+            "size": tokenizer.codebook_size,
+            "tokens_per_image": tokenizer.num_tokens,
+            "bits_per_image": tokenizer.bits_per_image,
+        },
+        "training": dict(facts or {}),
+    }
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing_") as unfinished:
+        draft = Path(unfinished)
+        save_model(tokenizer, str(draft / WEIGHTS_FILE), metadata={"format": "pt"})
+        (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (draft / "README.md").write_text(model_card(tokenizer, config))
+        for name in (WEIGHTS_FILE, "config.json", "README.md"):
+            os.replace(draft / name, folder / name)
+    return folder
+
+
+def from_pretrained(
+    path_or_hub_id: str | Path, *, revision: str | None = None, device: str | torch.device = "cpu"
+) -> Tokenizer:
+    """Read a folder written by `save_pretrained`, or a Hugging Face hub id; returns it in eval mode."""
+    folder = find_folder(path_or_hub_id, revision=revision)
+    config = read_config(folder)
+    tokenizer = build(_renamed(config["tokenizer"]), key="tokenizer", trusted=False)
+    if not isinstance(tokenizer, Tokenizer):
+        raise UserError(f"{folder}/config.json: tokenizer._target_ is a {type(tokenizer).__name__}, not a Tokenizer")
+    load_weights(tokenizer, folder / WEIGHTS_FILE)
+    return tokenizer.to(device).eval()
+
+
+def load_weights(module: nn.Module, file: Path) -> None:
+    """Strict: a checkpoint of another architecture is refused by the names that do not fit."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(str(file))
+    except FileNotFoundError:
+        raise UserError(f"{file} is missing; a tokenizer folder holds {WEIGHTS_FILE} and config.json") from None
+    except SafetensorError as error:
+        raise UserError(
+            f"{file} cannot be read ({error}); the file is damaged or cut off: copy or export it again"
+        ) from None
+    own = module.state_dict()
+    check_state(own, state, source=str(file))
+    module.load_state_dict(state)
+
+
+def check_state(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], *, source: str) -> None:
+    """One line with the first few names that are missing, left over, or of another shape."""
+    problems = {
+        "missing": [k for k in own if k not in given],
+        "unexpected": [k for k in given if k not in own],
+        "other shape": [
+            f"{k} {list(given[k].shape)} instead of {list(own[k].shape)}"
+            for k in own
+            if k in given and own[k].shape != given[k].shape
+        ],
+    }
+    said = [
+        f"{len(names)} {what}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+        for what, names in problems.items()
+        if names
+    ]
+    if said:
+        raise UserError(f"{source} holds another architecture; {'; '.join(said)}")
+
+
+def find_folder(path_or_hub_id: str | Path, *, revision: str | None = None) -> Path:
+    """A local folder as it is; otherwise the hub's copy."""
+    folder = Path(path_or_hub_id).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file() and (folder / "tokenizer" / "config.json").is_file():
+            return folder / "tokenizer"  # a run folder was given
+        return folder
+    name = str(path_or_hub_id)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise UserError(f"model={name}: no such folder (and not a hub id, which looks like owner/name)")
+    from huggingface_hub import snapshot_download
+
+    try:
+        files = [WEIGHTS_FILE, "config.json", "README.md"]
+        return Path(snapshot_download(name, revision=revision, allow_patterns=files, etag_timeout=5))
+    except Exception as error:  # the hub client raises a dozen unrelated types
+        raise UserError(
+            f"model={name}: no such folder, and the hub gave no copy ({type(error).__name__}); "
+            "give the path of an exported tokenizer/ folder"
+        ) from error
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise UserError(f"model={folder}: no config.json there; an exported tokenizer/ folder holds one") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file} is not JSON ({error})") from None
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise UserError(
+            f"{file} is not an imtok tokenizer's; `imtok import-weights` reads the checkpoints of other projects"
+        )
+    if config.get("format_version", 0) > FORMAT_VERSION:
+        raise UserError(f"{file} was written by imtok {config.get('imtok_version')}: pip install --upgrade imtok")
+    return config
+
+
+def _renamed(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {k: MOVED.get(v, v) if k == "_target_" else _renamed(v) for k, v in node.items()}
+    return node
+
+
+def _plain(node: Any) -> Any:
+    """Config values as JSON, without the keys that only training reads."""
+    if isinstance(node, Mapping):
+        return {k: _plain(v) for k, v in node.items() if k != "tiny"}
+    return [_plain(v) for v in node] if isinstance(node, (list, tuple)) else node

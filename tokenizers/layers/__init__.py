@@ -1,0 +1,1 @@
+"""Layers that several encoders and decoders share. One mechanism a file."""

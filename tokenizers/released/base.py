@@ -1,0 +1,121 @@
+"""What a reader of released weights does, and how files are opened without running code from them."""
+
+import pickle
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ...configs.errors import UserError
+from ...configs.instantiate import build
+from ..hub import check_state
+from ..tokenizer import Tokenizer
+
+State = dict[str, Tensor]
+
+
+@dataclass
+class ImportReport:
+    """Which keys of the file went where."""
+
+    used: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)  # discriminator, perceptual net, usage buffers ...
+
+
+class ReleasedFamily(ABC):
+    """One published family: its sizes, its key names, and the outputs that its parity fixtures hold."""
+
+    systems: ClassVar[tuple[str, ...]]
+    ignored_prefixes: ClassVar[tuple[str, ...]] = ()  # parts of a training checkpoint that no tokenizer has
+
+    @abstractmethod
+    def tokenizer_node(
+        self, state: State, *, image_size: tuple[int, int], constructor: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The YAML node of the tokenizer that these weights belong to.
+
+        Sizes are read off the tensors' shapes; `constructor` (the reference's own arguments, may be empty) gives what
+        no shape shows.
+        """
+
+    @abstractmethod
+    def rename(self, state: State) -> dict[str, str]:
+        """{name in the file: name in our tokenizer}; names left out are not understood."""
+
+    @abstractmethod
+    def outputs(
+        self, tokenizer: Tokenizer, io: Mapping[str, Tensor], constructor: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
+        """Everything a parity fixture stores, computed from its stored inputs."""
+
+    def import_state(
+        self, state: State, *, image_size: int | tuple[int, int] = 256, constructor: Mapping[str, Any] | None = None
+    ) -> tuple[Tokenizer, ImportReport]:
+        """Build the tokenizer and fill it; every key is used, knowingly ignored, or an error by name."""
+        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        ignored = [k for k in state if k.startswith(self.ignored_prefixes)] if self.ignored_prefixes else []
+        state = {k: v for k, v in state.items() if k not in set(ignored)}
+        try:
+            names = self.rename(state)
+            node = self.tokenizer_node(state, image_size=size, constructor=constructor or {})
+        except KeyError as error:
+            raise UserError(
+                f"the weights have no {error.args[0]!r}, so they are not of the family {'/'.join(self.systems)}"
+            ) from None
+        tokenizer = build(node, key="tokenizer", trusted=False)
+        converted = {ours: self.convert(ours, state[theirs]) for theirs, ours in names.items()}
+        unknown = {k: v for k, v in state.items() if k not in names}
+        own = tokenizer.state_dict()
+        untrained = {k: v for k, v in own.items() if k in self.not_in_release(own)}
+        check_state(own, {**untrained, **converted, **unknown}, source=f"the file, read as {self.systems[0]},")
+        tokenizer.load_state_dict({**untrained, **converted})
+        return tokenizer.eval(), ImportReport(used=sorted(names), ignored=sorted(ignored))
+
+    def convert(self, our_name: str, tensor: Tensor) -> Tensor:
+        """For families that store a tensor in another shape or order."""
+        return tensor
+
+    def not_in_release(self, own: State) -> set[str]:
+        """Our own training-time buffers that no release has; they keep their initial values."""
+        return set()
+
+
+def read_state_dict(file: str | Path) -> State:
+    """A flat state dict from .safetensors, .pt, .pth, .ckpt or .bin; pickles are read with weights_only."""
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give the checkpoint that the authors published")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(str(path))
+        except SafetensorError as error:
+            raise UserError(f"{path} cannot be read as safetensors ({error})") from None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path} holds more than tensors, and running code from a checkpoint is not allowed ({reason}); save its "
+            "state dict alone: torch.save(checkpoint['state_dict'], FILE)"
+        ) from None
+    except (RuntimeError, EOFError) as error:
+        raise UserError(f"{path} cannot be read ({str(error).splitlines()[0] if str(error) else 'cut off'})") from None
+    return _state_within(content, path)
+
+
+def _state_within(content: Any, path: Path) -> State:
+    """Training checkpoints keep weights under `ema`, `model` or `state_dict`; EMA copies are what papers evaluate."""
+    for key in ("ema", "model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict) and content[key]:
+            content = content[key]
+            break
+    if not (isinstance(content, dict) and content and all(isinstance(v, Tensor) for v in content.values())):
+        raise UserError(f"{path}: no state dict in it (looked at the top and under ema, model and state_dict)")
+    return {k.removeprefix("module."): v for k, v in content.items()}
