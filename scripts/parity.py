@@ -1,0 +1,193 @@
+"""Hold imtok against the stored outputs of published code, for any folder of parity fixtures."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..configs.errors import UserError, did_you_mean, one_line
+from .arguments import Arguments
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FLOAT_TOLERANCE = 1e-4  # times std(stored); for scalars times |stored|
+
+
+@dataclass
+class Row:
+    """One compared output; integers count positions that differ."""
+
+    output: str
+    ok: bool
+    error: str
+    tolerance: str = ""
+
+
+@dataclass
+class Result:
+    """What one folder gave."""
+
+    folder: Path
+    name: str
+    rows: list[Row] = field(default_factory=list)
+    inputs: list[str] = field(default_factory=list)
+    unused_weights: list[str] = field(default_factory=list)
+    num_weights: int = 0
+
+    @property
+    def ok(self) -> bool:
+        return bool(self.rows) and all(row.ok for row in self.rows) and not self.unused_weights
+
+
+class Watched(Mapping[str, "Tensor"]):
+    """A dict that remembers which of its entries were read: that is how inputs and unused weights are told."""
+
+    def __init__(self, tensors: Mapping[str, "Tensor"]) -> None:
+        self.tensors = dict(tensors)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> "Tensor":
+        value = self.tensors[name]
+        self.read.add(name)
+        return value
+
+    def __contains__(self, name: object) -> bool:  # asking whether something is there is not reading it
+        return name in self.tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
+def compare(name: str, mine: "Tensor", stored: "Tensor") -> Row:
+    """Integers equal; floats max|d| <= 1e-4 * std(stored); scalars 1e-4 relative."""
+    import torch
+
+    if mine.shape != stored.shape:
+        return Row(name, False, f"shape {list(mine.shape)}, stored {list(stored.shape)}")
+    mine = mine.detach().cpu()
+    if not stored.is_floating_point():
+        different = int((mine.to(torch.float64) != stored.to(torch.float64)).sum())
+        return Row(name, different == 0, f"{different} of {stored.numel()} differ", "equal")
+    a, b = mine.to(torch.float64), stored.to(torch.float64)
+    scale = b.abs().max() if stored.numel() == 1 else b.std()
+    tolerance = FLOAT_TOLERANCE * float(scale)
+    error = float((a - b).abs().max()) if stored.numel() else 0.0
+    return Row(name, error <= tolerance, f"{error:.2e}", f"{tolerance:.2e}")  # NaN compares False
+
+
+def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, "Tensor"], dict[str, "Tensor"]]:
+    """config, io, weights (empty where there are none)."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: no config.json there; expected a folder in the format of shared/parity")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise UserError(f"{path}: expected a JSON object, found {type(config).__name__}")
+        if not (folder / "io.safetensors").is_file():
+            raise UserError(f"{folder}: no io.safetensors there, so nothing to compare with")
+        weights = folder / "weights.safetensors"
+        return config, load_file(folder / "io.safetensors"), load_file(weights) if weights.is_file() else {}
+    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+        raise UserError(f"{folder}: cannot be read: {error}") from error
+
+
+def run_system(config: dict[str, Any], io: Watched, weights: dict[str, "Tensor"]) -> tuple[Mapping, set[str], set[str]]:
+    """Outputs, used weight keys and declared inputs of a released system."""
+    from imtok.tokenizers import released
+
+    system = released.find(str(config["system"])).parity(config, weights)
+    return system.outputs(io), set(system.used), set(getattr(system, "inputs", ()))
+
+
+def run_function(config: dict[str, Any], io: Watched, weights: dict[str, "Tensor"]) -> tuple[Mapping, set[str], set[str]]:
+    """The same for a pure function."""
+    from imtok.eval.parity_functions import FUNCTIONS
+
+    name = str(config["function"])
+    if name not in FUNCTIONS:
+        raise UserError(f"function {name!r} is not known here; {did_you_mean(name, FUNCTIONS)}; known: {', '.join(sorted(FUNCTIONS))}")
+    watched = Watched(weights)
+    return FUNCTIONS[name](config, io, watched), watched.read, set()
+
+
+def check(folder: Path) -> Result:
+    """Compare every stored output of one folder."""
+    config, stored, weights = read_folder(folder)
+    kind = next((k for k in ("system", "function") if k in config), None)
+    if kind is None:
+        raise UserError(f"{folder}/config.json: neither 'system' nor 'function' there, so nothing says what to build")
+    result = Result(folder, str(config[kind]), num_weights=len(weights))
+    io = Watched(stored)
+    try:
+        run = run_system if kind == "system" else run_function
+        outputs, used, inputs = run(config, io, weights)
+    except UserError:
+        raise
+    except Exception as error:  # a fixture that breaks us is a failed check, and the other folders still count
+        if os.environ.get("IMTOK_DEBUG") == "1":
+            raise
+        result.rows.append(Row("(run)", False, f"{type(error).__name__}: {one_line(error)}"))
+        return result
+    result.unused_weights = sorted(set(weights) - used)
+    declared = set(config.get("outputs", ()))
+    for name, tensor in stored.items():
+        if name in outputs:
+            result.rows.append(compare(name, outputs[name], tensor))
+        elif name == "image" or name in inputs or (name in io.read and name not in declared):
+            result.inputs.append(name)
+        else:
+            result.rows.append(Row(name, False, "not computed"))
+    return result
+
+
+def print_table(results: Sequence[Result]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("folder", "output", "error", "tolerance", "ok"):
+        table.add_column(title, justify="right" if title in ("error", "tolerance") else "left", overflow="fold")
+    for result in results:
+        for i, row in enumerate(result.rows):
+            mark = "ok" if row.ok else "[red]FAILED[/red]"
+            table.add_row(result.name if i == 0 else "", row.output, row.error, row.tolerance, mark)
+        if result.num_weights:
+            unused = result.unused_weights
+            error = f"{len(unused)} of {result.num_weights} unused" + (f": {', '.join(unused[:3])} ..." if unused else "")
+            table.add_row("", "weights", error, "all used", "[red]FAILED[/red]" if unused else "ok")
+        if result.inputs:
+            table.add_row("", "[dim]given: " + ", ".join(result.inputs) + "[/dim]", "", "", "")
+    console = Console()
+    console.width = max(console.width, 120)  # piped output keeps its columns
+    console.print(table)
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = Arguments("parity", str(__doc__), examples=["imtok parity ../shared/parity/vqgan", "imtok parity fixtures/*"])
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="holds config.json, io.safetensors and, with parameters, weights.safetensors")
+    arguments = parser.parse_args(argv)
+
+    results, refused = [], []
+    for folder in arguments.folders:
+        try:
+            results.append(check(folder))
+        except (UserError, OSError) as error:
+            refused.append(f"{folder}: {one_line(error)}" if str(folder) not in str(error) else one_line(error))
+    if results:
+        print_table(results)
+    good = sum(result.ok for result in results)
+    if len(arguments.folders) > 1:
+        print(f"{good} of {len(arguments.folders)} folders hold")
+    if refused:
+        raise UserError("; ".join(refused))
+    return 0 if good == len(results) else 1
