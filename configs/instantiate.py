@@ -64,12 +64,16 @@ def build(node: Mapping[str, Any], *, key: str, trusted: bool = True, **given: A
     accepted = inspect.signature(cls.__init__).parameters
     for name, value in given.items():
         if name in own and own[name] is not None and own[name] != value:
-            raise UserError(f"{key}.{name}={own[name]}, but the parts around it need {value}; set it to {value} or leave it out")
+            raise UserError(
+                f"{key}.{name}={own[name]}, but the parts around it need {value}; set it to {value} or leave it out"
+            )
     arguments = own | {k: v for k, v in given.items() if k in accepted}
     for name in arguments:
         if name not in accepted:
             known = [n for n in accepted if n != "self"]
-            raise UserError(f"{key}.{name}={own.get(name)}: {cls.__name__} has no such setting; {did_you_mean(name, known)}")
+            raise UserError(
+                f"{key}.{name}={own.get(name)}: {cls.__name__} has no such setting; {did_you_mean(name, known)}"
+            )
     required = [
         n for n, p in accepted.items() if p.default is p.empty and p.kind is p.KEYWORD_ONLY and n not in arguments
     ]

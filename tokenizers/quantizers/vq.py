@@ -20,12 +20,14 @@ class VQ(SingleStreamQuantizer):
     """Each vector becomes its nearest code; gradients pass straight through.
 
     Losses, raw: `codebook` |sg(z) - e|^2 draws codes to vectors, `commit` |z - sg(e)|^2 draws vectors to codes. The
-    usual beta is loss.commit.weight. VQGAN's published weights come from the swapped ("legacy") order: commit 1, codebook 0.25.
+    usual beta is loss.commit.weight. VQGAN's published models come from the swapped ("legacy") order: commit 1,
+    codebook 0.25.
 
     unit_length: compare and hand on unit vectors (LlamaGen, arXiv 2406.06525).
     revive_below: codes chosen fewer times than this share of an even spread (running mean) are put on random vectors
         of the batch; 0 turns it off.
-    entropy_temperature: adds the raw loss `entropy`, H(code | token) - H(code), of the softmax over -distance / temperature.
+    entropy_temperature: adds the raw loss `entropy`, H(code | token) - H(code), of the softmax over
+        -distance / temperature.
     """
 
     loss_names: ClassVar[tuple[str, ...]] = ("codebook", "commit")

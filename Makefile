@@ -1,0 +1,43 @@
+# `make demo` and `make test` do all of their own set-up; the second time there is nothing left to set up.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test slow lint format bench clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+# The stamp holds the install; a changed pyproject or pin makes it stale.
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "imtok needs Python 3.10 or newer: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --upgrade pip setuptools wheel
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+demo: .venv/.installed  ## train, export and judge a small tokenizer on images made on the fly (about 4 minutes)
+	$(BIN)/imtok train experiment=quickstart
+
+test: .venv/.installed  ## the tests, but for the slow ones
+	$(BIN)/python -m pytest -q
+
+slow: .venv/.installed  ## the slow tests: kill and resume, two processes, the wheel in an empty venv
+	$(BIN)/python -m pytest -q -m slow
+
+lint: .venv/.installed  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/.installed  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/.installed  ## the speed bars, each two things interleaved in one process (about 15 minutes)
+	$(BIN)/imtok benchmark train experiment=quickstart
+	$(BIN)/imtok benchmark train experiment=llamagen_vq16
+	$(BIN)/imtok benchmark evaluate
+	$(BIN)/imtok benchmark loader
+
+clean:  ## remove the environment and build leftovers, never runs/
+	rm -rf .venv build dist *.egg-info

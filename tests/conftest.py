@@ -1,0 +1,40 @@
+"""What many tests need: one thread, a small real tokenizer, and where the parity fixtures lie."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _quiet_and_single_threaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("IMTOK_DEBUG", raising=False)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def tokenizer_node() -> dict[str, Any]:
+    """The YAML node of a small VQ tokenizer: 32x32 pixels to 8x8 tokens of 64 codes."""
+    sizes = {"channels": 32, "channel_multipliers": [1, 1, 2], "blocks_per_level": 1, "z_channels": 16}
+    return {
+        "_target_": "imtok.tokenizers.tokenizer.Tokenizer",
+        "image_size": 32,
+        "encoder": {"_target_": "imtok.tokenizers.encoders.cnn.CNNEncoder", "dim": 8, **sizes},
+        "quantizer": {"_target_": "imtok.tokenizers.quantizers.vq.VQ", "codebook_size": 64},
+        "decoder": {"_target_": "imtok.decoders.cnn.CNNDecoder", **sizes},
+    }
+
+
+@pytest.fixture
+def parity_folder() -> Path:
+    """The reference implementations' outputs; they lie beside the clone, not in it."""
+    folder = Path(os.environ.get("IMTOK_PARITY", ROOT.parent / "shared" / "parity"))
+    if not folder.is_dir():
+        pytest.skip(f"no parity fixtures at {folder}; set IMTOK_PARITY to their folder")
+    return folder

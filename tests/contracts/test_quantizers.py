@@ -1,0 +1,115 @@
+"""What every quantizer promises, checked for every YAML in configs/tokenizer/quantizer: a new one needs no new test."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from imtok.configs.instantiate import build
+from imtok.tokenizers.quantizers.base import Quantizer
+from imtok.tokenizers.types import Stream, StreamShape
+
+FOLDER = Path(__file__).resolve().parents[2] / "configs" / "tokenizer" / "quantizer"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+DIM, GRID = 16, (4, 6)
+SHAPES = {"main": StreamShape(24, GRID)}
+
+
+def make(name: str) -> Quantizer:
+    node: dict[str, Any] = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    return build(node | node.get("tiny", {}), key="tokenizer.quantizer", dim=DIM)
+
+
+def latents(batch: int = 3, *, dtype: torch.dtype = torch.float32) -> dict[str, Stream]:
+    return {"main": Stream(torch.randn(batch, 24, DIM, dtype=dtype), GRID)}
+
+
+def test_there_are_some() -> None:
+    assert {"vq", "ema_vq"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_indices_fit_the_declared_layout(name: str) -> None:
+    quantizer = make(name).eval()
+    out = quantizer(latents())
+    layout = quantizer.index_layout(SHAPES)
+    for stream, indices in out.indices.items():
+        segments = [s for s in layout if s.stream == stream]
+        assert indices.dtype == torch.int64
+        assert indices.shape == (3, sum(s.length for s in segments), len(segments[0].vocabulary))
+        for part, segment in zip(indices.split([s.length for s in segments], dim=1), segments, strict=True):
+            assert int(part.min()) >= 0
+            assert bool((part.amax(dim=(0, 1)) < torch.tensor(segment.vocabulary)).all())
+    assert out.codes["main"].x_BND.shape == (3, 24, quantizer.out_dim)
+    assert out.codes["main"].grid == GRID
+    assert quantizer.bits(SHAPES) > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_indices_say_the_codes(name: str) -> None:
+    quantizer = make(name).eval()
+    out = quantizer(latents())
+    again = quantizer.indices_to_codes(out.indices, SHAPES)
+    torch.testing.assert_close(again["main"].x_BND, out.codes["main"].x_BND)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_reach_the_encoder_and_losses_are_declared(name: str) -> None:
+    quantizer, given = make(name).train(), latents()
+    given["main"].x_BND.requires_grad_()
+    out = quantizer(given)
+    assert set(out.losses) == set(quantizer.loss_names)
+    (out.codes["main"].x_BND * torch.randn(3, 24, quantizer.out_dim)).sum().backward()
+    assert float(given["main"].x_BND.grad.abs().sum()) > 0
+    for loss in out.losses.values():
+        assert loss.shape == ()
+        assert bool(torch.isfinite(loss))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_eval_repeats_itself(name: str) -> None:
+    quantizer, given = make(name).eval(), latents()
+    first, second = quantizer(given), quantizer(given)
+    if not quantizer.stochastic:
+        assert torch.equal(first.indices["main"], second.indices["main"])
+        assert torch.equal(first.codes["main"].x_BND, second.codes["main"].x_BND)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_autocast_changes_nothing(name: str) -> None:
+    quantizer, given = make(name).eval(), latents()
+    expected = quantizer(given)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual = quantizer(given)
+        half = quantizer({"main": Stream(given["main"].x_BND.bfloat16(), GRID)})
+    assert torch.equal(actual.indices["main"], expected.indices["main"])
+    assert torch.equal(actual.codes["main"].x_BND, expected.codes["main"].x_BND)
+    assert half.codes["main"].x_BND.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_masked_tokens_have_index_minus_one_and_come_back_masked(name: str) -> None:
+    quantizer, given = make(name).eval(), latents()
+    mask = torch.rand(3, 24) > 0.3
+    given["main"].mask_BN = mask
+    out = quantizer(given)
+    assert torch.equal(out.indices["main"][..., 0] >= 0, mask)
+    assert torch.equal(quantizer.indices_to_codes(out.indices, SHAPES)["main"].mask_BN, mask)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_survives_saving(name: str) -> None:
+    quantizer, given = make(name), latents()
+    quantizer.train()(given)
+    copy = make(name)
+    copy.load_state_dict(quantizer.state_dict())
+    assert torch.equal(copy.eval()(given).indices["main"], quantizer.eval()(given).indices["main"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nonsense_width_fails_at_build(name: str) -> None:
+    node = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    with pytest.raises(ValueError, match=r"tokenizer\.quantizer\.dim=7"):
+        build(node | {"dim": 7}, key="tokenizer.quantizer", dim=DIM)

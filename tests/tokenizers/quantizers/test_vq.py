@@ -1,0 +1,94 @@
+"""Gradient-trained VQ against hand formulas."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from imtok.tokenizers.quantizers.vq import VQ
+from imtok.tokenizers.types import Stream
+
+
+def run(vq: VQ, z: torch.Tensor):
+    return vq({"main": Stream(z)})
+
+
+def test_losses_and_their_gradients_go_one_way_each() -> None:
+    vq, z = VQ(dim=4, codebook_size=16), torch.randn(2, 10, 4, requires_grad=True)
+    out = run(vq, z)
+    chosen = vq.codebook[out.indices["main"][..., 0]]
+    assert torch.equal(out.losses["codebook"], F.mse_loss(chosen, z))
+    out.losses["codebook"].backward(retain_graph=True)
+    assert z.grad is None or float(z.grad.abs().sum()) == 0
+    assert float(vq.codebook.grad.abs().sum()) > 0
+    vq.codebook.grad = None
+    out.losses["commit"].backward(retain_graph=True)
+    torch.testing.assert_close(z.grad, 2 * (z - chosen).detach() / z.numel())
+    assert vq.codebook.grad is None
+
+
+def test_gradient_passes_straight_through() -> None:
+    vq, z = VQ(dim=4, codebook_size=16), torch.randn(2, 10, 4, requires_grad=True)
+    weight = torch.randn(2, 10, 4)
+    (run(vq, z).codes["main"].x_BND * weight).sum().backward()
+    torch.testing.assert_close(z.grad, weight)
+
+
+def test_unit_length_codes() -> None:
+    vq = VQ(dim=8, codebook_size=32, unit_length=True).eval()
+    with torch.no_grad():
+        vq.codebook.mul_(torch.rand(32, 1) * 5)  # lengths must not matter
+    z = torch.randn(1, 50, 8) * 10
+    out = run(vq, z)
+    cosine = F.normalize(z[0], dim=-1) @ F.normalize(vq.codebook, dim=-1).T
+    assert torch.equal(out.indices["main"][0, :, 0], cosine.argmax(dim=-1))
+    torch.testing.assert_close(out.codes["main"].x_BND.norm(dim=-1), torch.ones(1, 50))
+
+
+def test_projection_only_where_widths_differ() -> None:
+    vq = VQ(dim=32, code_dim=8, codebook_size=16)
+    out = run(vq, torch.randn(1, 5, 32))
+    assert out.codes["main"].x_BND.shape == (1, 5, 32)
+    assert vq.codebook.shape == (16, 8)
+    assert not list(VQ(dim=8, codebook_size=16).project_in.parameters())
+
+
+def test_dead_codes_are_put_on_vectors_of_the_batch() -> None:
+    vq = VQ(dim=4, codebook_size=64, revive_below=0.5, usage_decay=0.5)
+    z = torch.randn(1, 512, 4)
+    with torch.no_grad():
+        vq.codebook.fill_(100.0)
+        vq.codebook[0] = 0.0  # everything falls on one code
+    used = []
+    for _ in range(6):
+        used.append(run(vq, z).indices["main"].unique().numel())
+    assert used[0] == 1
+    assert used[-1] > 40
+    assert bool(torch.isfinite(vq.codebook).all())
+
+
+def test_nothing_is_revived_in_eval_or_without_gradients() -> None:
+    vq = VQ(dim=4, codebook_size=64, revive_below=0.5)
+    before = vq.codebook.clone()
+    vq.eval()
+    run(vq, torch.randn(1, 100, 4))
+    vq.train()
+    with torch.no_grad():
+        run(vq, torch.randn(1, 100, 4))
+    assert torch.equal(vq.codebook, before)
+    assert torch.equal(vq.usage, torch.ones(64))
+
+
+def test_entropy_is_a_loss_only_when_asked() -> None:
+    assert "entropy" not in run(VQ(dim=4, codebook_size=8), torch.randn(1, 9, 4)).losses
+    vq = VQ(dim=4, codebook_size=8, entropy_temperature=0.5)
+    assert vq.loss_names == ("codebook", "commit", "entropy")
+    z = torch.randn(1, 9, 4)
+    p = (-(z[0][:, None] - vq.codebook[None]).square().sum(-1) / 0.5).softmax(-1).double()
+    expected = -(p * p.log()).sum(-1).mean() + (p.mean(0) * p.mean(0).log()).sum()
+    assert float(run(vq, z).losses["entropy"]) == pytest.approx(float(expected), abs=2e-4)  # their 1e-5 inside the logs
+
+
+@pytest.mark.parametrize("settings", [{"codebook_size": 1}, {"codebook_size": 8, "revive_below": 1.5}])
+def test_impossible_settings(settings) -> None:
+    with pytest.raises(ValueError, match=next(reversed(settings))):
+        VQ(dim=4, **settings)

@@ -1,0 +1,113 @@
+"""Export folders: what is written comes back, and nothing from a downloaded folder runs."""
+
+import json
+
+import pytest
+import torch
+
+import imtok
+from imtok.configs.errors import UserError
+from imtok.configs.instantiate import build
+from imtok.tokenizers.hub import save_pretrained
+
+
+@pytest.fixture
+def folder(tokenizer_node, tmp_path):
+    tokenizer = build(tokenizer_node, key="tokenizer")
+    return save_pretrained(tokenizer, tmp_path / "tokenizer", facts={"experiment": "test", "update": 7})
+
+
+def edit_config(folder, change) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_round_trip_is_exact(tokenizer_node, tmp_path) -> None:
+    tokenizer = build(tokenizer_node, key="tokenizer").eval()
+    save_pretrained(tokenizer, tmp_path)
+    loaded = imtok.from_pretrained(str(tmp_path))
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    assert not loaded.training
+    assert torch.equal(loaded.tokenize(images), tokenizer.tokenize(images))
+    assert torch.equal(loaded.reconstruct(images), tokenizer.reconstruct(images))
+
+
+def test_folder_holds_what_the_readme_says(folder) -> None:
+    assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["codebook"] == {"size": 64, "tokens_per_image": 64, "bits_per_image": 384.0}
+    assert config["training"] == {"experiment": "test", "update": 7}
+    assert "| tokens an image | 64 |" in (folder / "README.md").read_text()
+
+
+def test_a_run_folder_works_too(folder) -> None:
+    assert imtok.from_pretrained(folder.parent).num_tokens == 64
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["os.system", "builtins.eval", "imtok.tokenizers.hub.os.system", "imtok.tokenizers.hub.save_pretrained", "torch.nn.Linear",
+     "imtok.tokenizers.tokenizer.nn.Linear", "imtok.configs.errors.UserError"],
+)  # fmt: skip
+@pytest.mark.parametrize("where", ["tokenizer", "encoder"])
+def test_only_modules_of_imtok_are_built(folder, target: str, where: str) -> None:
+    def change(config) -> None:
+        node = config["tokenizer"] if where == "tokenizer" else config["tokenizer"][where]
+        node["_target_"] = target
+
+    edit_config(folder, change)
+    with pytest.raises(UserError, match="_target_"):
+        imtok.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("key", ["_args_", "_partial_"])
+def test_no_positional_and_no_partial(folder, key: str) -> None:
+    edit_config(folder, lambda config: config["tokenizer"]["decoder"].update({key: True}))
+    with pytest.raises(UserError, match=key):
+        imtok.from_pretrained(folder)
+
+
+def test_other_architecture_is_refused_by_key_names(folder) -> None:
+    edit_config(folder, lambda config: config["tokenizer"]["encoder"].update(z_channels=8))
+    with pytest.raises(
+        UserError, match=r"other shape: encoder.conv_out.weight \[16, 64, 3, 3\] instead of \[8, 64, 3, 3\]"
+    ):
+        imtok.from_pretrained(folder)
+    edit_config(folder, lambda config: config["tokenizer"]["encoder"].update(z_channels=16, blocks_per_level=2))
+    with pytest.raises(UserError, match="missing: encoder"):
+        imtok.from_pretrained(folder)
+
+
+def test_damaged_and_foreign_folders_get_one_line(folder, tmp_path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match="damaged"):
+        imtok.from_pretrained(folder)
+    weights.unlink()
+    with pytest.raises(UserError, match="missing"):
+        imtok.from_pretrained(folder)
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="import-weights"):
+        imtok.from_pretrained(folder)
+    with pytest.raises(UserError, match="no such folder"):
+        imtok.from_pretrained(tmp_path / "nothing" / "here")
+
+
+def test_newer_format_asks_for_an_upgrade(folder) -> None:
+    edit_config(folder, lambda config: config.update(format_version=99))
+    with pytest.raises(UserError, match="upgrade"):
+        imtok.from_pretrained(folder)
+
+
+def test_a_failed_write_leaves_the_old_export(folder, tokenizer_node, monkeypatch) -> None:
+    before = (folder / "model.safetensors").read_bytes()
+
+    def full_disk(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_model", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        save_pretrained(build(tokenizer_node, key="tokenizer"), folder)
+    assert (folder / "model.safetensors").read_bytes() == before
+    assert not list(folder.glob(".writing_*"))
