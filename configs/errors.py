@@ -29,7 +29,7 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         remedies = {
             13: "no permission: choose a folder you may write to (hydra.run.dir=DIR or --out DIR)",
-            28: "the disk is full: free some space; nothing complete is lost, ckpt_path=last goes on from the last checkpoint",
+            28: "the disk is full: free some space; ckpt_path=last then goes on from the last complete checkpoint",
             30: "the file system is read-only: choose another folder (hydra.run.dir=DIR or --out DIR)",
         }
         where = f" {error.filename}" if error.filename else ""

@@ -47,9 +47,16 @@ def test_a_run_folder_works_too(folder) -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["os.system", "builtins.eval", "imtok.tokenizers.hub.os.system", "imtok.tokenizers.hub.save_pretrained", "torch.nn.Linear",
-     "imtok.tokenizers.tokenizer.nn.Linear", "imtok.configs.errors.UserError"],
-)  # fmt: skip
+    [
+        "os.system",
+        "builtins.eval",
+        "imtok.tokenizers.hub.os.system",
+        "imtok.tokenizers.hub.save_pretrained",
+        "torch.nn.Linear",
+        "imtok.tokenizers.tokenizer.nn.Linear",
+        "imtok.configs.errors.UserError",
+    ],
+)
 @pytest.mark.parametrize("where", ["tokenizer", "encoder"])
 def test_only_modules_of_imtok_are_built(folder, target: str, where: str) -> None:
     def change(config) -> None:

@@ -36,7 +36,7 @@ def test_every_output_of_the_reference(parity_folder, system: str) -> None:
 
 @pytest.mark.parametrize("system", ["vqgan", "llamagen_vq16"])
 def test_training_checkpoints_lose_only_what_is_known(parity_folder, tmp_path, system: str) -> None:
-    config, state, _ = read(parity_folder / system)
+    _, state, _ = read(parity_folder / system)
     extra = {"vqgan": "loss.discriminator.main.0.weight", "llamagen_vq16": "quantize.codebook_used"}[system]
     wrapped = {"vqgan": "state_dict", "llamagen_vq16": "model"}[system]
     torch.save({wrapped: {**state, extra: torch.zeros(3)}, "steps": 5}, tmp_path / "last.ckpt")
