@@ -1,4 +1,4 @@
-"""`imtok COMMAND ...` runs scripts/COMMAND.py. A new command is one file here with a docstring and `main(argv) -> int`."""
+"""`imtok COMMAND ...` runs scripts/COMMAND.py; a command is a file here with a docstring and `main(argv) -> int`."""
 
 import ast
 import sys
@@ -35,7 +35,12 @@ def commands() -> dict[str, str]:
 def help_text() -> str:
     from .. import __version__
 
-    lines = [f"imtok {__version__}: train, export and judge discrete image tokenizers", "", "usage: imtok COMMAND ...", ""]
+    lines = [
+        f"imtok {__version__}: train, export and judge discrete image tokenizers",
+        "",
+        "usage: imtok COMMAND ...",
+        "",
+    ]
     lines += [f"  {name:<15} {line}" for name, line in commands().items()]
     return "\n".join([*lines, "", EXAMPLES])
 
@@ -56,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with errors_as_one_line():
         name = argv[0].replace("_", "-")
         if name not in commands():
-            raise UserError(f"there is no command {argv[0]!r}; {did_you_mean(name, commands())} (`imtok --help` lists them)")
+            raise UserError(
+                f"there is no command {argv[0]!r}; {did_you_mean(name, commands())} (`imtok --help` lists them)"
+            )
         module = import_module(f"imtok.scripts.{name.replace('-', '_')}")
         try:
             return int(module.main(argv[1:]) or 0)

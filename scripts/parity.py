@@ -101,23 +101,29 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, "Tensor"], dict
         raise UserError(f"{folder}: cannot be read: {error}") from error
 
 
-def run_system(config: dict[str, Any], io: Watched, weights: dict[str, "Tensor"]) -> tuple[Mapping, set[str], set[str]]:
-    """Outputs, used weight keys and declared inputs of a released system."""
+def run_system(config: dict[str, Any], io: Watched, weights: dict[str, "Tensor"]) -> tuple[Mapping, set[str]]:
+    """Outputs and used weight keys of a released system, through the reader that `imtok import-weights` uses."""
     from imtok.tokenizers import released
 
-    system = released.find(str(config["system"])).parity(config, weights)
-    return system.outputs(io), set(system.used), set(getattr(system, "inputs", ()))
+    family = released.find(str(config["system"]))
+    constructor = {**config.get("constructor", {}), **config.get("size_overrides", {})}
+    tokenizer, report = family.import_state(
+        weights, image_size=tuple(config.get("image_size", (256, 256))), constructor=constructor
+    )
+    return family.outputs(tokenizer, io, constructor), set(report.used)
 
 
-def run_function(config: dict[str, Any], io: Watched, weights: dict[str, "Tensor"]) -> tuple[Mapping, set[str], set[str]]:
+def run_function(config: dict[str, Any], io: Watched, weights: dict[str, "Tensor"]) -> tuple[Mapping, set[str]]:
     """The same for a pure function."""
     from imtok.eval.parity_functions import FUNCTIONS
 
     name = str(config["function"])
     if name not in FUNCTIONS:
-        raise UserError(f"function {name!r} is not known here; {did_you_mean(name, FUNCTIONS)}; known: {', '.join(sorted(FUNCTIONS))}")
+        raise UserError(
+            f"function {name!r} is not known; {did_you_mean(name, FUNCTIONS)}; known: {', '.join(sorted(FUNCTIONS))}"
+        )
     watched = Watched(weights)
-    return FUNCTIONS[name](config, io, watched), watched.read, set()
+    return FUNCTIONS[name](config, io, watched), watched.read
 
 
 def check(folder: Path) -> Result:
@@ -130,7 +136,7 @@ def check(folder: Path) -> Result:
     io = Watched(stored)
     try:
         run = run_system if kind == "system" else run_function
-        outputs, used, inputs = run(config, io, weights)
+        outputs, used = run(config, io, weights)
     except UserError:
         raise
     except Exception as error:  # a fixture that breaks us is a failed check, and the other folders still count
@@ -141,9 +147,12 @@ def check(folder: Path) -> Result:
     result.unused_weights = sorted(set(weights) - used)
     declared = set(config.get("outputs", ()))
     for name, tensor in stored.items():
-        if name in outputs:
-            result.rows.append(compare(name, outputs[name], tensor))
-        elif name == "image" or name in inputs or (name in io.read and name not in declared):
+        # A family may reach the same output in several ways: "indices" and "indices (end to end)".
+        variants = [key for key in outputs if key == name or key.startswith(f"{name} (")]
+        result.rows += [compare(key, outputs[key], tensor) for key in variants]
+        if variants:
+            continue
+        if name == "image" or (name in io.read and name not in declared):
             result.inputs.append(name)
         else:
             result.rows.append(Row(name, False, "not computed"))
@@ -163,7 +172,9 @@ def print_table(results: Sequence[Result]) -> None:
             table.add_row(result.name if i == 0 else "", row.output, row.error, row.tolerance, mark)
         if result.num_weights:
             unused = result.unused_weights
-            error = f"{len(unused)} of {result.num_weights} unused" + (f": {', '.join(unused[:3])} ..." if unused else "")
+            error = f"{len(unused)} of {result.num_weights} unused" + (
+                f": {', '.join(unused[:3])} ..." if unused else ""
+            )
             table.add_row("", "weights", error, "all used", "[red]FAILED[/red]" if unused else "ok")
         if result.inputs:
             table.add_row("", "[dim]given: " + ", ".join(result.inputs) + "[/dim]", "", "", "")
@@ -173,8 +184,16 @@ def print_table(results: Sequence[Result]) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = Arguments("parity", str(__doc__), examples=["imtok parity ../shared/parity/vqgan", "imtok parity fixtures/*"])
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="holds config.json, io.safetensors and, with parameters, weights.safetensors")
+    parser = Arguments(
+        "parity", str(__doc__), examples=["imtok parity ../shared/parity/vqgan", "imtok parity fixtures/*"]
+    )
+    parser.add_argument(
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        help="holds config.json, io.safetensors and, with parameters, weights.safetensors",
+    )
     arguments = parser.parse_args(argv)
 
     results, refused = [], []

@@ -39,7 +39,10 @@ def main(argv: Sequence[str]) -> int:
     if "-h" in argv or "--help" in argv:
         print(
             HELP.format(
-                doc=__doc__, experiments=names("experiment"), data=names("data"), quantizers=names("tokenizer/quantizer")
+                doc=__doc__,
+                experiments=names("experiment"),
+                data=names("data"),
+                quantizers=names("tokenizer/quantizer"),
             )
         )
         return 0

@@ -1,0 +1,239 @@
+"""A folder of indices: shards of packed integers and one index.json that says what they are.
+
+    tokens/index.json          format, the model they belong to, layout, keys in order, skipped files
+    tokens/tokens_00000.npy    [n, M, K]; or [n, sum of M * K] where the streams' numbers of codebooks differ
+    tokens/tokens_00000.json   keys and skipped files of that shard: what an interrupted run goes on from
+
+A shard's .json is written after its .npy, each by rename, so that a shard with a .json is complete.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..configs.errors import UserError
+from ..tokenizers.types import IndexSegment
+
+FORMAT = "imtok-tokens"
+FORMAT_VERSION = 1
+
+
+def integer_type(layout: Sequence[IndexSegment]) -> np.dtype:
+    """The smallest type that holds every index and leaves its largest value free for masked positions (-1)."""
+    largest = max(size for segment in layout for size in segment.vocabulary)
+    for dtype in (np.uint16, np.uint32):
+        if largest <= np.iinfo(dtype).max:
+            return np.dtype(dtype)
+    return np.dtype(np.int64)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How one image's indices lie in a row."""
+
+    streams: dict[str, tuple[int, int]]  # {stream: (M, K)}
+    dtype: str
+
+    @classmethod
+    def of(cls, layout: Sequence[IndexSegment]) -> "Packing":
+        streams: dict[str, tuple[int, int]] = {}
+        for segment in layout:
+            length, codebooks = streams.get(segment.stream, (0, len(segment.vocabulary)))
+            assert codebooks == len(segment.vocabulary), "segments of one stream have one K"
+            streams[segment.stream] = (length + segment.length, codebooks)
+        return cls(streams, integer_type(layout).name)
+
+    @property
+    def joined(self) -> bool:
+        """One [M, K] block: the streams have the same K."""
+        return len({k for _, k in self.streams.values()}) == 1
+
+    @property
+    def masked(self) -> int:
+        dtype = np.dtype(self.dtype)
+        return -1 if dtype.kind == "i" else int(np.iinfo(dtype).max)
+
+    def pack(self, indices: Tensor | Mapping[str, Tensor]) -> np.ndarray:
+        """int64 with -1 for masked to rows of the stored type."""
+        if isinstance(indices, Tensor):
+            rows = indices
+        else:
+            rows = torch.cat([indices[name].flatten(1) for name in self.streams], dim=1)
+        rows = rows.cpu()
+        return rows.masked_fill(rows < 0, self.masked).numpy().astype(self.dtype)
+
+    def unpack(self, rows: np.ndarray) -> Tensor | dict[str, Tensor]:
+        """Back to what `Tokenizer.detokenize` takes."""
+        indices = torch.from_numpy(rows.astype(np.int64))
+        indices = indices.masked_fill(indices == self.masked, -1)
+        if self.joined:
+            return indices
+        parts = indices.split([m * k for m, k in self.streams.values()], dim=1)
+        return {name: part.reshape(-1, m, k) for (name, (m, k)), part in zip(self.streams.items(), parts, strict=True)}
+
+
+@dataclass
+class Shard:
+    """What is known of one finished shard."""
+
+    file: str
+    keys: list[str]
+    labels: list[int]
+    skipped: list[str] = field(default_factory=list)  # "path: reason"
+    inputs: int = 0  # files consumed, readable or not
+
+
+def write_json(path: Path, value: Any) -> None:
+    draft = path.with_name(f".{path.name}.writing")
+    draft.write_text(json.dumps(value, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(draft, path)
+
+
+class TokenWriter:
+    """Writes shards; `inputs_done` says where an interrupted run goes on.
+
+    about: everything that decides what the tokens are (model sha256, image size, crop, list of inputs); a folder
+    begun with other values is refused.
+    """
+
+    def __init__(self, folder: Path, *, layout: Sequence[IndexSegment], about: dict[str, Any], shard_size: int) -> None:
+        self.folder, self.about, self.layout, self.shard_size = folder, about, layout, shard_size
+        self.packing = Packing.of(layout)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        begun = folder / "begun.json"
+        if begun.is_file():
+            before = _read_json(begun)
+            changed = [key for key in about if before.get(key) != about[key] and key != "model"]
+            if changed:
+                raise UserError(
+                    f"--out={folder} was begun with another {changed[0]} ({_short(before.get(changed[0]))}, now "
+                    f"{_short(about[changed[0]])}); take another folder, or --overwrite to begin anew"
+                )
+        elif (folder / "index.json").is_file() or any(folder.glob("tokens_*.npy")):
+            raise UserError(f"--out={folder} holds other tokens; take another folder, or --overwrite to begin anew")
+        write_json(begun, about)
+        self.shards = [Shard(**_read_json(path)) for path in sorted(folder.glob("tokens_*.json"))]
+        self.open = Shard(self._next_file(), [], [])
+        self.rows: list[np.ndarray] = []
+
+    @staticmethod
+    def clear(folder: Path) -> None:
+        """Remove what a TokenWriter wrote, and nothing else."""
+        for pattern in ("tokens_*.npy", "tokens_*.json", "begun.json", "index.json", ".*.writing"):
+            for path in folder.glob(pattern):
+                path.unlink()
+
+    @property
+    def inputs_done(self) -> int:
+        return sum(shard.inputs for shard in self.shards)
+
+    def add(
+        self,
+        indices: Tensor | Mapping[str, Tensor] | None,
+        *,
+        keys: Sequence[str],
+        labels: Sequence[int],
+        skipped: Sequence[str],
+    ) -> None:
+        """One batch: tokens of `keys`, and files that gave none."""
+        if indices is not None:
+            self.rows.append(self.packing.pack(indices))
+        self.open.keys += keys
+        self.open.labels += labels
+        self.open.skipped += skipped
+        self.open.inputs += len(keys) + len(skipped)
+        if self.open.inputs >= self.shard_size:
+            self.close_shard()
+
+    def close_shard(self) -> None:
+        if self.open.inputs == 0:
+            return
+        if self.rows:
+            draft = self.folder / f".{self.open.file}.writing"
+            with draft.open("wb") as file:
+                np.save(file, np.concatenate(self.rows))
+            os.replace(draft, self.folder / self.open.file)
+        write_json((self.folder / self.open.file).with_suffix(".json"), asdict(self.open))
+        self.shards.append(self.open)
+        self.open, self.rows = Shard(self._next_file(), [], []), []
+
+    def finish(self) -> dict[str, Any]:
+        """Write index.json and return it."""
+        self.close_shard()
+        index = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            **self.about,
+            "count": sum(len(shard.keys) for shard in self.shards),
+            "dtype": self.packing.dtype,
+            "masked": self.packing.masked,
+            "streams": {name: list(shape) for name, shape in self.packing.streams.items()},
+            "layout": [asdict(segment) for segment in self.layout],
+            "shards": [{"file": shard.file, "count": len(shard.keys)} for shard in self.shards if shard.keys],
+            "keys": [key for shard in self.shards for key in shard.keys],
+            "labels": [label for shard in self.shards for label in shard.labels],
+            "skipped": [line for shard in self.shards for line in shard.skipped],
+        }
+        write_json(self.folder / "index.json", index)
+        return index
+
+    def _next_file(self) -> str:
+        return f"tokens_{len(self.shards):05d}.npy"
+
+
+class TokenStore:
+    """Reads a finished folder."""
+
+    def __init__(self, folder: Path) -> None:
+        if not (folder / "index.json").is_file():
+            begun = (folder / "begun.json").is_file()
+            why = "its `imtok encode` was interrupted: run that again, it goes on" if begun else "no index.json there"
+            raise UserError(f"{folder} is no finished token store; {why}")
+        self.folder = folder
+        self.index: dict[str, Any] = _read_json(folder / "index.json")
+        if self.index.get("format") != FORMAT:
+            raise UserError(f"{folder}/index.json is not a token store's; `imtok encode` writes them")
+        if self.index["format_version"] > FORMAT_VERSION:
+            raise UserError(f"{folder} was written by a newer imtok: pip install --upgrade imtok")
+        self.keys: list[str] = self.index["keys"]
+        self.labels: list[int] = self.index["labels"]
+        streams = {name: (shape[0], shape[1]) for name, shape in self.index["streams"].items()}
+        self.packing = Packing(streams, self.index["dtype"])
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def batches(self, size: int) -> Iterator[tuple[list[str], list[int], Tensor | dict[str, Tensor]]]:
+        """(keys, labels, indices) in order; a batch does not cross shards."""
+        start = 0
+        for shard in self.index["shards"]:
+            path = self.folder / Path(shard["file"]).name
+            try:
+                rows = np.load(path, mmap_mode="r", allow_pickle=False)
+            except (ValueError, EOFError, FileNotFoundError) as error:
+                raise UserError(f"{path} cannot be read ({error}); encode again with --overwrite") from error
+            if len(rows) != shard["count"]:
+                raise UserError(f"{path} holds {len(rows)} images, index.json says {shard['count']}; encode again")
+            for at in range(0, len(rows), size):
+                here = slice(start + at, start + min(at + size, len(rows)))
+                yield self.keys[here], self.labels[here], self.packing.unpack(np.asarray(rows[at : at + size]))
+            start += len(rows)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON ({error})") from None
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,73 @@
+"""Turn tokens back into pictures: a token store to PNG files named after the images they came from."""
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from ..configs.errors import UserError
+from .arguments import Arguments, add_device, find_device, positive
+
+EXAMPLES = ("imtok decode tokens/ --model runs/quickstart/STAMP/tokenizer --out pictures/",)
+
+
+def picture_names(keys: Sequence[str]) -> list[str]:
+    """a/b.jpg to a/b.png; a/b.jpg.png where a/b.* stands for two images. Keys that lead out of --out are refused."""
+    for key in keys:
+        path = PurePosixPath(key)
+        if path.is_absolute() or ".." in path.parts or "\\" in key or not path.name:
+            raise UserError(
+                f"index.json has the key {key!r}, which leads out of --out; this token store is not imtok's"
+            )
+    short = [str(PurePosixPath(key).with_suffix(".png")) for key in keys]
+    taken: dict[str, int] = {}
+    for name in short:
+        taken[name.lower()] = taken.get(name.lower(), 0) + 1  # some file systems ignore case
+    return [name if taken[name.lower()] == 1 else f"{key}.png" for key, name in zip(keys, short, strict=True)]
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = Arguments("decode", str(__doc__), examples=EXAMPLES)
+    parser.add_argument("tokens", type=Path, metavar="TOKENS", help="what `imtok encode` wrote")
+    parser.add_argument("--model", required=True, metavar="DIR", help="the tokenizer/ folder that made the tokens")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the pictures go")
+    parser.add_argument("--batch-size", type=positive, default=16, metavar="N")
+    parser.add_argument("--limit", type=positive, metavar="N", help="the first N images only")
+    parser.add_argument("--force", action="store_true", help="decode tokens that another model made")
+    add_device(parser)
+    options = parser.parse_args(argv)
+
+    from PIL import Image
+    from rich.progress import track
+
+    from imtok.data.range import to_uint8
+    from imtok.data.token_store import TokenStore
+
+    from .models import load_model
+
+    store = TokenStore(options.tokens)
+    tokenizer, model = load_model(options.model, find_device(options.device))
+    if store.index["model_sha256"] != model["model_sha256"] and not options.force:
+        raise UserError(
+            f"{options.tokens} was made by another model ({store.index['model']}, sha256 "
+            f"{store.index['model_sha256'][:12]}; --model has {model['model_sha256'][:12]}); give that one, or --force"
+        )
+    size = tuple(store.index["image_size"])
+    names = dict(zip(store.keys, picture_names(store.keys), strict=True))
+    total = min(len(store), options.limit or len(store))
+    done = 0
+    batches = -(-total // options.batch_size)
+    for keys, _, indices in track(store.batches(options.batch_size), description="decoding", total=batches):
+        if done >= total:
+            break
+        indices = (
+            indices.to(tokenizer.device)
+            if store.packing.joined
+            else {k: v.to(tokenizer.device) for k, v in indices.items()}
+        )
+        pictures = to_uint8(tokenizer.detokenize(indices, image_size=size)).permute(0, 2, 3, 1).cpu().numpy()
+        for key, picture in list(zip(keys, pictures, strict=True))[: total - done]:
+            path = options.out / names[key]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(path)
+        done += len(keys)
+    print(f"{total} pictures of {size[1]}x{size[0]}: {options.out}")
+    return 0

@@ -1,0 +1,142 @@
+"""`imtok encode` and `imtok decode` against tokenizer.reconstruct on the same pictures."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imtok.configs.errors import UserError
+from imtok.data.image_file import read_image
+from imtok.data.range import to_model_range, to_uint8
+from imtok.data.token_store import Packing, TokenStore
+from imtok.data.transforms import adm_centre_crop
+from imtok.scripts import decode, encode
+from imtok.scripts.decode import picture_names
+from imtok.tokenizers.hub import from_pretrained
+from imtok.tokenizers.types import IndexSegment
+
+
+def run_encode(pictures, model, out, *more):
+    return encode.main([str(pictures), "--model", str(model), "--out", str(out), "--device", "cpu", *more])
+
+
+def test_round_trip_equals_reconstruct(pictures, model, tmp_path, capsys):
+    assert run_encode(pictures, model, tmp_path / "tokens", "--batch-size", "1") == 0
+    assert "skipped 1" in capsys.readouterr().out
+    decode.main([str(tmp_path / "tokens"), "--model", str(model), "--out", str(tmp_path / "out"), "--batch-size", "1"])
+    tokenizer = from_pretrained(model)
+    store = TokenStore(tmp_path / "tokens")
+    assert len(store) == 7 and "dogs/deep/5.jpg" in store.keys
+    used = set()
+    for key in store.keys:
+        image = adm_centre_crop(read_image(pictures / key), 32)[None]
+        expected = to_uint8(tokenizer.reconstruct(to_model_range(image)))[0].permute(1, 2, 0).numpy()
+        written = np.asarray(Image.open((tmp_path / "out" / key).with_suffix(".png")))
+        assert np.array_equal(written, expected), key
+        used |= set(tokenizer.tokenize(to_model_range(image)).unique().tolist())
+    assert len(used) > 4, "a test model that always picks the same code would prove nothing"
+
+
+def test_index_says_what_the_tokens_are(pictures, model, tmp_path):
+    run_encode(pictures, model, tmp_path / "tokens")
+    index = json.loads((tmp_path / "tokens" / "index.json").read_text())
+    assert index["count"] == 7 and index["dtype"] == "uint16" and index["streams"] == {"main": [64, 1]}
+    assert index["codebook_size"] == 32 and index["image_size"] == [32, 32]
+    assert len(index["skipped"]) == 1 and index["skipped"][0].startswith("cats/broken.png: ")
+    assert index["classes"] == ["cats", "dogs"] and index["labels"] == [0, 0, 0, 0, 1, 1, 1]
+    assert np.load(tmp_path / "tokens" / "tokens_00000.npy").dtype == np.uint16
+
+
+def test_interrupted_encode_goes_on(pictures, model, tmp_path, monkeypatch):
+    run_encode(pictures, model, tmp_path / "whole", "--batch-size", "2", "--shard-size", "2")
+    calls = []
+    original = from_pretrained(model).__class__.tokenize
+
+    def failing(self, images):
+        calls.append(len(images))
+        if len(calls) == 3:
+            raise RuntimeError("killed")
+        return original(self, images)
+
+    monkeypatch.setattr("imtok.tokenizers.tokenizer.Tokenizer.tokenize", failing)
+    with pytest.raises(RuntimeError, match="killed"):
+        run_encode(pictures, model, tmp_path / "cut", "--batch-size", "2", "--shard-size", "2")
+    with pytest.raises(UserError, match="interrupted"):
+        TokenStore(tmp_path / "cut")
+    calls[:] = [0] * 10
+    run_encode(pictures, model, tmp_path / "cut", "--batch-size", "2", "--shard-size", "2")
+    assert len(calls) - 10 == 2, "the two finished shards are not encoded again"
+    whole, cut = TokenStore(tmp_path / "whole"), TokenStore(tmp_path / "cut")
+    assert whole.index == cut.index
+    for (_, _, a), (_, _, b) in zip(whole.batches(3), cut.batches(3), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_other_settings_need_overwrite(pictures, model, tmp_path):
+    run_encode(pictures, model, tmp_path / "tokens", "--limit", "3")
+    with pytest.raises(UserError, match="--overwrite"):
+        run_encode(pictures, model, tmp_path / "tokens", "--image-size", "16")
+    run_encode(pictures, model, tmp_path / "tokens", "--image-size", "16", "--overwrite")
+    assert TokenStore(tmp_path / "tokens").index["streams"] == {"main": [16, 1]}
+
+
+def test_other_model_is_refused(pictures, model, tmp_path):
+    run_encode(pictures, model, tmp_path / "tokens", "--limit", "2")
+    other = from_pretrained(model)
+    torch.nn.init.normal_(other.quantizer.codebook)
+    other.save_pretrained(tmp_path / "other")
+    words = [str(tmp_path / "tokens"), "--model", str(tmp_path / "other"), "--out", str(tmp_path / "out")]
+    with pytest.raises(UserError, match="another model"):
+        decode.main(words)
+    assert decode.main([*words, "--force"]) == 0
+
+
+def test_formats_of_ar_trainers(pictures, model, tmp_path):
+    run_encode(pictures, model, tmp_path / "tokens", "--format", "jsonl")
+    run_encode(pictures, model, tmp_path / "tokens", "--format", "llamagen")  # from the finished store
+    tokens = torch.cat([t for _, _, t in TokenStore(tmp_path / "tokens").batches(4)])
+    lines = [json.loads(line) for line in (tmp_path / "tokens" / "pretokenized.jsonl").read_text().splitlines()]
+    assert [line["class_id"] for line in lines] == [0, 0, 0, 0, 1, 1, 1]
+    assert torch.equal(torch.tensor([line["tokens"] for line in lines]), tokens[..., 0])
+    code = np.load(tmp_path / "tokens" / "imagenet32_codes" / "5.npy")
+    assert code.shape == (1, 1, 64) and np.array_equal(code[0, 0], tokens[5, :, 0].numpy())
+    assert np.load(tmp_path / "tokens" / "imagenet32_labels" / "5.npy").tolist() == [1]
+
+
+def test_crop_none_takes_exact_sizes_only(pictures, model, tmp_path):
+    Image.new("RGB", (32, 32), (10, 200, 30)).save(pictures / "cats" / "exact.png")
+    run_encode(pictures, model, tmp_path / "tokens", "--crop", "none")
+    assert TokenStore(tmp_path / "tokens").keys == ["cats/exact.png"]
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "dtype"), [(32, "uint16"), (65535, "uint16"), (2**18, "uint32"), (2**36, "int64")]
+)
+def test_packing_keeps_masks_and_large_vocabularies(vocabulary, dtype):
+    packing = Packing.of([IndexSegment("main", 3, (vocabulary,))])
+    assert packing.dtype == dtype
+    indices = torch.tensor([[[0], [vocabulary - 1], [-1]]])
+    assert torch.equal(packing.unpack(packing.pack(indices)), indices)
+
+
+def test_packing_of_streams_with_different_codebook_counts():
+    packing = Packing.of([IndexSegment("semantic", 2, (8, 8)), IndexSegment("pixel", 3, (16,), scale=0)])
+    indices = {"semantic": torch.arange(8).view(2, 2, 2), "pixel": torch.arange(6).view(2, 3, 1)}
+    back = packing.unpack(packing.pack(indices))
+    assert all(torch.equal(back[name], indices[name]) for name in indices)
+
+
+def test_picture_names():
+    assert picture_names(["a/b.jpg", "a/b.png", "c.d.webp"]) == ["a/b.jpg.png", "a/b.png.png", "c.d.png"]
+    for bad in ("../x.png", "/etc/x.png", "a/../../x.png"):
+        with pytest.raises(UserError, match="leads out"):
+            picture_names([bad])
+
+
+@pytest.mark.parametrize("given", ["missing", "empty"])
+def test_no_images_is_one_line(given, model, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no such file or folder|no image files"):
+        run_encode(tmp_path / given, model, tmp_path / "tokens")
