@@ -59,7 +59,8 @@ def build(node: Mapping[str, Any], *, key: str, trusted: bool = True, **given: A
             raise UserError(f"{key}.{forbidden}: only keyword arguments are allowed here")
     find = locate if trusted else locate_trusted_module
     cls = find(node["_target_"], key=key)
-    own = {k: v for k, v in node.items() if not str(k).startswith("_") and k not in HELPER_KEYS}
+    helpers = (*HELPER_KEYS, *getattr(cls, "yaml_aliases", ()))  # aliases only feed interpolations: data.root
+    own = {k: v for k, v in node.items() if not str(k).startswith("_") and k not in helpers}
 
     accepted = inspect.signature(cls.__init__).parameters
     for name, value in given.items():

@@ -1,0 +1,161 @@
+"""ImageData: the one door to the data. Batches are pure functions of (seed, sample number)."""
+
+import os
+from pathlib import Path
+
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import Subset
+
+from ..configs.errors import UserError
+from .loading import EvalImages, ImageLoader, TrainImages, collate
+from .range import to_model_range
+from .sampling import EpochOrder, TrainBatches
+from .source import Images, Source, Splits
+from .transforms import AdmCentreCrop, Crop
+
+
+class ImageData(LightningDataModule):
+    """source: where pictures come from. train_crop / val_crop: null is the ADM centre crop.
+
+    Sample s of training (0, 1, 2 ...) is an image of a permutation seeded by (seed, s // len_train) with an augmentation
+    seeded by (seed, s): nothing depends on the number of workers, and a run resumes exactly where it stopped.
+    """
+
+    # Keys of the data YAML that only feed interpolations into `source`: data.root=DIR is what people type.
+    yaml_aliases = ("root", "val_fraction", "max_val", "split_file", "download", "size", "count", "val_count", "text_share")
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        image_size: int = 256,
+        batch_size: int = 32,
+        eval_batch_size: int | None = None,
+        num_workers: int | str = "auto",
+        train_crop: Crop | None = None,
+        val_crop: Crop | None = None,
+        flip: bool = True,
+        seed: int = 0,
+    ):
+        super().__init__()
+        for key, value in (("image_size", image_size), ("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise UserError(f"data.{key}={value}: a whole number of at least 1")
+        if num_workers != "auto" and (not isinstance(num_workers, int) or num_workers < 0):
+            raise UserError(f"data.num_workers={num_workers}: auto, or a whole number of at least 0")
+        for key, crop in (("train_crop", train_crop), ("val_crop", val_crop)):
+            if crop is not None and crop.size != image_size:
+                raise UserError(
+                    f"data.{key}.size={crop.size}, but data.image_size={image_size}; leave size: ${{data.image_size}}"
+                )
+        self.source, self.image_size, self.seed, self.flip = source, image_size, seed, flip
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
+        self.num_workers = num_workers
+        self.train_crop = train_crop or AdmCentreCrop(size=image_size)
+        self.val_crop = val_crop or AdmCentreCrop(size=image_size)
+        self._splits: Splits | None = None
+
+    @property
+    def splits(self) -> Splits:
+        """Listed (or drawn) at the first use, so that composing a config touches no disk."""
+        if self._splits is None:
+            self._splits = self.source.split_sources()
+        return self._splits
+
+    @property
+    def len_train(self) -> int:
+        return len(self.splits.train)
+
+    @property
+    def len_val(self) -> int:
+        return len(self.splits.val)
+
+    def train_loader(self, *, start_sample: int = 0, num_batches: int) -> ImageLoader:
+        """`num_batches` batches for this process, the first beginning at sample `start_sample` of all processes."""
+        rank, world_size = processes()
+        images = self.splits.train
+        batches = TrainBatches(
+            order=EpochOrder(length=len(images), seed=self.seed),
+            start_sample=start_sample,
+            num_batches=num_batches,
+            batch_size=self.batch_size,
+            rank=rank,
+            world_size=world_size,
+        )
+        dataset = TrainImages(images=images, crop=self.train_crop, flip=self.flip, seed=self.seed)
+        return self._loader(dataset, images, complete=True, batch_sampler=batches)
+
+    def val_loader(self, max_images: int | None = None) -> ImageLoader:
+        """The validation images, each once, in the same order always; max_images: so many, evenly spread."""
+        return self._eval_loader(self.splits.val, max_images)
+
+    def all_loader(self, max_images: int | None = None) -> ImageLoader:
+        """Every image, training and validation: to judge a folder that nobody trained on."""
+        return self._eval_loader(self.splits.all, max_images)
+
+    def _eval_loader(self, images: Images, max_images: int | None) -> ImageLoader:
+        rank, world_size = processes()
+        count = len(images) if max_images is None else min(max_images, len(images))
+        chosen = [i * len(images) // count for i in range(count)]  # evenly: names are often sorted by class
+        dataset = Subset(EvalImages(images=images, crop=self.val_crop), chosen[rank::world_size])
+        return self._loader(dataset, images, complete=False, batch_size=self.eval_batch_size, shuffle=False)
+
+    def _loader(self, dataset, images: Images, *, complete: bool, **how) -> ImageLoader:
+        workers = self._workers(images)
+        return ImageLoader(
+            dataset,
+            described_as=str(self.source.describe().get("root")),
+            complete=complete,
+            collate_fn=collate,
+            num_workers=workers,
+            persistent_workers=workers > 0 and complete,
+            pin_memory=torch.cuda.is_available(),
+            prefetch_factor=4 if workers else None,
+            generator=torch.Generator().manual_seed(0),  # else each pass would draw from the global one
+            **how,
+        )
+
+    def _workers(self, images: Images) -> int:
+        if self.num_workers != "auto":
+            return self.num_workers
+        cores = usable_cores()
+        return 0 if images.cached and cores <= 4 else min(max(cores - 1, 0), 8)
+
+    def prepare_batch(self, batch: dict, device: torch.device | str) -> dict:
+        """To the device as bytes (a quarter of the traffic), and there to [-1, 1]."""
+        image, label = batch["image"].to(device, non_blocking=True), batch["label"].to(device, non_blocking=True)
+        return {**batch, "image": to_model_range(image) if image.dtype == torch.uint8 else image, "label": label}
+
+    def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
+        return self.prepare_batch(batch, batch["image"].device)
+
+    def val_dataloader(self) -> ImageLoader:
+        return self.val_loader()
+
+    def describe(self) -> dict:
+        """Plain values, for protocols and model cards."""
+        return {
+            **self.source.describe(),
+            "image_size": self.image_size,
+            "num_train": self.len_train,
+            "num_val": self.len_val,
+            "train_crop": self.train_crop.describe() + (", flip" if self.flip else ""),
+            "val_crop": self.val_crop.describe(),
+        }
+
+    def write_split(self, folder: str | Path) -> None:
+        self.splits  # noqa: B018 (the split is drawn at the first use)
+        self.source.write_split(folder)
+
+
+def processes() -> tuple[int, int]:
+    """(rank, number of processes)."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def usable_cores() -> int:
+    """The cores this process may run on: less than the machine's under a container or scheduler."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,176 @@
+"""Crops on uint8 [3, H, W]. Randomness comes from the generator handed in and from nothing else.
+
+`decode_at_least` of a crop: the short side (pixels) a picture must be decoded at so that the crop never has to
+enlarge what the file holds in full; `image_file.read_image` may then decode a large JPEG at a fraction of its size.
+None asks for every pixel.
+"""
+
+import math
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+
+def resized(image: Tensor, height: int, width: int, mode: str = "bicubic") -> Tensor:
+    """Antialiased; for bytes torch follows Pillow's arithmetic (at most one level apart)."""
+    if image.shape[-2:] == (height, width):
+        return image
+    return F.interpolate(image[None], (height, width), mode=mode, antialias=True)[0]
+
+
+def _halved(image: Tensor, axis: int) -> Tensor:
+    """Box filter to floor(n / 2) along one axis, with the windows and the rounding of Pillow's BOX resize."""
+    size = image.shape[axis]
+    if size % 2 == 0:
+        pairs = image.unflatten(axis, (size // 2, 2)).to(torch.int16)
+        after = axis % image.ndim + 1
+        return ((pairs.select(after, 0) + pairs.select(after, 1) + 1) >> 1).to(torch.uint8)
+    # An odd length: windows are 2.0x pixels wide, so a few hold three pixels.
+    scale = size / (size // 2)
+    centre = (np.arange(size // 2) + 0.5) * scale
+    first = np.maximum((centre - scale / 2 + 0.5).astype(np.int64), 0)
+    last = np.minimum((centre + scale / 2 + 0.5).astype(np.int64), size)
+    sums = torch.zeros(*image.shape[:axis], size // 2, *image.shape[axis:][1:], dtype=torch.int32)
+    widths = torch.from_numpy(last - first).reshape([-1 if d == axis else 1 for d in range(image.ndim)])
+    for tap in range(int((last - first).max())):
+        index = torch.from_numpy(np.minimum(first + tap, size - 1))
+        sums += image.index_select(axis, index).to(torch.int32) * (tap < widths)
+    return ((2 * sums + widths) // (2 * widths)).to(torch.uint8)
+
+
+def box_halved(image: Tensor) -> Tensor:
+    return _halved(_halved(image, 2), 1)
+
+
+def adm_resized(image: Tensor, short_side: int) -> Tensor:
+    """ADM's resize: halve with a box filter while that leaves at least the target, then bicubic to it."""
+    while min(image.shape[-2:]) >= 2 * short_side:
+        image = box_halved(image)
+    scale = short_side / min(image.shape[-2:])
+    height, width = (round(side * scale) for side in image.shape[-2:])
+    return resized(image, height, width)
+
+
+def adm_centre_crop(image: Tensor, size: int) -> Tensor:
+    """The crop of ADM's evaluation (Dhariwal & Nichol 2021), on which published rFID figures rest."""
+    image = adm_resized(image, size)
+    top, left = ((side - size) // 2 for side in image.shape[-2:])
+    return image[:, top : top + size, left : left + size]
+
+
+def _uniform(generator: Generator) -> float:
+    return torch.rand((), generator=generator, dtype=torch.float64).item()
+
+
+class Crop(ABC):
+    """uint8 [3, H, W] of any size to uint8 [3, size, size]."""
+
+    name: str
+    decode_at_least: int | None = None
+
+    def __init__(self, *, size: int):
+        self.size = size
+
+    @abstractmethod
+    def __call__(self, image: Tensor, generator: Generator | None = None) -> Tensor: ...
+
+    def describe(self) -> str:
+        return f"{self.name} {self.size}"
+
+
+class AdmCentreCrop(Crop):
+    name = "ADM centre crop (box halving, bicubic)"
+
+    def __call__(self, image: Tensor, generator: Generator | None = None) -> Tensor:
+        return adm_centre_crop(image, self.size)
+
+
+class CentreCrop(Crop):
+    """Short side to `size` in one bicubic step, then the centre."""
+
+    name = "centre crop (bicubic)"
+
+    def __call__(self, image: Tensor, generator: Generator | None = None) -> Tensor:
+        scale = self.size / min(image.shape[-2:])
+        image = resized(image, *(max(round(side * scale), self.size) for side in image.shape[-2:]))
+        top, left = ((side - self.size) // 2 for side in image.shape[-2:])
+        return image[:, top : top + self.size, left : left + self.size]
+
+
+class AdmRandomCrop(Crop):
+    """Short side at random between size / max_fraction and size / min_fraction, then a random window.
+
+    The augmentation of ADM and LlamaGen: mild, and the picture keeps its aspect.
+    """
+
+    name = "ADM random crop"
+
+    def __init__(self, *, size: int, min_fraction: float = 0.8, max_fraction: float = 1.0):
+        super().__init__(size=size)
+        if not 0 < min_fraction <= max_fraction <= 1:
+            raise ValueError(f"min_fraction={min_fraction}, max_fraction={max_fraction}: 0 < min <= max <= 1 is needed")
+        self.smallest = math.ceil(size / max_fraction)
+        self.largest = math.ceil(size / min_fraction)
+        self.decode_at_least = self.largest
+
+    def __call__(self, image: Tensor, generator: Generator | None = None) -> Tensor:
+        assert generator is not None
+        short_side = self.smallest + int(_uniform(generator) * (self.largest - self.smallest + 1))
+        down, right = _uniform(generator), _uniform(generator)
+        # Cut first, then resize the window alone: a quarter less work, and less than half a pixel off the other order.
+        height, width = image.shape[-2:]
+        side = max(1, round(min(height, width) * self.size / short_side))
+        top, left = int(down * (height - side + 1)), int(right * (width - side + 1))
+        return adm_resized(image[:, top : top + side, left : left + side], self.size)
+
+    def describe(self) -> str:
+        return f"{self.name} {self.size} of a short side in {self.smallest}..{self.largest}"
+
+
+class RandomResizedCrop(Crop):
+    """A window of random area and aspect, resized to the target (Szegedy et al. 2015, as torchvision has it)."""
+
+    name = "random resized crop"
+
+    def __init__(
+        self, *, size: int, min_area: float = 0.2, max_area: float = 1.0, max_aspect: float = 4 / 3, mode: str = "bicubic"
+    ):
+        super().__init__(size=size)
+        if not 0 < min_area <= max_area <= 1:
+            raise ValueError(f"min_area={min_area}, max_area={max_area}: 0 < min <= max <= 1 is needed")
+        if max_aspect < 1:
+            raise ValueError(f"max_aspect={max_aspect}: the longer side over the shorter, at least 1")
+        if mode not in ("bicubic", "bilinear"):
+            raise ValueError(f"mode={mode}: bicubic or bilinear")
+        self.min_area, self.max_area, self.max_aspect, self.mode = min_area, max_area, max_aspect, mode
+        self.decode_at_least = math.ceil(size / math.sqrt(min_area / max_aspect))
+
+    def __call__(self, image: Tensor, generator: Generator | None = None) -> Tensor:
+        assert generator is not None
+        height, width = image.shape[-2:]
+        top, left, rows, columns = self._window(height, width, generator)
+        window = image[:, top : top + rows, left : left + columns]
+        return resized(window, self.size, self.size, self.mode)
+
+    def _window(self, height: int, width: int, generator: Generator) -> tuple[int, int, int, int]:
+        for _ in range(10):
+            area = height * width * (self.min_area + _uniform(generator) * (self.max_area - self.min_area))
+            aspect = self.max_aspect ** (2 * _uniform(generator) - 1)
+            rows, columns = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+            if 0 < rows <= height and 0 < columns <= width:
+                break
+        else:  # a very long picture: its largest window of an allowed aspect
+            rows, columns = min(height, round(width * self.max_aspect)), min(width, round(height * self.max_aspect))
+        top = int(_uniform(generator) * (height - rows + 1))
+        left = int(_uniform(generator) * (width - columns + 1))
+        return top, left, rows, columns
+
+    def describe(self) -> str:
+        return f"{self.name} {self.size}, area {self.min_area:g}..{self.max_area:g}"
+
+
+def random_flip(image: Tensor, generator: Generator) -> Tensor:
+    return image.flip(-1) if _uniform(generator) < 0.5 else image
