@@ -1,0 +1,1 @@
+"""The adversary and its parts."""

@@ -1,0 +1,196 @@
+"""The adversary: discriminator, GAN losses and the policy of when and how much they count."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ...configs.errors import UserError, did_you_mean
+from ...configs.instantiate import build
+from ...tokenizers.types import TokenizerOutput
+from ..schedule import schedule_of
+from .adaptive_weight import AdaptiveWeight
+from .gan_losses import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES
+from .lecam import LeCam
+
+Logs = dict[str, Tensor]
+PIXEL_TERMS = ("l1", "l2", "lpips")
+
+
+class Adversary(nn.Module):
+    """What the training module sees of a GAN. Every number of updates counts generator updates; the first has number 0.
+
+    discriminator: a module, images to logits. adaptive: AdaptiveWeight, or null: `weight` alone. lecam: LeCam or null.
+    gan_loss: the discriminator's loss; generator_loss: the generator's, the matching one by default.
+    weight: of the generator's GAN loss, a number or a schedule. discriminator_weight: of the discriminator's loss.
+    start: the first update whose generator sees the discriminator; `ramp`: updates in which its factor grows to 1.
+    discriminator_warmup: updates before `start` in which the discriminator trains already. Earlier it does not run.
+    reconstruction_terms: the losses whose gradient `adaptive` weighs; those of them that are selected count.
+    optimizer: the discriminator's, as a node; null: like the generator's.
+    """
+
+    builds_own_parts: ClassVar[bool] = True  # `optimizer` stays a node: it wants parameters first
+
+    def __init__(
+        self,
+        *,
+        discriminator: nn.Module | Mapping[str, Any],
+        gan_loss: str = "hinge",
+        generator_loss: str | None = None,
+        weight: float | Mapping[str, Any] = 1.0,
+        discriminator_weight: float = 1.0,
+        adaptive: AdaptiveWeight | Mapping[str, Any] | None = None,
+        lecam: LeCam | Mapping[str, Any] | None = None,
+        start: int = 0,
+        discriminator_warmup: int = 0,
+        ramp: int = 0,
+        reconstruction_terms: Sequence[str] = PIXEL_TERMS,
+        optimizer: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.discriminator: nn.Module = _built(discriminator, "discriminator")
+        self.adaptive: AdaptiveWeight | None = _built(adaptive, "adaptive")
+        self.lecam: LeCam | None = _built(lecam, "lecam")
+        self.discriminator_form = _choose(DISCRIMINATOR_LOSSES, gan_loss, "gan_loss")
+        self.generator_form = _choose(GENERATOR_LOSSES, generator_loss or gan_loss, "generator_loss")
+        for name, updates in (("start", start), ("discriminator_warmup", discriminator_warmup), ("ramp", ramp)):
+            if updates < 0:
+                raise UserError(f"adversary.{name}={updates}: give a number of updates, 0 or more")
+        if discriminator_warmup > start:
+            raise UserError(
+                f"adversary.discriminator_warmup={discriminator_warmup} begins before the run: "
+                f"set adversary.start to {discriminator_warmup} or more (it is {start})"
+            )
+        self.weight = schedule_of(weight, key="adversary.weight")
+        self.discriminator_weight = discriminator_weight
+        self.start = start
+        self.discriminator_warmup = discriminator_warmup
+        self.ramp = ramp
+        self.reconstruction_terms = tuple(reconstruction_terms)
+        self.optimizer = optimizer
+        self.update = 0
+
+    def check(self, tokenizer: nn.Module, loss_names: Sequence[str]) -> None:
+        """Fail before the first batch where tokenizer, losses and adversary cannot work together."""
+        known = [*loss_names, *PIXEL_TERMS]
+        for name in self.reconstruction_terms:
+            if name not in known:
+                raise UserError(
+                    f"adversary.reconstruction_terms: no loss is named {name!r}; {did_you_mean(name, known)}"
+                )
+        if not getattr(tokenizer, "has_cheap_reconstruction", True):
+            decoder = type(tokenizer.decoder).__name__
+            raise UserError(
+                f"adversary: tokenizer.decoder ({decoder}) gives no picture in training; use adversary=none"
+            )
+        smallest, size = getattr(self.discriminator, "smallest_image", 1), list(tokenizer.image_size)
+        if min(size) < smallest:
+            raise UserError(
+                f"data.image_size={size}: the discriminator needs {smallest} pixels or more; "
+                "lower adversary.discriminator.n_layers or use adversary=none"
+            )
+        if self.adaptive is None:
+            return
+        if tokenizer.last_layer is None or not tokenizer.last_layer.requires_grad:
+            what = "has no last layer" if tokenizer.last_layer is None else "has a frozen last layer"
+            decoder = type(tokenizer.decoder).__name__
+            raise UserError(f"adversary.adaptive: tokenizer.decoder ({decoder}) {what}; set adversary.adaptive=null")
+        if not set(self.reconstruction_terms) & set(loss_names):
+            raise UserError(
+                f"adversary.reconstruction_terms={list(self.reconstruction_terms)}: none of them is in "
+                f"loss={list(loss_names)}; add one, or set adversary.adaptive=null"
+            )
+
+    # -- when -------------------------------------------------------------------------------------------------------
+
+    def set_update(self, update: int) -> None:
+        self.update = update
+
+    def generator_active(self, update: int) -> bool:
+        return update >= self.start and self.weight(update) != 0
+
+    def discriminator_active(self, update: int) -> bool:
+        return update >= self.start - self.discriminator_warmup
+
+    def factor(self, update: int) -> float:
+        """Grows from 1/ramp at `start` to 1, so that no update pays for a discriminator that does not count."""
+        if update < self.start:
+            return 0.0
+        return min(1.0, (update - self.start + 1) / self.ramp) if self.ramp else 1.0
+
+    # -- what -------------------------------------------------------------------------------------------------------
+
+    def generator_loss(
+        self,
+        batch: Mapping[str, Any],
+        output: TokenizerOutput,
+        reconstruction_loss: Tensor,
+        last_layer: Tensor | None,
+    ) -> tuple[Tensor, Logs]:
+        """Weighted, to be added to the generator's total.
+
+        reconstruction_loss: the weighted sum of reconstruction_terms (LossValues.sum_of), read by `adaptive` only.
+        """
+        reconstruction = output.reconstruction
+        zero = torch.zeros((), device=reconstruction.device)
+        if not self.generator_active(self.update):
+            return zero, {"gan_weight": zero, "gan_factor": zero}
+        with self._frozen_discriminator():
+            raw = self.generator_form(self.discriminator(reconstruction).float())
+        logged, loss = raw.detach(), raw
+        weight = zero + self.weight(self.update)
+        if self.adaptive is not None and torch.is_grad_enabled():
+            ratio, loss = self.adaptive(
+                reconstruction_loss=reconstruction_loss,
+                gan_loss=raw,
+                reconstruction=reconstruction,
+                last_layer=last_layer,
+            )
+            weight = weight * ratio
+        factor = self.factor(self.update)
+        return factor * weight * loss, {"gan_generator": logged, "gan_weight": weight, "gan_factor": zero + factor}
+
+    def discriminator_loss(self, batch: Mapping[str, Any], output: TokenizerOutput) -> tuple[Tensor, Logs]:
+        """The discriminator's own loss; nothing of the tokenizer gets a gradient."""
+        # Two forwards, as in every published system: batch norm then normalises real and fake images apart.
+        real = self.discriminator(batch["image"]).float()
+        fake = self.discriminator(output.reconstruction.detach()).float()
+        gan = self.discriminator_form(real, fake)
+        logs = {
+            "gan_discriminator": gan.detach(),
+            "logits_real": real.detach().mean(),
+            "logits_fake": fake.detach().mean(),
+        }
+        loss = gan
+        if self.lecam is not None:
+            penalty = self.lecam(real, fake, update=self.update)
+            logs["lecam"] = penalty.detach()
+            loss = loss + self.lecam.weight * penalty
+        return self.discriminator_weight * loss, logs
+
+    @contextmanager
+    def _frozen_discriminator(self) -> Iterator[None]:
+        """Forward without gradients for the discriminator's parameters; those for its input go through."""
+        # Autocast remembers bf16 copies of weights, with their graph, from an earlier forward of this update.
+        if torch.is_autocast_enabled() or torch.is_autocast_enabled("cpu"):
+            torch.clear_autocast_cache()
+        trained = [p for p in self.discriminator.parameters() if p.requires_grad]
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in trained:
+                parameter.requires_grad_(True)
+
+
+def _built(part: Any, name: str) -> Any:
+    return build(part, key=f"adversary.{name}") if isinstance(part, Mapping) else part
+
+
+def _choose(table: Mapping[str, Any], name: str, key: str) -> Any:
+    if name not in table:
+        raise UserError(f"adversary.{key}={name}: no such loss; {did_you_mean(name, table)}")
+    return table[name]

@@ -1,0 +1,38 @@
+"""What a loss term promises."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..tokenizers.types import TokenizerOutput
+
+
+class LossTerm(nn.Module, ABC):
+    """One unweighted, named number; its weight and its schedule live in WeightedLosses.
+
+    Parameters of a term (projectors, logit scales) train with the generator and are checkpointed, never exported.
+    """
+
+    needs_reconstruction: ClassVar[bool] = False
+    free: ClassVar[bool] = False  # True: costs nothing, so it is logged at weight 0 as well
+    optional: bool = False  # True: left out, with a note, where the tokenizer does not offer what it reads
+
+    @abstractmethod
+    def forward(self, batch: Mapping[str, Any], output: TokenizerOutput) -> Tensor: ...
+
+    def misfit(self, tokenizer: nn.Module) -> str | None:
+        """Why this term cannot work with this tokenizer, to be read after `loss.NAME`; None: it can."""
+        if self.needs_reconstruction and not getattr(tokenizer, "has_cheap_reconstruction", True):
+            decoder = type(tokenizer.decoder).__name__
+            return f": it compares a reconstruction, and tokenizer.decoder ({decoder}) gives none in training"
+        return None
+
+
+def mean_over_samples(values_B: Tensor, keep_B: Tensor | None) -> Tensor:
+    """Mean of per-sample values, of the kept samples only; 0 when a batch keeps none."""
+    if keep_B is None:
+        return values_B.mean()
+    return torch.where(keep_B, values_B, 0.0).sum() / keep_B.sum().clamp(min=1)

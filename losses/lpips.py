@@ -1,0 +1,176 @@
+"""LPIPS v0.1 (Zhang et al., arXiv:1801.03924): distance of images in the features of a frozen classifier."""
+
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..configs.errors import MissingWeights, UserError
+from ..tokenizers.types import TokenizerOutput
+from .base import LossTerm, mean_over_samples
+from .pretrained_file import read_state_dict, torch_hub_file
+
+# The layers of torchvision's `features`, with the same numbers: (channels, kernel, stride, padding) a convolution with
+# its ReLU, (kernel, stride) a max pool. `taps` are the numbers of the ReLUs that are compared.
+_VGG_POOL = (2, 2)
+_VGG = [w if w == _VGG_POOL else (w, 3, 1, 1) for w in (
+    64, 64, _VGG_POOL, 128, 128, _VGG_POOL, 256, 256, 256, _VGG_POOL, 512, 512, 512, _VGG_POOL, 512, 512, 512,
+)]  # fmt: skip
+_ALEX = [(64, 11, 4, 2), (3, 2), (192, 5, 1, 2), (3, 2), (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1)]
+_NETS: dict[str, dict[str, Any]] = {
+    "vgg": {"layers": _VGG, "taps": (3, 8, 15, 22, 29), "smallest": 16, "file": "vgg16-397923af.pth"},
+    "alex": {"layers": _ALEX, "taps": (1, 4, 7, 9, 11), "smallest": 31, "file": "alexnet-owt-7be5be79.pth"},
+}
+
+
+class LPIPSNet(nn.Module):
+    """Images and targets in [-1, 1] to one distance a pair, [B]. Gradients reach the images, never the targets.
+
+    weights: "pretrained" (torchvision's file in TORCH_HOME, else fetched), PATH of such a file, or "random" (seeded).
+    The linear heads are the published ones in every case; they come with torchmetrics.
+    setting: how the user names `weights`, for error lines.
+    """
+
+    def __init__(
+        self, *, net: str = "vgg", weights: str = "pretrained", setting: str = "loss.lpips.term.weights"
+    ) -> None:
+        super().__init__()
+        if net not in _NETS:
+            raise UserError(f"{setting.rpartition('.')[0]}.net={net}: give vgg or alex")
+        facts = _NETS[net]
+        self.net = net
+        self.smallest_image: int = facts["smallest"]
+        self.weights_are_random = weights == "random"
+        self.features = _trunk(facts["layers"])
+        self.taps: tuple[int, ...] = facts["taps"]
+        if self.weights_are_random:
+            _randomise(self.features, seed=0)
+        else:
+            self._load_trunk(weights, facts["file"], setting)
+        for number, head in enumerate(_published_heads(net)):
+            self.register_buffer(f"head_{number}", head)
+        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188])[:, None, None])
+        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450])[:, None, None])
+        self.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor, target: Tensor) -> Tensor:
+        if min(images.shape[-2:]) < self.smallest_image:
+            height, width = images.shape[-2:]
+            raise UserError(
+                f"data.image_size={[height, width]}: LPIPS with {self.net} needs {self.smallest_image} pixels or more; "
+                "take the lpips loss out"
+            )
+        with torch.no_grad():
+            target_features = self._features(target)
+        features = self._features(images)
+        distance = torch.zeros(len(images), device=images.device)
+        with torch.autocast(images.device.type, enabled=False):  # the sums cancel; bf16 would lose them
+            for number, (ours, theirs) in enumerate(zip(features, target_features, strict=True)):
+                difference = (_unit(ours.float()) - _unit(theirs.float())).square()
+                head = getattr(self, f"head_{number}").float()
+                distance = distance + (difference * head).sum(1).mean((1, 2))
+        return distance
+
+    def train(self, mode: bool = True) -> "LPIPSNet":
+        return super().train(False)
+
+    def _features(self, images: Tensor) -> list[Tensor]:
+        with torch.autocast(images.device.type, enabled=False):
+            x = (images.float() - self.shift) / self.scale
+        x = x.to(self.features[0].weight.dtype).contiguous(memory_format=torch.channels_last)
+        found = []
+        for number, layer in enumerate(self.features):
+            x = layer(x)
+            if number in self.taps:
+                found.append(x)
+        return found
+
+    def _load_trunk(self, weights: str, file: str, setting: str) -> None:
+        if weights == "pretrained":
+            try:
+                weights = str(torch_hub_file(f"https://download.pytorch.org/models/{file}"))
+            except MissingWeights as error:
+                raise MissingWeights(
+                    f"{setting}=pretrained: {error}; use {setting}=PATH or {setting}=random"
+                ) from error
+        state = read_state_dict(weights, key=setting)
+        trunk = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")} or state
+        wanted = self.features.state_dict()
+        wrong = [k for k, v in wanted.items() if k not in trunk or trunk[k].shape != v.shape]
+        if wrong:
+            raise UserError(
+                f"{setting}={weights}: not torchvision's {self.net} (features.{wrong[0]} missing or misshapen)"
+            )
+        self.features.load_state_dict({k: trunk[k] for k in wanted})
+
+
+class LPIPS(LossTerm):
+    """Mean LPIPS distance of reconstruction and image.
+
+    The network is hidden from the module tree: no checkpoint, export or optimizer finds it, but it moves with `.to`.
+    skip_masked_samples: as in losses/pixel.py.
+    """
+
+    needs_reconstruction: ClassVar[bool] = True
+
+    def __init__(self, *, net: str = "vgg", weights: str = "pretrained", skip_masked_samples: bool = False) -> None:
+        super().__init__()
+        self.skip_masked_samples = skip_masked_samples
+        self.__dict__["net"] = LPIPSNet(net=net, weights=weights)
+
+    @property
+    def weights_are_random(self) -> bool:
+        return self.net.weights_are_random
+
+    def forward(self, batch: Mapping[str, Any], output: TokenizerOutput) -> Tensor:
+        distance = self.net(output.reconstruction, batch["image"])
+        return mean_over_samples(distance, output.quantized.sample_mask if self.skip_masked_samples else None)
+
+    def misfit(self, tokenizer: nn.Module) -> str | None:
+        smallest = self.net.smallest_image
+        if min(tokenizer.image_size) < smallest:
+            size = list(tokenizer.image_size)
+            return f": LPIPS with {self.net.net} needs images of {smallest} pixels, data.image_size={size}; remove it"
+        return super().misfit(tokenizer)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LPIPS":
+        self.net._apply(fn)
+        return super()._apply(fn, recurse)
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Unit length across channels. The epsilon stands under the root, whose gradient at 0 would be infinite."""
+    return features / (features.square().sum(1, keepdim=True) + 1e-8).sqrt()
+
+
+def _trunk(layers: list[tuple[int, ...]]) -> nn.Sequential:
+    modules: list[nn.Module] = []
+    width = 3
+    for layer in layers:
+        if len(layer) == 2:
+            modules.append(nn.MaxPool2d(*layer))
+        else:
+            modules += [nn.Conv2d(width, *layer), nn.ReLU(inplace=True)]
+            width = layer[0]
+    return nn.Sequential(*modules)
+
+
+def _randomise(trunk: nn.Sequential, *, seed: int) -> None:
+    """Kaiming normal, the same numbers on every machine and whatever was drawn before."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in trunk:
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+            nn.init.zeros_(module.bias)
+
+
+def _published_heads(net: str) -> list[Tensor]:
+    """Five vectors [C, 1, 1], as torchmetrics ships them; its own import, slow, is not needed for that."""
+    spec = find_spec("torchmetrics")
+    assert spec is not None and spec.origin is not None, "torchmetrics is a dependency"
+    path = Path(spec.origin).parent / "functional/image/lpips_models" / f"{net}.pth"
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return [state[f"lin{number}.model.1.weight"][0] for number in range(5)]

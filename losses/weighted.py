@@ -1,0 +1,118 @@
+"""The named, weighted terms of cfg.loss, and their sum."""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..configs.errors import UserError, did_you_mean
+from ..configs.instantiate import build
+from ..tokenizers.types import TokenizerOutput
+from .base import LossTerm
+from .schedule import Schedule, schedule_of
+
+
+@dataclass
+class LossValues:
+    """raw is for logs (detached); total and weighted carry gradients."""
+
+    total: Tensor
+    raw: dict[str, Tensor]
+    weighted: dict[str, Tensor]
+
+    def sum_of(self, names: Iterable[str]) -> Tensor:
+        """Weighted sum of the named terms that were computed; what the adversary weighs itself against."""
+        found = [self.weighted[name] for name in names if name in self.weighted]
+        return torch.stack(found).sum() if found else torch.zeros_like(self.total)
+
+
+class WeightedLosses(nn.Module):
+    """`loss.NAME: {weight, term}`; NAME is the log name, weight a number or a schedule over updates."""
+
+    def __init__(self, *, terms: Mapping[str, LossTerm], weights: Mapping[str, float | Schedule | Mapping]) -> None:
+        super().__init__()
+        self.terms = nn.ModuleDict(dict(terms))
+        self.weights: dict[str, Schedule] = {
+            name: w if isinstance(w, Schedule) else schedule_of(w, key=f"loss.{name}.weight")
+            for name, w in weights.items()
+        }
+        assert set(self.weights) == set(self.terms)
+        self.notes: list[str] = []  # what from_config left out, and what the quantizer offers unweighted
+
+    @classmethod
+    def from_config(cls, node: Mapping[str, Any], tokenizer: nn.Module) -> "WeightedLosses":
+        """Build and check every term against the tokenizer it will read from."""
+        terms: dict[str, LossTerm] = {}
+        weights: dict[str, Schedule] = {}
+        notes: list[str] = []
+        for name, entry in _plain(node).items():
+            if entry is None:  # loss.NAME=null takes a term away
+                continue
+            _check_entry(name, entry)
+            weights[name] = schedule_of(entry.get("weight", 1.0), key=f"loss.{name}.weight")
+            term = build(entry["term"], key=f"loss.{name}.term")
+            if not isinstance(term, LossTerm):
+                raise UserError(f"loss.{name}.term._target_={entry['term']['_target_']}: not a loss term (LossTerm)")
+            reason = term.misfit(tokenizer)
+            if reason is None:
+                terms[name] = term
+            elif term.optional:
+                notes.append(f"left out loss.{name}{reason}")
+                del weights[name]
+            else:
+                raise UserError(f"loss.{name}{reason}")
+        read = {getattr(term, "key", None) for term in terms.values()}
+        for offered in getattr(tokenizer.quantizer, "loss_names", ()):
+            if offered not in read:
+                notes.append(f"the quantizer's loss {offered!r} has no term and trains nothing; add it to loss=[...]")
+        if not terms:
+            raise UserError(f"loss={list(node)}: no term is left, so nothing would train; add one, e.g. loss=[l1]")
+        losses = cls(terms=terms, weights=weights)
+        losses.notes = notes
+        if os.environ.get("RANK", "0") == "0":
+            for note in notes:
+                print(f"imtok: note: {note}")
+        return losses
+
+    def forward(self, batch: Mapping[str, Any], output: TokenizerOutput, update: int) -> LossValues:
+        total = torch.zeros((), device=batch["image"].device)
+        raw: dict[str, Tensor] = {}
+        weighted: dict[str, Tensor] = {}
+        for name, term in self.terms.items():
+            weight = self.weights[name](update)
+            if weight == 0 and not term.free:
+                continue
+            value = term(batch, output)
+            raw[name] = value.detach()
+            if weight != 0:  # a term without weight must not reach the sum: 0 * inf is nan
+                weighted[name] = weight * value
+                total = total + weighted[name]
+        return LossValues(total, raw, weighted)
+
+    @property
+    def random_weights(self) -> list[str]:
+        """Terms whose frozen network has random weights: their numbers mean nothing, and reports say so."""
+        return [name for name, term in self.terms.items() if getattr(term, "weights_are_random", False)]
+
+
+def _check_entry(name: str, entry: Any) -> None:
+    if not isinstance(entry, Mapping):
+        raise UserError(f"loss.{name}={entry}: a loss is {{weight: 1.0, term: ...}}; set loss.{name}.weight")
+    for key in entry:
+        if key not in ("weight", "term", "tiny"):
+            raise UserError(
+                f"loss.{name}.{key}={entry[key]}: no such setting; {did_you_mean(str(key), ['weight', 'term'])}"
+            )
+    if not isinstance(entry.get("term"), Mapping):
+        raise UserError(f"loss.{name}.term: no term here; is {name!r} one of the selected losses? Add it to loss=[...]")
+    if "." in name or hasattr(nn.ModuleDict(), name):  # names of modules and their attributes share one space
+        raise UserError(f"loss.{name}: this name cannot be used for a loss; choose another")
+
+
+def _plain(node: Mapping[str, Any]) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)
