@@ -122,8 +122,8 @@ def run_function(config: dict[str, Any], io: Watched, weights: dict[str, "Tensor
         raise UserError(
             f"function {name!r} is not known; {did_you_mean(name, FUNCTIONS)}; known: {', '.join(sorted(FUNCTIONS))}"
         )
-    watched = Watched(weights)
-    return FUNCTIONS[name](config, io, watched), watched.read
+    outputs, used = FUNCTIONS[name](config, io, weights or None)
+    return outputs, set(used)
 
 
 def check(folder: Path) -> Result:

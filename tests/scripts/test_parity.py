@@ -24,6 +24,15 @@ def test_published_systems_hold(system, capsys):
     assert "decoded" in table and "FAILED" not in table and "0 of" in table
 
 
+@needs_fixtures
+@pytest.mark.parametrize(
+    "name", ["gan_losses", "adaptive_gan_weight", "lecam", "patchgan_batchnorm", "patchgan_actnorm"]
+)
+def test_published_functions_hold(name):
+    result = check(FIXTURES / "functions" / name)
+    assert result.ok, [row for row in result.rows if not row.ok]
+
+
 @pytest.fixture
 def copy(tmp_path):
     return Path(shutil.copytree(FIXTURES / "vqgan", tmp_path / "vqgan"))

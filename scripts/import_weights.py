@@ -1,0 +1,92 @@
+"""Read a checkpoint that others published into an imtok tokenizer folder."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..configs.errors import UserError
+from .arguments import Arguments, positive
+
+EXAMPLES = (
+    "imtok import-weights --list",
+    "imtok import-weights vq_ds16_c2i.pt --system llamagen_vq16 --out llamagen_vq16/",
+    "imtok import-weights last.ckpt --system vqgan --config model.yaml --out vqgan/",
+)
+
+
+def read_constructor(path: Path) -> dict[str, Any]:
+    """The authors' own settings (YAML or JSON): the mapping itself, or what stands under model.params / constructor."""
+    import yaml
+
+    try:
+        content = json.loads(path.read_text()) if path.suffix == ".json" else yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"--config={path}: no such file") from None
+    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"--config={path} cannot be read: {error}") from None
+    for keys in (("model", "params"), ("constructor",), ("model",)):
+        inner = content
+        for key in keys:
+            inner = inner.get(key) if isinstance(inner, dict) else None
+        if isinstance(inner, dict):
+            return inner
+    if not isinstance(content, dict):
+        raise UserError(f"--config={path}: expected settings by name, found a {type(content).__name__}")
+    return content
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = Arguments("import-weights", str(__doc__), examples=EXAMPLES)
+    parser.add_argument(
+        "file", nargs="?", metavar="FILE", help=".safetensors, .pt, .pth, .ckpt or .bin; no code in it is run"
+    )
+    parser.add_argument("--system", metavar="NAME", help="whose weights they are; --list names the systems")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the tokenizer folder to write")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="the authors' YAML or JSON, for what tensor shapes do not show"
+    )
+    parser.add_argument(
+        "--image-size",
+        type=positive,
+        nargs="+",
+        default=[256],
+        metavar="N",
+        help="side, or height and width (default 256)",
+    )
+    parser.add_argument("--list", action="store_true", help="print the systems and stop")
+    options = parser.parse_args(argv)
+
+    from imtok.tokenizers import released
+
+    if options.list:
+        for family in released.families():
+            about = (family.__doc__ or "").strip().partition("\n")[0]
+            for system in family.systems:
+                print(f"{system:<24} {about}")
+        return 0
+    for flag, value in (("FILE", options.file), ("--system", options.system), ("--out", options.out)):
+        if not value:
+            raise UserError(
+                f"{flag} is missing: imtok import-weights FILE --system NAME --out DIR (--list names the systems)"
+            )
+    if len(options.image_size) > 2:
+        raise UserError(f"--image-size={' '.join(map(str, options.image_size))}: one number, or height and width")
+    family = released.find(options.system)
+    constructor = read_constructor(options.config) if options.config else {}
+    state = released.read_state_dict(options.file)
+    size = tuple(options.image_size) if len(options.image_size) == 2 else tuple(options.image_size * 2)
+    tokenizer, report = family.import_state(state, image_size=size, constructor=constructor)
+
+    from imtok.tokenizers.hub import save_pretrained
+
+    from .models import sha256
+
+    facts = {"imported_from": Path(options.file).name, "system": options.system, "sha256": sha256(Path(options.file))}
+    save_pretrained(tokenizer, options.out, facts=facts)
+    parameters = sum(p.numel() for p in tokenizer.parameters())
+    print(f"{len(report.used)} of {len(state)} tensors used, {parameters / 1e6:.2f} M parameters: {options.out}")
+    if report.ignored:
+        shown = ", ".join(report.ignored[:3]) + (" ..." if len(report.ignored) > 3 else "")
+        print(f"left out, as no tokenizer has them: {len(report.ignored)} ({shown})")
+    return 0
