@@ -1,0 +1,266 @@
+"""What a training update will cost, without computing it: parameters, FLOPs, memory.
+
+Everything runs on fake tensors (shapes without data), at the real batch size, through the same calls that training
+makes: tokenizer, losses, adversary, backward.
+"""
+
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..configs.instantiate import build
+from ..tokenizers.types import Latents, Quantized, Stream
+
+OPTIMIZER_STATE = {"adam": 2, "adamw": 2, "sgd": 1}  # tensors of the parameter's size
+DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class UpdateCost:
+    """Parameters by part; FLOPs (a multiply-add is two) and bytes of one update."""
+
+    parameters: dict[str, int]
+    trained: dict[str, int]
+    forward_flops: dict[str, int] = field(default_factory=dict)  # an image, one forward of the part
+    update_flops: dict[str, int] = field(default_factory=dict)  # a whole update, by phase
+    memory: dict[str, int] = field(default_factory=dict)  # bytes, by what holds them
+    tokens_per_image: int = 0
+    bits_per_image: float = 0.0
+    codebook_size: int | tuple[int, ...] = 0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def total_memory(self) -> int:
+        return sum(self.memory.values())
+
+
+def count(module: nn.Module | None, *, trained: bool = False) -> int:
+    """Parameters, each shared one once."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained) if module is not None else 0
+
+
+def tokenizer_parameters(tokenizer: nn.Module, *, trained: bool = False) -> dict[str, int]:
+    """By part, in the order of the data's way."""
+    return {name: count(part, trained=trained) for name, part in tokenizer.named_children()}
+
+
+class LiveMemory(TorchDispatchMode):
+    """Bytes of the tensors that are alive, and the most there were at once. Tensors made before are not counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.known: weakref.WeakSet = weakref.WeakSet()
+
+    def ignore(self, tensors: Iterator[Tensor]) -> None:
+        for tensor in tensors:
+            self.known.add(tensor.untyped_storage())
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if storage not in self.known:
+                    self.known.add(storage)
+                    size = storage.nbytes()
+                    self.now += size
+                    self.peak = max(self.peak, self.now)
+                    weakref.finalize(storage, self._freed, size)
+        return result
+
+    def _freed(self, size: int) -> None:
+        self.now -= size
+
+
+class ShapesOnlyQuantizer(nn.Module):
+    """Stands in for a quantizer whose training step looks at values (revival, k-means), which fake tensors have not.
+
+    Its forward is the real one in eval mode; what training adds (running means, revival) is not counted.
+    """
+
+    def __init__(self, quantizer: nn.Module) -> None:
+        super().__init__()
+        self.real = quantizer.eval()
+        self.loss_names = quantizer.loss_names
+
+    def train(self, mode: bool = True) -> "ShapesOnlyQuantizer":
+        return super().train(False)
+
+    def set_update(self, update: int) -> None: ...
+
+    def forward(self, latents: Latents) -> Quantized:
+        quantized = self.real(latents)
+        link = sum(stream.x_BND.float().sum() for stream in latents.values()) * 0
+        codes = {n: Stream(s.x_BND + link, s.grid, s.mask_BN) for n, s in quantized.codes.items()}
+        return Quantized(codes, quantized.indices, {name: link for name in self.loss_names})
+
+
+def update_cost(config: Mapping[str, Any]) -> UpdateCost:
+    """config: a composed and resolved train config."""
+    from ..losses.weighted import WeightedLosses
+
+    mode = FakeTensorMode()
+    with mode:
+        tokenizer = build(config["tokenizer"], key="tokenizer")
+        adversary = build(config["adversary"], key="adversary") if config.get("adversary") else None
+    for name in config.get("freeze") or ():
+        getattr(tokenizer, name).requires_grad_(False)
+    cost = UpdateCost(
+        parameters=tokenizer_parameters(tokenizer),
+        trained=tokenizer_parameters(tokenizer, trained=True),
+        tokens_per_image=tokenizer.num_tokens,
+        bits_per_image=tokenizer.bits_per_image,
+        codebook_size=tokenizer.codebook_size,
+    )
+    # Frozen networks read files when they are built, so these are made for real and robbed of their data after.
+    losses = WeightedLosses.from_config(_random_weights(config["loss"]), tokenizer)
+    if adversary is not None:
+        cost.parameters["discriminator"] = count(adversary.discriminator)
+        cost.trained["discriminator"] = count(adversary.discriminator, trained=True)
+    for name, term in losses.terms.items():
+        network = term.__dict__.get("net")
+        if isinstance(network, nn.Module):
+            cost.parameters[f"{name} (frozen)"] = count(network)
+        elif count(term):
+            cost.parameters[f"loss {name}"], cost.trained[f"loss {name}"] = count(term), count(term, trained=True)
+
+    batch, (height, width) = int(config["data"]["batch_size"]), tokenizer.image_size
+    trainer = config["trainer"]
+    dtype = DTYPES.get(trainer.get("precision", "fp32"))
+    _make_fake(losses, mode)
+    with mode:
+        images = torch.empty(batch, 3, height, width)
+        if trainer.get("channels_last"):
+            images = images.contiguous(memory_format=torch.channels_last)
+    with mode:
+        try:
+            tokenizer.train().quantizer(tokenizer.encoder(images[:2]))
+        except (DataDependentOutputException, DynamicOutputShapeException):
+            tokenizer.quantizer = ShapesOnlyQuantizer(tokenizer.quantizer)
+            cost.notes.append("what the quantizer does in training only (running means, revival) is not counted")
+        _forward_flops(cost, tokenizer, losses, adversary, images[:1])
+        dynamic = 0
+        for phase, update in _phases(adversary, int(trainer["max_updates"])).items():
+            flops, peak = _measure_update(tokenizer, losses, adversary, images, update, dtype)
+            cost.update_flops[phase] = flops * int(trainer.get("accumulate", 1))
+            dynamic = max(dynamic, peak)
+    trained = sum(cost.trained.values())
+    states = OPTIMIZER_STATE.get(config["optimizer"].get("name", "adam"), 2)
+    buffers = sum(b.numel() * b.element_size() for part in (tokenizer, adversary, losses) if part for b in part.buffers())
+    cost.memory = {
+        "parameters": 4 * sum(cost.parameters.values()) + buffers,
+        "gradients": 4 * trained,
+        "optimizer": 4 * states * trained,
+        "EMA": 4 * sum(cost.parameters[name] for name, _ in tokenizer.named_children()) if trainer.get("ema") else 0,
+        "activations": max(dynamic - 4 * trained, 0),
+    }
+    return cost
+
+
+def _phases(adversary: nn.Module | None, max_updates: int) -> dict[str, int]:
+    """An update of each kind that the run will see."""
+    if adversary is None:
+        return {"update": 0}
+    at = adversary.start + adversary.ramp
+    phases = {f"with GAN (from update {adversary.start})": at} if adversary.start < max_updates else {}
+    first_discriminator = adversary.start - adversary.discriminator_warmup
+    if first_discriminator < adversary.start:
+        phases = {f"discriminator warm-up (from update {first_discriminator})": first_discriminator} | phases
+    return ({"before the GAN": 0} if first_discriminator > 0 else {}) | phases
+
+
+def _forward_flops(cost: UpdateCost, tokenizer: nn.Module, losses: nn.Module, adversary: Any, image: Tensor) -> None:
+    with torch.no_grad():
+        with _flops() as flops:
+            latents = tokenizer.encoder(image)
+        cost.forward_flops["encoder"] = flops.get_total_flops()
+        with _flops() as flops:
+            quantized = tokenizer.quantizer(latents)
+        cost.forward_flops["quantizer"] = flops.get_total_flops()
+        with _flops() as flops:
+            picture = tokenizer.decode(quantized.codes)
+        cost.forward_flops["decoder"] = flops.get_total_flops()
+        for name, term in losses.terms.items():
+            network = term.__dict__.get("net")
+            if isinstance(network, nn.Module):
+                with _flops() as flops:
+                    network(picture, image)
+                cost.forward_flops[f"{name} (both images)"] = flops.get_total_flops()
+        if adversary is not None:
+            with _flops() as flops:
+                adversary.discriminator.eval()(picture)
+            adversary.discriminator.train()
+            cost.forward_flops["discriminator"] = flops.get_total_flops()
+
+
+def _measure_update(
+    tokenizer: nn.Module, losses: nn.Module, adversary: Any, images: Tensor, update: int, dtype: torch.dtype | None
+) -> tuple[int, int]:
+    """(FLOPs, peak bytes of what the update makes: activations, gradients, temporaries)."""
+    parts = [part for part in (tokenizer, losses, adversary) if part is not None]
+    for part in parts:
+        part.zero_grad(set_to_none=True)
+    tokenizer.set_update(update)
+    batch = {"image": images, "label": torch.zeros(len(images), dtype=torch.int64), "key": [""] * len(images)}
+    cast = (lambda: torch.autocast("cpu", dtype=dtype)) if dtype else nullcontext
+    memory = LiveMemory()
+    memory.ignore(t for part in parts for t in (*part.parameters(), *part.buffers()))
+    with memory, _flops() as flops:
+        with cast():
+            output = tokenizer(images)
+            if output.reconstruction is not None:
+                output.reconstruction = output.reconstruction.float()
+            values = losses(batch, output, update)
+            total = values.total
+            if adversary is not None:
+                adversary.set_update(update)
+                if adversary.generator_active(update):
+                    against = values.sum_of(adversary.reconstruction_terms)
+                    total = total + adversary.generator_loss(batch, output, against, tokenizer.last_layer)[0]
+        total.backward()
+        del total, values
+        if adversary is not None and adversary.discriminator_active(update):
+            torch.clear_autocast_cache()
+            with cast():
+                loss, _ = adversary.discriminator_loss(batch, output)
+            loss.backward()
+    return flops.get_total_flops(), memory.peak
+
+
+@contextmanager
+def _flops() -> Iterator[FlopCounterMode]:
+    with FlopCounterMode(display=False) as counter:
+        yield counter
+
+
+def _random_weights(node: Any) -> Any:
+    """Loss nodes with every `weights:` set to random: a cost does not depend on values, and no file is needed."""
+    if isinstance(node, Mapping):
+        return {k: "random" if k == "weights" else _random_weights(v) for k, v in node.items()}
+    return node
+
+
+def _make_fake(module: nn.Module, mode: FakeTensorMode) -> None:
+    def fake(tensor: Tensor) -> Tensor:
+        return mode.from_tensor(tensor.detach())
+
+    for term in module.terms.values():
+        for part in (term, term.__dict__.get("net")):
+            if isinstance(part, nn.Module):
+                for child in part.modules():
+                    for name, p in list(child._parameters.items()):
+                        if p is not None:
+                            child._parameters[name] = nn.Parameter(fake(p), requires_grad=p.requires_grad)
+                    for name, b in list(child._buffers.items()):
+                        if b is not None:
+                            child._buffers[name] = fake(b)

@@ -1,0 +1,39 @@
+"""A bar with images per second; silent where nobody looks."""
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class ImageProgress:
+    """Context manager around a pass over `batches`; counts images."""
+
+    def __init__(self, batches: Iterable[Any], *, show: bool) -> None:
+        console = Console(stderr=True)
+        columns = (
+            "evaluate",
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        self.progress = Progress(*columns, console=console, disable=not (show and console.is_terminal), transient=True)
+        sampler = getattr(batches, "sampler", None)
+        total = len(sampler) if hasattr(sampler, "__len__") else None
+        self.task = self.progress.add_task("evaluate", total=total, rate="")
+
+    def __enter__(self) -> "ImageProgress":
+        self.started, self.images = time.perf_counter(), 0
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def advance(self, images: int) -> None:
+        self.images += images
+        rate = self.images / (time.perf_counter() - self.started)
+        self.progress.update(self.task, advance=images, rate=f"{rate:.1f} images/s")

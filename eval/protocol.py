@@ -1,0 +1,103 @@
+"""What a number means: every choice that can change it, under one name and one hash.
+
+The hash covers the choices that define a number, not where the weight files lie nor which metrics were asked for, so
+`tok-eval/v1@3f2c` printed twice is the same protocol twice, whatever machine it ran on.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..configs.errors import UserError, did_you_mean
+
+METRICS = ("psnr", "ssim", "l1", "lpips_vgg", "lpips_alex", "rfid", "inception_score", "codebook")
+CHOICES = {
+    "rounding": ("round", "floor"),
+    "extractor": ("inception-2015", "randconv-64"),
+    "fid_pixels": ("uint8", "float"),
+    "fid_resize": ("tf1_bilinear", "half_pixel_bilinear", "antialias_bilinear"),
+    "ssim_window": ("gaussian11", "uniform7"),
+}
+# Where the files lie and what was asked for; neither changes what a printed number means.
+NOT_HASHED = ("name", "metrics", "inception", "lpips_vgg", "lpips_alex")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """Defaults are `tok-eval/v1`; a YAML of `configs/protocol` names the differences."""
+
+    name: str = "tok-eval/v1"
+    images: str = "imagenet/val"  # only on these, and all of them, a Frechet distance may be called rFID
+    image_count: int = 50_000
+    crop: str = "ADM centre crop"  # repeated exact box halving, bicubic, floor-centred (Dhariwal & Nichol 2021)
+    rounding: str = "round"  # reference and clamped reconstruction to uint8, once
+    extractor: str = "inception-2015"
+    fid_pixels: str = "uint8"  # float: unrounded [0, 1] through 2x - 1, as pytorch-fid scripts feed tensors
+    fid_resize: str = "tf1_bilinear"
+    psnr_cap: float = 100.0
+    ssim_window: str = "gaussian11"  # sigma 1.5, biased; uniform7: sample covariance
+    ssim_data_range: float = 255.0  # 510: the "data_range=2.0 on [0, 1]" of the LlamaGen lineage
+    inception_splits: int = 10
+    inception_seed: int = 0
+    metrics: tuple[str, ...] = METRICS
+    inception: str = "pretrained"  # pretrained | FILE | random
+    lpips_vgg: str = "pretrained"
+    lpips_alex: str = "pretrained"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metrics", tuple(self.metrics))
+        for field, allowed in CHOICES.items():
+            if getattr(self, field) not in allowed:
+                raise UserError(f"protocol.{field}={getattr(self, field)}: one of {', '.join(allowed)}")
+        for metric in self.metrics:
+            if metric not in METRICS:
+                raise UserError(f"protocol.metrics: no metric {metric!r}; {did_you_mean(metric, METRICS)}")
+
+    @property
+    def hash(self) -> str:
+        fields = {k: v for k, v in asdict(self).items() if k not in NOT_HASHED}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:4]
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}@{self.hash}"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"label": self.label, "hash": self.hash} | asdict(self) | {"metrics": list(self.metrics)}
+
+    def allows_rfid_name(self, data_facts: Mapping[str, Any], num_images: int) -> bool:
+        """True only for all of the protocol's images, cropped its way; else the name carries the count."""
+        found = f"{data_facts.get('name')}/{data_facts.get('evaluated', 'val')}"
+        return (found, num_images) == (self.images, self.image_count) and self.is_own_crop(data_facts)
+
+    def is_own_crop(self, data_facts: Mapping[str, Any]) -> bool:
+        return str(data_facts.get("val_crop", "")).lower().startswith(self.crop.lower())
+
+    def describe(self) -> list[tuple[str, str]]:
+        """The protocol in words, for people who compare two tables."""
+        extractor = {
+            "inception-2015": "2015 TensorFlow Inception, 2048-d pool, fp32",
+            "randconv-64": "seeded random convolutions, 64-d: no perceptual meaning",
+        }[self.extractor]
+        pixels = "uint8, (x - 128) / 128" if self.fid_pixels == "uint8" else "unrounded floats, 2x - 1"
+        window = (
+            "Gaussian 11, sigma 1.5, biased covariance"
+            if self.ssim_window == "gaussian11"
+            else "uniform 7, sample covariance"
+        )
+        rule = "round(clip(x, 0, 1) * 255)" if self.rounding == "round" else "floor(clip(x, 0, 1) * 255)"
+        return [
+            ("pixels", f"reference and reconstruction to uint8 once: {rule}"),
+            ("FID features", f"{extractor}; input {pixels}, {self.fid_resize.replace('_', ' ')} to 299"),
+            ("FID arithmetic", "float64 moments, N - 1 covariance, paired reference (the same images)"),
+            ("rFID", f"by that name only for all {self.image_count:,} of {self.images}, {self.crop}; else rFID@N"),
+            (
+                "PSNR",
+                f"per image over C, H, W, range 255, mean over images, identical images count {self.psnr_cap:g} dB",
+            ),
+            ("SSIM", f"{window}, RGB channel mean, data range {self.ssim_data_range:g}, border cropped"),
+            ("LPIPS", "v0.1 heads, input in [-1, 1], never without its backbone's name"),
+            ("Inception Score", f"one split, and {self.inception_splits} shuffled by seed {self.inception_seed}"),
+        ]
