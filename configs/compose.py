@@ -1,0 +1,187 @@
+"""From YAML files and overrides to one plain dict, with errors of one line. Imports neither torch nor lightning."""
+
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from .errors import UserError, did_you_mean, one_line
+
+CONFIGS = "imtok.configs"
+
+
+def compose_config(config_name: str = "train", overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What `imtok train OVERRIDES` would run with, resolved, as a dict; UserErrors name the key."""
+    overrides = list(overrides)
+    with readable_errors(config_name, overrides), _composed(config_name, overrides) as cfg:
+        return settle(cfg, overrides)
+
+
+def settle(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
+    """Apply debug=tiny, resolve, and refuse what is still missing. Call inside `readable_errors`."""
+    with open_dict(cfg):
+        cfg.pop("hydra", None)
+    if OmegaConf.select(cfg, "debug.sets"):
+        apply_tiny(cfg, overrides)
+    for key in sorted(OmegaConf.missing_keys(cfg)):
+        raise UserError(f"{key}: needs a value, and nothing sets it: add {key}=...")
+    return OmegaConf.to_container(cfg, resolve=True)
+
+
+def apply_tiny(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """First what configs/debug/tiny.yaml sets, then each node's own `tiny:`; never a key of the command line."""
+    by_hand = override_keys(overrides)
+
+    def put(key: str, value: Any) -> None:
+        if not any(key == k or k.startswith(f"{key}.") for k in by_hand):
+            OmegaConf.update(cfg, key, value, merge=False, force_add=True)
+
+    for key, value in OmegaConf.to_container(cfg.debug.sets, resolve=False).items():
+        parent = key.rpartition(".")[0]
+        if not parent or OmegaConf.select(cfg, parent) is not None:
+            put(key, value)
+    for parent, values in list(_tiny_nodes(OmegaConf.to_container(cfg, resolve=False))):
+        for name, value in values.items():
+            put(f"{parent}.{name}" if parent else name, value)
+
+
+def _tiny_nodes(node: Any, key: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    if isinstance(node, dict):
+        if isinstance(node.get("tiny"), dict):
+            yield key, node["tiny"]
+        for name, child in node.items():
+            if name != "tiny":
+                yield from _tiny_nodes(child, f"{key}.{name}" if key else str(name))
+
+
+def override_keys(overrides: Iterable[str]) -> list[str]:
+    """The dotted keys that overrides set; `tokenizer/encoder=vit` is the key `tokenizer/encoder`."""
+    return [text.partition("=")[0].lstrip("+~").partition("@")[0] for text in overrides if not text.startswith("-")]
+
+
+# -- the name of a run folder -------------------------------------------------------------------------------------------
+
+
+def register_resolvers() -> None:
+    OmegaConf.register_new_resolver("imtok_run_stamp", run_stamp, replace=True)
+
+
+@cache
+def run_stamp() -> str:
+    """Date and time, the same on all processes of a run."""
+    now = time.strftime("%Y-%m-%d_%H-%M-%S")
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1 and int(os.environ.get("SLURM_NTASKS", "1")) <= 1:
+        return now
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        raise UserError(
+            "hydra.run.dir: under this launcher each process would make a folder of its own; add hydra.run.dir=DIR"
+        )
+    # torchrun's agent keeps a store for its workers: rank 0 writes the stamp there, the others wait for it.
+    from torch.distributed import TCPStore
+
+    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    key = f"imtok/run_stamp/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    if os.environ["RANK"] == "0":
+        store.set(key, now)
+    return store.get(key).decode()
+
+
+# -- Hydra, without its own way to fail ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def _composed(config_name: str, overrides: list[str]) -> Iterator[DictConfig]:
+    """`${hydra:...}` resolves inside as it would in a run."""
+    from hydra import compose, initialize_config_module
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.singleton import Singleton
+
+    register_resolvers()
+    before = Singleton.get_state()
+    try:
+        with initialize_config_module(CONFIGS, version_base="1.3"):
+            cfg = compose(config_name, overrides=overrides, return_hydra_config=True)
+            HydraConfig.instance().set_config(cfg)
+            yield cfg
+    finally:
+        Singleton.set_state(before)
+
+
+@contextmanager
+def readable_errors(config_name: str, overrides: Sequence[str]) -> Iterator[None]:
+    """Hydra's and OmegaConf's errors become a UserError that names the key and what would work."""
+    from hydra.errors import HydraException
+
+    try:
+        yield
+    except UserError:
+        raise
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _explained(error, config_name, list(overrides)) from error
+
+
+def _explained(error: Exception, config_name: str, overrides: list[str]) -> UserError:
+    text = str(error)
+    if found := re.search(r"Could not find '([^']+)'\s+Available options in '([^']+)':\s+((?:\t.+\n?)*)", text):
+        group, options = found[2], found[3].split()
+        given = found[1].removeprefix(f"{group}/")
+        return UserError(f"{group}={given}: there is no such file in configs/{group}; {did_you_mean(given, options)}")
+    if found := re.search(r"Could not override '([^']+)'\.\s+No match in the defaults list", text):
+        groups = [k for k in _group_names(config_name)]
+        return UserError(f"{found[1]}: no such config group; {did_you_mean(found[1], groups)}")
+    if found := re.search(r"Could not (?:override|delete from config:?) '?([^'\s]+)'?", text):
+        given = found[1].rstrip(".")
+        value = next((o.partition("=")[2] for o in overrides if o.lstrip("+~").startswith(f"{given}=")), None)
+        shown = given if value is None else f"{given}={value}"
+        return UserError(f"{shown}: no such key; {_nearest_key(given, config_name, overrides)}")
+    if "Error parsing override" in text or "mismatched input" in text or "token recognition" in text:
+        found = re.search(r"Error parsing override '(.*?)'\n", text, flags=re.DOTALL)
+        shown = found[1] if found else "an override"
+        return UserError(
+            f"{shown}: not readable as key=value; put values with spaces, commas, braces or = in quotes that reach imtok, "
+            "e.g. 'data.root=\"my photos\"'"
+        )
+    key = getattr(error, "full_key", None)
+    line = one_line(error).split(" full_key:")[0]
+    return UserError(f"{key}: {line}" if key and str(key) not in line else line)
+
+
+def _nearest_key(given: str, config_name: str, overrides: list[str]) -> str:
+    """Walk down as far as the key exists, then name the neighbours."""
+    groups_only = [
+        o for o in overrides if "." not in o.partition("=")[0] and o.partition("=")[0] in _group_names(config_name)
+    ]
+    for attempt in (groups_only, []):
+        try:
+            with _composed(config_name, attempt) as cfg:
+                node: Any = OmegaConf.to_container(cfg, resolve=False)
+        except Exception:
+            continue
+        path: list[str] = []
+        for name in given.split("."):
+            if not isinstance(node, dict):
+                return f"{'.'.join(path)} is a value, not a group of settings"
+            if name not in node:
+                known = {".".join([*path, str(k)]) for k in node if k not in ("tiny", "hydra")}
+                return did_you_mean(".".join([*path, name]), known) + " (+key=value adds a new one)"
+            node = node[name]
+            path.append(name)
+        break
+    return "imtok train --cfg job prints all keys"
+
+
+@cache
+def _group_names(config_name: str) -> tuple[str, ...]:
+    from pathlib import Path
+
+    import yaml
+
+    here = Path(__file__).parent
+    listed = yaml.safe_load((here / f"{config_name}.yaml").read_text()).get("defaults", [])
+    return tuple(k.removeprefix("override ").lstrip("/") for entry in listed if isinstance(entry, dict) for k in entry)

@@ -1,0 +1,136 @@
+"""A toy run: a real small tokenizer, sixteen-pixel noise, everything else as in a run."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from imtok.losses.weighted import WeightedLosses
+from imtok.tokenizers.tokenizer import Tokenizer
+from imtok.training.callbacks.checkpoint import Checkpoint
+from imtok.training.checkpoint import read, restore
+from imtok.training.csv_logger import CSVLogger
+from imtok.training.factory import build_trainer
+from imtok.training.module import TokenizerTraining
+from imtok.training.settings import TrainerSettings
+
+CNN = {"channels": 32, "channel_multipliers": [1, 1], "blocks_per_level": 1, "z_channels": 8, "attention_levels": []}
+OPTIMIZER = {"name": "adam", "lr": 1e-3, "betas": [0.5, 0.9]}
+
+
+class ToyData:
+    """Sample s is noise seeded by s, so any start reads the same samples."""
+
+    def __init__(self, *, batch_size: int = 2, bad: frozenset[int] = frozenset()) -> None:
+        self.batch_size, self.bad = batch_size, bad
+
+    def train_loader(self, *, start_sample: int, num_batches: int) -> torch.utils.data.DataLoader:
+        numbers = range(start_sample, start_sample + num_batches * self.batch_size)
+        samples = [self._sample(n) for n in numbers]
+        return torch.utils.data.DataLoader(samples, batch_size=self.batch_size, collate_fn=self._collate)
+
+    def val_loader(self, max_images: int | None = None) -> torch.utils.data.DataLoader:
+        samples = [self._sample(10_000 + n) for n in range(min(max_images or 4, 4))]
+        return torch.utils.data.DataLoader(samples, batch_size=2, collate_fn=self._collate)
+
+    def prepare_batch(self, batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+        return batch | {"image": batch["image"].to(device)}
+
+    def _sample(self, number: int) -> dict[str, Any]:
+        image = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(number)) * 2 - 1
+        return {"image": image * float("nan") if number in self.bad else image, "key": str(number)}
+
+    def _collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"image": torch.stack([s["image"] for s in samples]), "key": [s["key"] for s in samples], "skipped": []}
+
+
+def tokenizer_node(**quantizer: Any) -> dict[str, Any]:
+    return {
+        "image_size": 16,
+        "encoder": {"_target_": "imtok.tokenizers.encoders.cnn.CNNEncoder", "dim": 8, **CNN},
+        "quantizer": {"_target_": "imtok.tokenizers.quantizers.vq.VQ", "codebook_size": 16, **quantizer},
+        "decoder": {"_target_": "imtok.decoders.cnn.CNNDecoder", **CNN},
+    }
+
+
+def loss_node() -> dict[str, Any]:
+    def term(key: str) -> dict[str, Any]:
+        return {"_target_": "imtok.losses.quantizer.QuantizerTerm", "key": key}
+
+    return {
+        "l1": {"weight": 1.0, "term": {"_target_": "imtok.losses.pixel.L1"}},
+        "codebook": {"weight": 1.0, "term": term("codebook")},
+        "commit": {"weight": 0.25, "term": term("commit")},
+    }
+
+
+def make_adversary(**how: Any) -> torch.nn.Module:
+    from imtok.losses.adversarial.adversary import Adversary
+    from imtok.losses.adversarial.patchgan import PatchGAN
+
+    return Adversary(discriminator=PatchGAN(ndf=8, n_layers=1), **how)
+
+
+class Run:
+    """One fit in `folder`; what a test wants to look at is in `training` and `trainer`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        adversary: dict[str, Any] | None = None,
+        data: ToyData | None = None,
+        ckpt: Path | None = None,
+        callbacks: tuple = (),
+        freeze: tuple[str, ...] = (),
+        quantizer: dict[str, Any] | None = None,
+        optimizer: dict[str, Any] | None = None,
+        **settings: Any,
+    ) -> None:
+        torch.manual_seed(0)
+        torch.set_num_threads(1)
+        self.settings = TrainerSettings(**({"max_updates": 4, "log_every": 1, "accelerator": "cpu"} | settings))
+        node = tokenizer_node(**(quantizer or {}))
+        self.tokenizer = Tokenizer(**node)
+        for part in freeze:
+            getattr(self.tokenizer, part).requires_grad_(False)
+        config = {"tokenizer": node, "loss": loss_node(), "adversary": None}
+        self.training = TokenizerTraining(
+            tokenizer=self.tokenizer,
+            losses=WeightedLosses.from_config(loss_node(), self.tokenizer),
+            adversary=make_adversary(**adversary) if adversary is not None else None,
+            data=data or ToyData(),
+            optimizer=optimizer or OPTIMIZER,
+            settings=self.settings,
+            freeze=freeze,
+            run_folder=folder,
+            config=config,
+        )
+        logger = CSVLogger(folder=str(folder))
+        self.checkpoint = Checkpoint()
+        self.trainer = build_trainer(
+            self.settings, loggers=[logger], callbacks=[*callbacks, self.checkpoint], folder=folder
+        )
+        if ckpt is not None:
+            state = read(ckpt)
+            logger.cut_back(state["update"])
+            self.training.resume = lambda module: restore(module, state, source=ckpt, config=config)
+        self.folder = folder
+
+    def fit(self) -> "Run":
+        self.trainer.fit(self.training)
+        return self
+
+    @property
+    def rows(self) -> list[str]:
+        return (self.folder / "metrics.csv").read_text().splitlines()
+
+
+@pytest.fixture
+def make_run(tmp_path: Path):
+    def make(name: str = "run", **how: Any) -> Run:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        return Run(folder, **how)
+
+    return make

@@ -1,0 +1,49 @@
+"""Train a tokenizer: `python train.py experiment=NAME key=value ...`, the same as `imtok train ...`."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if "-h" in arguments or "--help" in arguments:  # answered without Hydra and torch
+        from imtok.scripts.train import main as command
+
+        command(["--help"])
+        return
+    from imtok.configs.compose import readable_errors, register_resolvers, settle
+    from imtok.configs.errors import errors_as_one_line
+
+    exit_codes = [0]
+    with errors_as_one_line():
+        import hydra
+        from hydra.core.hydra_config import HydraConfig
+        from imtok.training.resume import arguments_for_resume
+        from omegaconf import DictConfig
+
+        arguments = arguments_for_resume(arguments)
+        overrides = [a for a in arguments if not a.startswith("-")]
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come through to us instead of Hydra's own report
+        register_resolvers()
+
+        @hydra.main(version_base="1.3", config_path="pkg://imtok.configs", config_name="train")
+        def task(cfg: DictConfig) -> None:
+            from pathlib import Path
+
+            hydra_config = HydraConfig.get()
+            given = list(hydra_config.overrides.task)
+            config = settle(cfg, given)
+            from imtok.training.run import run
+
+            exit_codes.append(run(config, overrides=given, folder=Path(hydra_config.runtime.output_dir)))
+
+        sys.argv = [sys.argv[0], *arguments]
+        with readable_errors("train", overrides):
+            task()
+    if max(exit_codes):
+        raise SystemExit(max(exit_codes))
+
+
+if __name__ == "__main__":
+    main()

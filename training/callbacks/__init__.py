@@ -1,0 +1,1 @@
+"""What happens around updates: one idea a file, each works without the others."""

@@ -1,0 +1,84 @@
+"""Where the run stands: a bar on a terminal, a plain line every few seconds elsewhere."""
+
+import sys
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+
+from ..module import TokenizerTraining
+
+
+class Progress(Callback):
+    """seconds_between_lines: where the output is no terminal."""
+
+    def __init__(self, *, seconds_between_lines: float = 10.0) -> None:
+        self.seconds_between_lines = seconds_between_lines
+        self.bar: Any = None
+
+    def on_train_start(self, trainer: Trainer, training: TokenizerTraining) -> None:
+        self.first, self.began, self.spoke = training.update, time.monotonic(), 0.0
+        if trainer.is_global_zero and sys.stdout.isatty():
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self.bar = Progress(
+                MofNCompleteColumn(),
+                BarColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[facts]}"),
+                refresh_per_second=4,
+            )
+            self.bar.start()
+            total = training.settings.max_updates
+            self.task = self.bar.add_task("updates", total=total, completed=training.update, facts="")
+
+    def on_train_batch_end(self, trainer: Trainer, training: TokenizerTraining, *_: Any) -> None:
+        if not (trainer.is_global_zero and training.finished_update):
+            return
+        if self.bar is not None:
+            self.bar.update(self.task, completed=training.update, facts=facts(training))
+            return
+        now = time.monotonic()
+        if now - self.spoke >= self.seconds_between_lines or training.update == training.settings.max_updates:
+            self.spoke = now
+            print(
+                f"update {training.update}/{training.settings.max_updates}  {facts(training)}{self._left(training, now)}",
+                flush=True,
+            )
+
+    def on_train_end(self, trainer: Trainer, training: TokenizerTraining) -> None:
+        self._close()
+
+    def on_exception(self, trainer: Trainer, training: TokenizerTraining, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def _left(self, training: TokenizerTraining, now: float) -> str:
+        done, left = training.update - self.first, training.settings.max_updates - training.update
+        if not (done and left):
+            return ""
+        seconds = int((now - self.began) / done * left)
+        return f"  {seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d} left"
+
+
+def facts(training: TokenizerTraining) -> str:
+    """Each only where something measured it."""
+    latest = training.latest
+    shown = [
+        (name, latest.get(key), form)
+        for name, key, form in (
+            ("loss", "train/total", "{:.4f}"),
+            ("l1", "train/l1", "{:.4f}"),
+            ("PSNR", "train/psnr", "{:.2f}"),
+            ("usage", "train/usage", "{:.1%}"),
+            ("img/s", "train/images_per_second", "{:.0f}"),
+        )
+    ]
+    words = [f"{name} {form.format(value)}" for name, value, form in shown if value is not None]
+    if latest.get("train/skipped_updates"):
+        words.append(f"skipped {int(latest['train/skipped_updates'])}")
+    return "  ".join(words)

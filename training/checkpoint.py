@@ -1,0 +1,146 @@
+"""Everything needed to go on exactly: gathered at an update boundary, written whole or not at all, read strictly.
+
+Frozen networks of loss terms and discriminators (LPIPS, teachers) are left out: they come from their own files.
+"""
+
+import io
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from .. import __version__
+from ..configs.errors import UserError
+from .atomic_file import write_atomically
+from .randomness import rng_state
+
+if TYPE_CHECKING:
+    from .module import TokenizerTraining
+
+FORMAT = "imtok-checkpoint"
+FORMAT_VERSION = 1
+
+
+def trained_state(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
+    """state_dict without the networks below `module` that are frozen as a whole."""
+    state: dict[str, Tensor] = {}
+    own = [(n, p) for n, p in module.named_parameters(recurse=False) if p.requires_grad]
+    own += [(n, b) for n, b in module.named_buffers(recurse=False) if n not in module._non_persistent_buffers_set]
+    state |= {prefix + n: t.detach() for n, t in own}
+    for name, child in module.named_children():
+        parameters = list(child.parameters())
+        if not parameters or any(p.requires_grad for p in parameters):
+            state |= trained_state(child, f"{prefix}{name}.")
+    return state
+
+
+def gather(training: "TokenizerTraining", config: Mapping[str, Any]) -> dict[str, Any]:
+    """All ranks call this; plain containers and tensors only."""
+    ranks = [rng_state()]
+    if dist.is_available() and dist.is_initialized():
+        ranks = [None] * dist.get_world_size()
+        dist.all_gather_object(ranks, rng_state())
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "versions": {"imtok": __version__, "torch": str(torch.__version__)},
+        "config": dict(config),
+        "update": training.update,
+        "samples": training.samples,
+        "skipped_updates": training.guard.skipped,
+        "tokenizer": dict(training.tokenizer.state_dict()),
+        "losses": trained_state(training.losses),
+        "adversary": trained_state(training.adversary) if training.adversary is not None else None,
+        "steppers": {name: stepper.state_dict() for name, stepper in training.steppers.items()},
+        "ema": training.ema.state_dict() if training.ema is not None else None,
+        "rng": ranks,
+    }
+
+
+def write(path: Path, state: Mapping[str, Any]) -> None:
+    # Through memory: a writer in C++ that meets a full disk half-way raises whatever it likes, a plain write an OSError.
+    memory = io.BytesIO()
+    torch.save(dict(state), memory)
+    write_atomically(path, lambda file: file.write(memory.getbuffer()))
+
+
+def read(path: Path) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(
+            f"ckpt_path={path}: no such file; ckpt_path=last takes the newest run of the experiment"
+        ) from None
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise UserError(f"ckpt_path={path}: cannot be read ({str(error).splitlines()[0]}); is it cut off?") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise UserError(
+            f"ckpt_path={path}: not a training checkpoint of imtok; init_from=DIR starts from an exported tokenizer"
+        )
+    return state
+
+
+def restore(
+    training: "TokenizerTraining", state: Mapping[str, Any], *, source: Path, config: Mapping[str, Any]
+) -> None:
+    """Fill in everything; another architecture is refused before anything has changed."""
+    parts = {"tokenizer": dict(training.tokenizer.state_dict()), "losses": trained_state(training.losses)}
+    parts["adversary"] = trained_state(training.adversary) if training.adversary is not None else {}
+    problems = [p for name, own in parts.items() for p in _misfits(own, state[name] or {}, prefix=f"{name}.")]
+    if problems:
+        shown = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
+        keys = differing_keys(state["config"], config)
+        why = f"; the YAML differs: {', '.join(keys[:4])}" if keys else ""
+        raise UserError(f"ckpt_path={source}: the checkpoint is of another model: {shown}{why}")
+
+    for name, module in (
+        ("tokenizer", training.tokenizer),
+        ("losses", training.losses),
+        ("adversary", training.adversary),
+    ):
+        if module is not None:
+            module.load_state_dict(state[name], strict=False)  # strictness was settled above
+    for name, stepper in training.steppers.items():
+        try:
+            stepper.load_state_dict(state["steppers"][name])
+        except (ValueError, KeyError) as error:
+            raise UserError(
+                f"ckpt_path={source}: the {name}'s optimizer does not fit ({error}); did freeze or "
+                "optimizer.weight_decay change? init_from=DIR/tokenizer starts with a fresh optimizer"
+            ) from error
+    if training.ema is not None and state["ema"] is not None:
+        training.ema.load_state_dict(state["ema"])
+    training.update, training.samples = state["update"], state["samples"]
+    training.guard.skipped = state["skipped_updates"]
+    rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    # With more processes than before there is no state for the last ones: they keep the one they were seeded with.
+    training.rng_to_restore = state["rng"][rank] if rank < len(state["rng"]) else None
+
+
+def _misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor], *, prefix: str) -> list[str]:
+    found = [
+        f"{prefix}{k} is {list(given[k].shape)} there, {list(own[k].shape)} here"
+        for k in own
+        if k in given and own[k].shape != given[k].shape
+    ]
+    found += [f"missing {prefix}{k}" for k in own if k not in given]
+    found += [f"unexpected {prefix}{k}" for k in given if k not in own]
+    return found
+
+
+def differing_keys(saved: Any, now: Any, key: str = "") -> list[str]:
+    """`tokenizer.quantizer.codebook_size=1024 there, 512 here`, of the nodes that make a model."""
+    if not key:
+        nodes = ("tokenizer", "loss", "adversary")
+        return [d for n in nodes for d in differing_keys(saved.get(n), now.get(n), n)]
+    if isinstance(saved, Mapping) and isinstance(now, Mapping):
+        names = [*saved, *(k for k in now if k not in saved)]
+        return [d for n in names if n != "tiny" for d in differing_keys(saved.get(n), now.get(n), f"{key}.{n}")]
+    if saved == now:
+        return []
+    short = ["a node" if isinstance(v, Mapping) else v for v in (saved, now)]
+    return [f"{key}={short[0]} there, {short[1]} here"]

@@ -1,0 +1,103 @@
+"""metrics.csv: append-only, one row an update, cut back to the checkpoint when a run goes on."""
+
+import csv
+import io
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from ..configs.errors import one_line
+from .atomic_file import write_text
+from .reporting import say
+
+
+class CSVLogger(Logger):
+    """Columns: update, then names in the order they first came. Values logged for one update share a row."""
+
+    def __init__(self, *, folder: str) -> None:
+        super().__init__()
+        self.path = Path(folder) / "metrics.csv"
+        self.columns = ["update"]
+        self.rows: list[dict[str, str]] = []  # the last one, which may still grow, and those a full disk refused
+        self.rows_start_at = 0
+        self.complained = False
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """config.yaml has them."""
+
+    @rank_zero_only
+    def cut_back(self, update: int) -> None:
+        """Drop rows that the run wrote after the checkpoint it goes on from; a half-written last line as well."""
+        if not self.path.exists():
+            return
+        with self.path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            self.columns = list(reader.fieldnames or ["update"])
+            kept = [
+                r
+                for r in reader
+                if (r["update"] or "").isdigit() and None not in r.values() and int(r["update"]) <= update
+            ]
+        self._rewrite(kept, [])
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        row = {"update": str(step)} | {k: _text(v) for k, v in metrics.items()}
+        if self.rows and self.rows[-1]["update"] == row["update"]:
+            self.rows[-1] |= row
+        elif self.complained:
+            self.rows.append(row)
+        else:
+            self.rows, self.rows_start_at = [row], self.path.stat().st_size if self.path.exists() else 0
+        try:
+            self._put()
+            self.complained = False
+        except OSError as error:
+            if not self.complained:
+                say(f"metrics.csv could not be written, training goes on: {one_line(error)}", error=True)
+            self.complained = True
+
+    def _put(self) -> None:
+        new = dict.fromkeys(name for row in self.rows for name in row if name not in self.columns)
+        if not new and self.path.exists():
+            with self.path.open("r+", newline="") as file:
+                file.seek(self.rows_start_at)
+                file.write(self._lines(self.rows))
+                file.truncate()
+            return
+        before = []
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                before = [r for r in csv.DictReader(file) if r["update"] not in {row["update"] for row in self.rows}]
+        columns, self.columns = self.columns, [*self.columns, *new]
+        try:
+            self._rewrite(before, self.rows)
+        except OSError:
+            self.columns = columns
+            raise
+
+    def _rewrite(self, before: list[dict[str, str]], rows: list[dict[str, str]]) -> None:
+        head = ",".join(self.columns) + "\n" + self._lines(before)
+        write_text(self.path, head + self._lines(rows))
+        self.rows_start_at = len(head.encode())
+
+    def _lines(self, rows: list[dict[str, str]]) -> str:
+        text = io.StringIO()
+        csv.DictWriter(text, self.columns, restval="", lineterminator="\n").writerows(rows)
+        return text.getvalue()
+
+
+def _text(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{float(value):.6g}"

@@ -1,0 +1,179 @@
+"""From the composed config to the objects of a run; whatever cannot work together fails here, before the first batch."""
+
+import logging
+import os
+import warnings
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+
+from ..configs.errors import UserError, did_you_mean
+from ..configs.instantiate import build
+from ..losses.weighted import WeightedLosses
+from .init_from import freeze_parts, init_from
+from .module import TokenizerTraining
+from .randomness import seed_everything
+from .settings import TrainerSettings
+
+NEEDS = {"wandb": "wandb", "tensorboard": "tensorboard"}  # logger: package
+
+
+def build_training(config: Mapping[str, Any], folder: Path) -> TokenizerTraining:
+    settings = TrainerSettings.from_config(config["trainer"])
+    check_ema(settings.ema)
+    seed_everything(config["seed"])
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+
+    data = build(config["data"], key="data")
+    tokenizer = build(config["tokenizer"], key="tokenizer")
+    if config["init_from"] is not None and config["ckpt_path"] is None:
+        init_from(tokenizer, config["init_from"])
+    freeze_parts(tokenizer, list(config["freeze"]))
+    losses = WeightedLosses.from_config(config["loss"], tokenizer)
+    adversary = None
+    if config["adversary"] is not None:
+        adversary = build(config["adversary"], key="adversary")
+        adversary.check(tokenizer, list(losses.terms))
+    if settings.channels_last:
+        for part in (tokenizer, adversary):
+            if part is not None:
+                part.to(memory_format=torch.channels_last)
+    if settings.compile:
+        compile_parts(tokenizer, adversary)
+    # Each process draws its own noise from here on; weights were drawn alike on all.
+    seed_everything(config["seed"] + int(os.environ.get("RANK", "0")))
+    return TokenizerTraining(
+        tokenizer=tokenizer,
+        losses=losses,
+        adversary=adversary,
+        data=data,
+        optimizer=config["optimizer"],
+        settings=settings,
+        freeze=config["freeze"],
+        run_folder=folder,
+        config=config,
+    )
+
+
+def check_ema(node: Mapping[str, Any] | None) -> None:
+    if node is None:
+        return
+    known = ("decay", "every", "warmup")
+    for name in node:
+        if name not in known:
+            raise UserError(f"trainer.ema.{name}={node[name]}: no such setting; {did_you_mean(str(name), known)}")
+    if not 0 <= node.get("decay", 0) < 1:
+        raise UserError(f"trainer.ema.decay={node['decay']}: at least 0 and below 1; trainer.ema=null for none")
+    if not isinstance(node.get("every", 1), int) or node.get("every", 1) < 1:
+        raise UserError(f"trainer.ema.every={node['every']}: a number of updates, 1 or more")
+
+
+def compile_parts(tokenizer: torch.nn.Module, adversary: torch.nn.Module | None) -> None:
+    """In place, so that the names in checkpoints and exports stay; the last layer stays eager for the adaptive weight."""
+    import torch._functorch.config
+
+    torch._functorch.config.donated_buffer = False  # the adaptive weight runs parts of the graph backwards twice
+    if adversary is not None and adversary.adaptive is not None:
+        from ..losses.adversarial.adaptive_weight import keep_last_layer_out_of_compile
+
+        keep_last_layer_out_of_compile(tokenizer.decoder, tokenizer.last_layer)
+    tokenizer.encoder.compile()
+    tokenizer.decoder.compile()
+    if adversary is not None:
+        adversary.discriminator.compile()
+
+
+def build_loggers(node: Mapping[str, Any] | None, folder: Path) -> list[Logger]:
+    loggers = []
+    for name, entry in (node or {}).items():
+        if entry is None:
+            continue
+        package = NEEDS.get(name)
+        if package and find_spec(package) is None:
+            raise UserError(
+                f"logger=[{name}]: the package {package} is not installed: pip install {package}, or logger=[csv]"
+            )
+        if name == "wandb":
+            os.environ.setdefault("WANDB_RESUME", "allow")  # the same run folder is the same wandb run
+        given = {
+            "folder": str(folder),
+            "save_dir": str(folder),
+            "name": f"{folder.parent.name}-{folder.name}",
+            "version": "",
+        }
+        if name == "wandb":
+            given["version"] = given["name"]
+        elif name == "tensorboard":
+            given["name"] = "tensorboard"
+        loggers.append(build(entry, key=f"logger.{name}", **given))
+    return loggers
+
+
+def build_callbacks(node: Mapping[str, Any] | None) -> list[Callback]:
+    """In the order of the YAML, but for the checkpoint: it comes last, when the rows of its update are written."""
+    named = {name: build(entry, key=f"callbacks.{name}") for name, entry in (node or {}).items() if entry is not None}
+    return sorted(named.values(), key=lambda callback: type(callback).__name__ == "Checkpoint")
+
+
+def build_trainer(
+    settings: TrainerSettings, *, loggers: list[Logger], callbacks: list[Callback], folder: Path
+) -> Trainer:
+    """Lightning's part: processes, devices, callbacks, loggers. One epoch is the whole run."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", str(processes)))
+    if processes == 1 and settings.devices not in ("auto", 1):
+        raise UserError(
+            f"trainer.devices={settings.devices}: one process uses one device; "
+            f"start with torchrun --nproc_per_node={settings.devices} train.py ..."
+        )
+    if settings.devices not in ("auto", here):
+        raise UserError(
+            f"trainer.devices={settings.devices}, but torchrun started {here} processes here; leave it at auto"
+        )
+    accelerator = {"cuda": "gpu"}.get(settings.accelerator, settings.accelerator)
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError(f"trainer.accelerator={settings.accelerator}: torch sees no CUDA device here; use cpu or auto")
+    if accelerator in ("auto", "gpu") and torch.cuda.is_available() and here > torch.cuda.device_count():
+        raise UserError(
+            f"trainer.accelerator={settings.accelerator}: {here} processes for {torch.cuda.device_count()} GPU(s); "
+            "lower --nproc_per_node or use trainer.accelerator=cpu"
+        )
+    strategy = settings.strategy
+    if strategy == "auto" and processes > 1:
+        # Terms of weight 0 and a waiting adversary leave parameters without a gradient in some updates.
+        strategy = "ddp_find_unused_parameters_true"
+    if strategy.startswith(("fsdp", "deepspeed")):
+        raise UserError(f"trainer.strategy={strategy}: parameters have to be whole here; use auto or ddp")
+    _quiet_lightning()
+    return Trainer(
+        accelerator=accelerator,
+        devices=here,
+        num_nodes=max(processes // here, 1),
+        strategy=strategy,
+        precision="32-true",  # autocast and loss scales are ours
+        max_epochs=1,
+        logger=loggers or False,
+        callbacks=callbacks,
+        benchmark=torch.cuda.is_available(),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        default_root_dir=str(folder),
+    )
+
+
+def _quiet_lightning() -> None:
+    """Its greetings, and advice about a loop that is not the one used."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for text in (".*does not have many workers.*", ".*log_every_n_steps.*", ".*find_unused_parameters=True was specified.*",
+                 ".*GPU available but not used.*", ".*treespec.*LeafSpec.*", ".*was not in train mode.*", ".*in eval mode at.*"):  # fmt: skip
+        warnings.filterwarnings("ignore", message=text)

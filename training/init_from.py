@@ -1,0 +1,54 @@
+"""Start from exported tokenizers: the whole one, or named parts of several."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from ..configs.errors import UserError, did_you_mean
+from .reporting import say
+
+
+def init_from(tokenizer: nn.Module, source: str | Mapping[str, Any]) -> None:
+    """source: a folder or hub id (everything must fit), or {part: folder}; parts that are not named stay fresh."""
+    from safetensors.torch import load_file
+
+    from ..tokenizers.hub import WEIGHTS_FILE, check_state, find_folder, load_weights, read_config
+
+    def folder_of(name: str, key: str) -> Any:
+        try:
+            folder = find_folder(name)
+            read_config(folder)
+        except UserError as error:
+            raise UserError(str(error).replace("model=", f"{key}=")) from error
+        return folder
+
+    if isinstance(source, str):
+        load_weights(tokenizer, folder_of(source, "init_from") / WEIGHTS_FILE)
+        say(f"init_from={source}: all {len(tokenizer.state_dict())} tensors loaded, none fresh")
+        return
+    own, loaded = tokenizer.state_dict(), set()
+    for part, name in source.items():
+        key = f"init_from.{part}"
+        children = [n for n, _ in tokenizer.named_children()]
+        if part.split(".")[0] not in children:
+            raise UserError(f"{key}={name}: the tokenizer has no part {part!r}; {did_you_mean(part, children)}")
+        given = {
+            k: v for k, v in load_file(str(folder_of(name, key) / WEIGHTS_FILE)).items() if k.startswith(f"{part}.")
+        }
+        wanted = {k: v for k, v in own.items() if k.startswith(f"{part}.")}
+        check_state(wanted, given, source=f"{key}={name}")
+        tokenizer.load_state_dict(given, strict=False)
+        loaded |= set(given)
+    fresh = sorted(set(own) - loaded)
+    names = f": {', '.join(fresh[:3])}{' ...' if len(fresh) > 3 else ''}" if fresh else ""
+    say(f"init_from: {len(loaded)} tensors loaded ({', '.join(source)}), {len(fresh)} fresh{names}")
+
+
+def freeze_parts(tokenizer: nn.Module, parts: list[str]) -> None:
+    """Their parameters get no gradient and no optimizer state; the training keeps them in eval mode."""
+    children = dict(tokenizer.named_children())
+    for part in parts:
+        if part not in children:
+            raise UserError(f"freeze: the tokenizer has no part {part!r}; {did_you_mean(part, children)}")
+        children[part].requires_grad_(False)

@@ -1,0 +1,210 @@
+"""One generator update, then perhaps one adversary update. Knows no architecture and no loss by name."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ..data.skipped import SkippedImages
+from .ema import EMA
+from .nonfinite import BufferGuard, NonFiniteGuard, find_cause, stop
+from .optimizers import build_optimizer, learning_rate
+from .precision import Precision
+from .psnr import mean_psnr
+from .randomness import set_rng_state
+from .reporting import log_values
+from .settings import TrainerSettings
+from .stepper import Stepper
+
+
+class TokenizerTraining(LightningModule):
+    """data: gives `train_loader`, `val_loader`, `prepare_batch`. optimizer: the YAML node. freeze: names of tokenizer parts.
+
+    `update` counts finished generator updates, skipped ones included; `samples` the images that all ranks have seen.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokenizer: nn.Module,
+        losses: nn.Module,
+        adversary: nn.Module | None,
+        data: Any,
+        optimizer: Mapping[str, Any],
+        settings: TrainerSettings,
+        freeze: Iterable[str] = (),
+        run_folder: Path = Path("."),
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.tokenizer, self.losses, self.adversary = tokenizer, losses, adversary
+        self.data, self.optimizer_node, self.settings, self.run_folder = data, optimizer, settings, run_folder
+        self.frozen, self.config = tuple(freeze), config or {}
+        self.update = self.samples = self.micro_batch = 0
+        self.finished_update = False  # True right after the last micro-batch of an update
+        self.latest: dict[str, float] = {}  # what was logged last, for people to look at
+        self.skipped = SkippedImages(folder=run_folder)
+        self.batch_ended_at = 0.0
+        self.stopped_by: int | None = None  # number of the signal that ended the run early
+        self.failed_writes = 0
+        self.guard = NonFiniteGuard(limit=settings.max_nonfinite)
+        self.resume: Callable[[TokenizerTraining], None] | None = (
+            None  # fills in a checkpoint once all is on the device
+        )
+        self.rng_to_restore: dict[str, Any] | None = None
+        self.ema: EMA | None = None
+        self.precision: Precision | None = None
+
+    # -- set-up ---------------------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        precision, total, node = (
+            Precision(name=self.settings.precision, device=self.device),
+            self.settings.max_updates,
+            self.optimizer_node,
+        )
+
+        def stepper(node: Mapping[str, Any], modules: list[nn.Module], key: str) -> Stepper:
+            schedule = learning_rate(node.get("schedule"), total=total, key=f"{key}.schedule")
+            optimizer = build_optimizer(node, modules, key=key)
+            return Stepper(optimizer=optimizer, schedule=schedule, clip=self.settings.clip, scaler=precision.scaler())
+
+        self.precision = precision
+        self.steppers = {"generator": stepper(node, [self.tokenizer, self.losses], "optimizer")}
+        if self.adversary is not None:
+            own = self.adversary.optimizer
+            key = "optimizer" if own is None else "adversary.optimizer"
+            self.steppers["adversary"] = stepper(node if own is None else own, [self.adversary], key)
+        return [s.optimizer for s in self.steppers.values()]
+
+    def on_fit_start(self) -> None:
+        if self.settings.ema is not None:
+            self.ema = EMA(tokenizer=self.tokenizer, **self.settings.ema)
+        if self.resume is not None:
+            self.resume(self)
+        self.buffer_guard = BufferGuard([self.tokenizer, self.adversary])
+        self.train()
+
+    def train(self, mode: bool = True) -> "TokenizerTraining":
+        super().train(mode)
+        for name in self.frozen:
+            getattr(self.tokenizer, name).eval()
+        return self
+
+    def train_dataloader(self) -> DataLoader:
+        left = (self.settings.max_updates - self.update) * self.settings.accumulate
+        return self.data.train_loader(start_sample=self.samples, num_batches=left)
+
+    def on_after_batch_transfer(self, batch: Mapping[str, Any], dataloader_idx: int) -> Mapping[str, Any]:
+        batch = dict(self.data.prepare_batch(batch, self.device))
+        if self.settings.channels_last:
+            batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)
+        return batch
+
+    def on_train_batch_start(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        if self.rng_to_restore is not None:  # here, where nothing but training draws any more
+            set_rng_state(self.rng_to_restore)
+            self.rng_to_restore = None
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.batch_ended_at = time.perf_counter()  # after all callbacks: what follows is the wait for data
+
+    # -- an update ------------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Any]:
+        first, last = self.micro_batch == 0, self.micro_batch == self.settings.accumulate - 1
+        if first:
+            self._begin()
+        with nullcontext() if last else self._without_sync():
+            output, logs = self._generator_backward(batch)
+            if self.adversary is not None and self.adversary.discriminator_active(self.update):
+                logs |= self._adversary_backward(batch, output)
+        for name, value in logs.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach().float() / self.settings.accumulate
+        if output.reconstruction is not None and (self.update + 1) % self.settings.log_every == 0:
+            psnr = mean_psnr(batch["image"], output.reconstruction.detach()) / self.settings.accumulate
+            self.sums["psnr"] = self.sums.get("psnr", 0) + psnr
+        self.micro_batch = 0 if last else self.micro_batch + 1
+        self.finished_update = last
+        self.samples += len(batch["image"]) * self.trainer.world_size
+        self.skipped.collect(batch)
+        if last:
+            self._step(batch)
+        return {"indices": {stream: ids.detach() for stream, ids in output.quantized.indices.items()}}
+
+    def _begin(self) -> None:
+        for part in (self.tokenizer, self.adversary):
+            if part is not None:
+                part.set_update(self.update)
+        for stepper in self.steppers.values():
+            stepper.begin(self.update)
+        self.buffer_guard.keep()
+        self.sums: dict[str, Tensor] = {}
+
+    def _generator_backward(self, batch: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:
+        with self.precision.autocast():
+            output = self.tokenizer(batch["image"])
+            if output.reconstruction is not None:
+                output.reconstruction = output.reconstruction.float()  # differences of pixels in bf16 would be rounded
+            values = self.losses(batch, output, self.update)
+            total, logs = values.total, dict(values.raw)
+            if self.adversary is not None and self.adversary.generator_active(self.update):
+                against = values.sum_of(self.adversary.reconstruction_terms)
+                gan, more = self.adversary.generator_loss(batch, output, against, self.tokenizer.last_layer)
+                total, logs = total + gan, logs | more
+        self.manual_backward(self.steppers["generator"].scaled(total / self.settings.accumulate))
+        return output, logs | {"total": total}
+
+    def _adversary_backward(self, batch: Mapping[str, Any], output: Any) -> dict[str, Tensor]:
+        torch.clear_autocast_cache()
+        with self.precision.autocast():
+            loss, logs = self.adversary.discriminator_loss(batch, output)
+        self.manual_backward(self.steppers["adversary"].scaled(loss / self.settings.accumulate))
+        return logs
+
+    def _step(self, batch: Mapping[str, Any]) -> None:
+        active = [s for s in self.steppers.values() if any(p.grad is not None for p in s.parameters)]
+        norms = [stepper.finish_gradients() for stepper in active]
+        finite = self.guard.all_finite([*norms, *self.sums.values()])
+        cause = "" if finite else find_cause(self.sums, self.named_parameters())
+        for stepper in active:
+            stepper.step(finite=finite)
+        if finite:
+            self.guard.passed()
+        else:
+            self.buffer_guard.put_back()
+        self.update += 1
+        if finite and self.ema is not None:
+            self.ema.update(self.tokenizer, self.update)
+        if self.update % self.settings.log_every == 0 or self.update == 1:
+            self._log(self.sums | ({"grad_norm": norms[0]} if norms else {}))
+        if not finite and self.guard.failed(cause):
+            weight = self.sums.get("gan_weight")
+            facts = {
+                "gan_weight": weight and float(weight),
+                "precision": self.precision.name,
+                "lr": self.steppers["generator"].lr,
+            }
+            stop(self.guard, update=self.update, facts=facts, batch=batch, folder=self.run_folder)
+
+    def _log(self, values: Mapping[str, Tensor]) -> None:
+        numbers = torch.stack([torch.as_tensor(v, device=self.device).float() for v in values.values()])
+        if self.trainer.world_size > 1:
+            dist.all_reduce(numbers)
+            numbers /= self.trainer.world_size
+        row = dict(zip((f"train/{name}" for name in values), numbers.tolist(), strict=True))
+        row |= {"train/lr": self.steppers["generator"].lr, "train/skipped_updates": self.guard.skipped}
+        self.latest |= row
+        log_values(self.trainer, row, update=self.update)
+
+    def _without_sync(self) -> AbstractContextManager:
+        model = self.trainer.strategy.model
+        return model.no_sync() if hasattr(model, "no_sync") else nullcontext()

@@ -1,0 +1,87 @@
+"""Updates whose loss or gradient is not a finite number: left out on all ranks together, counted, and explained."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ..configs.errors import UserError
+
+
+class NonFiniteGuard:
+    """limit: updates in a row after which training stops."""
+
+    def __init__(self, *, limit: int) -> None:
+        self.limit = limit
+        self.skipped = 0
+        self.in_a_row = 0
+        self.first_cause = ""
+
+    def all_finite(self, values: Iterable[Tensor]) -> bool:
+        """The one point of an update where the host waits for the device; the ranks agree here."""
+        finite = torch.stack([torch.isfinite(v.detach()).all() for v in values]).all().int()
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(finite, op=dist.ReduceOp.MIN)
+        return bool(finite)
+
+    def passed(self) -> None:
+        self.in_a_row = 0
+
+    def failed(self, cause: str) -> bool:
+        """True when it is time to stop."""
+        self.skipped += 1
+        self.in_a_row += 1
+        if self.in_a_row == 1:
+            self.first_cause = cause
+        return self.in_a_row >= self.limit
+
+
+def find_cause(losses: Mapping[str, Tensor], named_parameters: Iterable[tuple[str, nn.Parameter]]) -> str:
+    """What was not finite, losses first: a bad loss makes bad gradients everywhere."""
+    bad = [name for name, value in losses.items() if not bool(torch.isfinite(value.detach()).all())]
+    if bad:
+        return f"the loss {', '.join(bad)}"
+    for name, parameter in named_parameters:
+        if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
+            return f"the gradient of {name}"
+    return "a number on another rank"
+
+
+def stop(
+    guard: NonFiniteGuard, *, update: int, facts: Mapping[str, Any], batch: Mapping[str, Any], folder: Path
+) -> None:
+    """Save the batch, say what is known, end the run."""
+    path = folder / f"nonfinite_batch_rank{dist.get_rank() if dist.is_initialized() else 0}.pt"
+    kept = {k: v.cpu() if isinstance(v, Tensor) else v for k, v in batch.items()}
+    try:
+        torch.save(kept, path)
+        where = f"the batch is in {path}"
+    except (OSError, RuntimeError) as error:
+        where = f"the batch could not be saved ({error})"
+    known = ", ".join(f"{k}={v}" for k, v in facts.items() if v is not None)
+    raise UserError(
+        f"update {update}: {guard.in_a_row} updates in a row were not finite (trainer.max_nonfinite={guard.limit}); first "
+        f"{guard.first_cause}; {known}; {where}. Try a lower optimizer.lr, trainer.clip=1.0, trainer.precision=fp32, or a "
+        "lower adversary.weight, and ckpt_path=last"
+    )
+
+
+class BufferGuard:
+    """A forward writes running means into buffers; those of a skipped update are put back."""
+
+    def __init__(self, modules: Iterable[nn.Module | None]) -> None:
+        self.buffers = [b for m in modules if m is not None for b in m.buffers()]
+        self.kept = [b.detach().clone() for b in self.buffers]
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        if self.buffers:
+            torch._foreach_copy_(self.kept, self.buffers)
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        if self.buffers:
+            torch._foreach_copy_(self.buffers, self.kept)

@@ -1,0 +1,108 @@
+"""From the `optimizer` node to an optimizer and its schedule over updates."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..configs.errors import UserError, did_you_mean
+
+SHAPES = ("constant", "cosine", "linear", "step")
+KINDS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+OPTIONS = {"adam": ("betas", "eps"), "adamw": ("betas", "eps"), "sgd": ("momentum", "nesterov")}
+NORMS = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningRate:
+    """Factor on the learning rate as a function of finished updates.
+
+    warmup: updates over which it rises from near 0; the first update has 1 / warmup.
+    min_ratio: where cosine and linear end, at `total` updates.
+    drops: updates at which `step` multiplies by drop_factor.
+    """
+
+    total: int
+    shape: str = "constant"
+    warmup: int = 0
+    min_ratio: float = 0.0
+    drops: tuple[int, ...] = ()
+    drop_factor: float = 0.1
+
+    def __call__(self, update: int) -> float:
+        if update < self.warmup:
+            return (update + 1) / self.warmup
+        if self.shape == "step":
+            return self.drop_factor ** sum(update >= drop for drop in self.drops)
+        progress = min((update - self.warmup) / max(self.total - self.warmup, 1), 1.0)
+        if self.shape == "cosine":
+            return self.min_ratio + (1 - self.min_ratio) * (1 + math.cos(math.pi * progress)) / 2
+        if self.shape == "linear":
+            return 1 - (1 - self.min_ratio) * progress
+        return 1.0
+
+
+def learning_rate(node: Mapping[str, Any] | None, *, total: int, key: str) -> LearningRate:
+    node = {k: v for k, v in (node or {}).items() if v is not None}
+    names = [f.name for f in fields(LearningRate) if f.name != "total"]
+    for name in node:
+        if name not in names:
+            raise UserError(
+                f"{key}.{name}={node[name]}: a schedule has no such setting; {did_you_mean(str(name), names)}"
+            )
+    if node.get("shape", "constant") not in SHAPES:
+        raise UserError(f"{key}.shape={node['shape']}: one of {', '.join(SHAPES)}")
+    if node.get("shape") == "step" and not node.get("drops"):
+        raise UserError(f"{key}.drops: shape=step needs the updates at which it drops, e.g. drops=[10000,20000]")
+    if not isinstance(node.get("warmup", 0), int) or node.get("warmup", 0) < 0:
+        raise UserError(f"{key}.warmup={node['warmup']}: a number of updates, 0 or more")
+    if not 0 <= node.get("min_ratio", 0.0) <= 1:
+        raise UserError(f"{key}.min_ratio={node['min_ratio']}: between 0 and 1, a share of lr")
+    return LearningRate(total=total, **(node | {"drops": tuple(node.get("drops", ()))}))
+
+
+def build_optimizer(node: Mapping[str, Any], modules: Iterable[nn.Module], *, key: str) -> torch.optim.Optimizer:
+    """Over all parameters of `modules` that train; decay only where a weight multiplies something."""
+    name = node.get("name", "adam")
+    if name not in KINDS:
+        raise UserError(f"{key}.name={name}: {did_you_mean(str(name), KINDS)}")
+    known = ("name", "lr", "weight_decay", "schedule", *OPTIONS[name])
+    # A swap of the optimizer leaves settings of the other one behind as null.
+    given = {k: v for k, v in node.items() if v is not None and k != "tiny"}
+    for setting in given:
+        if setting not in known:
+            raise UserError(
+                f"{key}.{setting}={given[setting]}: {name} has no such setting; {did_you_mean(setting, known)}"
+            )
+    lr, decay = given.get("lr"), given.get("weight_decay", 0.0)
+    if not isinstance(lr, (int, float)) or isinstance(lr, bool) or not lr > 0:
+        raise UserError(f"{key}.lr={lr}: a number above 0 (YAML reads 1e-4 as text, 1.0e-4 as a number)")
+    if not isinstance(decay, (int, float)) or decay < 0:
+        raise UserError(f"{key}.weight_decay={decay}: 0 or more")
+    groups = parameter_groups(modules, weight_decay=decay)
+    if not groups:
+        raise UserError(f"{key}: nothing is left to train; take a part out of freeze=[...]")
+    options = {k: given[k] for k in OPTIONS[name] if k in given}
+    if "betas" in options:
+        options["betas"] = tuple(options["betas"])
+    fused = all(p.device.type in ("cuda", "cpu") for g in groups for p in g["params"])
+    return KINDS[name](groups, lr=lr, fused=fused, **options)
+
+
+def parameter_groups(modules: Iterable[nn.Module], *, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups, with and without decay. Norms, biases, embeddings, codebooks and scalars are not decayed."""
+    decayed, kept, seen = [], [], set()
+    for root in modules:
+        for module in root.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                if not parameter.requires_grad or id(parameter) in seen:
+                    continue
+                seen.add(id(parameter))
+                multiplies = parameter.ndim >= 2 and ("weight" in name or name in ("original0", "original1"))
+                exempt = isinstance(module, (*NORMS, nn.Embedding)) or not multiplies
+                (kept if exempt or weight_decay == 0 else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    return [g for g in groups if g["params"]]

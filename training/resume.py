@@ -1,0 +1,102 @@
+"""ckpt_path=last and ckpt_path=FILE: which folder, which file, and the overrides that the run was started with.
+
+Runs before Hydra does, because the run folder has to be known by then. Imports no torch.
+"""
+
+import ast
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from ..configs.compose import override_keys
+from ..configs.errors import UserError
+from .reporting import say
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+NOT_REPEATED = ("ckpt_path", "hydra.run.dir")  # of recorded overrides: where that run was, not what it was
+
+
+def arguments_for_resume(arguments: Sequence[str]) -> list[str]:
+    """The command line with `last` replaced, the run's folder named, and its recorded overrides put first."""
+    arguments = list(arguments)
+    wanted = value_of("ckpt_path", arguments)
+    if wanted in (None, "null"):
+        return arguments
+    named = value_of("hydra.run.dir", arguments)
+    if wanted == "last":
+        file = _last_of(Path(named).expanduser()) if named else _newest(experiment_of(arguments))
+        if not named:
+            say(f"ckpt_path=last: going on with {file.parent.parent}")
+    else:
+        file = Path(wanted).expanduser()
+        if file.is_dir():
+            file = _last_of(file)
+        if not file.is_file():
+            raise UserError(f"ckpt_path={wanted}: no such file; ckpt_path=last takes the newest run of the experiment")
+    file = file.absolute()
+    folder = file.parent.parent if wanted == "last" else None
+    again = set(override_keys(arguments))
+    recorded = [o for o in recorded_overrides(file) if override_keys([o])[0] not in {*again, *NOT_REPEATED}]
+    kept = [
+        a
+        for a in arguments
+        if override_keys([a]) != ["ckpt_path"] and (folder is None or override_keys([a]) != ["hydra.run.dir"])
+    ]
+    flags_first = next((i for i, a in enumerate(kept) if not a.startswith("-") and "=" in a), len(kept))
+    place = [f"hydra.run.dir={quoted(folder)}"] if folder is not None else []
+    return [*kept[:flags_first], *recorded, *kept[flags_first:], f"ckpt_path={quoted(file)}", *place]
+
+
+def value_of(key: str, arguments: Sequence[str]) -> str | None:
+    """The last `key=value`, without quotes; None where it is not given."""
+    found = [a.partition("=")[2] for a in arguments if override_keys([a]) == [key] and "=" in a]
+    if not found:
+        return None
+    value = found[-1].strip()
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        try:
+            return str(ast.literal_eval(value))
+        except (SyntaxError, ValueError):
+            return value[1:-1]
+    return value
+
+
+def experiment_of(arguments: Sequence[str]) -> str:
+    """The folder below runs/: name=..., or the experiment's."""
+    defaults = yaml.safe_load((CONFIGS / "train.yaml").read_text())["defaults"]
+    default = next(entry["experiment"] for entry in defaults if isinstance(entry, dict) and "experiment" in entry)
+    return value_of("name", arguments) or value_of("experiment", arguments) or default
+
+
+def quoted(path: Path | str) -> str:
+    """For Hydra's grammar."""
+    text = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"
+
+
+def recorded_overrides(file: Path) -> list[str]:
+    try:
+        found = yaml.safe_load((file.parent.parent / "overrides.yaml").read_text())
+    except FileNotFoundError:
+        return []
+    return [str(o) for o in found or []]
+
+
+def _last_of(folder: Path) -> Path:
+    file = folder / "checkpoints" / "last.ckpt"
+    if not file.is_file():
+        raise UserError(
+            f"ckpt_path=last: {folder} has no checkpoints/last.ckpt; name a run folder by hydra.run.dir=DIR"
+        )
+    return file
+
+
+def _newest(name: str) -> Path:
+    found = sorted((Path("runs") / name).glob("*/checkpoints/last.ckpt"), key=lambda p: p.stat().st_mtime)
+    if not found:
+        raise UserError(
+            f"ckpt_path=last: no run of {name!r} under runs/{name} has a checkpoint; "
+            "name one by hydra.run.dir=DIR, ckpt_path=FILE, or another experiment=NAME"
+        )
+    return found[-1]

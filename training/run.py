@@ -1,0 +1,145 @@
+"""A run from its composed config: build, fit, export, report."""
+
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ..configs.instantiate import build
+from . import run_folder
+from .checkpoint import read, restore
+from .csv_logger import CSVLogger
+from .ema import EMA
+from .factory import build_callbacks, build_loggers, build_trainer, build_training
+from .module import TokenizerTraining
+from .reporting import is_first_rank, say
+
+
+def run(config: Mapping[str, Any], *, overrides: Sequence[str], folder: Path) -> int:
+    """Returns the exit code."""
+    checkpoint = Path(config["ckpt_path"]) if config["ckpt_path"] is not None else None
+    state = read(checkpoint) if checkpoint is not None else None
+    training = build_training(config, folder)
+    loggers = build_loggers(config["logger"], folder)
+    trainer = build_trainer(
+        training.settings, loggers=loggers, callbacks=build_callbacks(config["callbacks"]), folder=folder
+    )
+    run_folder.prepare(folder, config=config, overrides=overrides)
+    if state is not None:
+        training.resume = lambda module: restore(module, state, source=checkpoint, config=config)
+    for logger in loggers:
+        if isinstance(logger, CSVLogger) and state is not None:
+            logger.cut_back(state["update"])
+        if is_first_rank():
+            logger.log_hyperparams(dict(config))
+    if is_first_rank():
+        training.data.write_split(folder)
+        say(f"run folder {folder}")
+
+    if state is not None and state["update"] >= training.settings.max_updates:
+        say(
+            f"{checkpoint} is at update {state['update']}; trainer.max_updates={training.settings.max_updates} asks for no more"
+        )
+        load_finished(training, state, source=checkpoint, config=config)
+        device = trainer.strategy.root_device
+    else:
+        trainer.fit(training)
+        device = trainer.strategy.root_device
+    if training.stopped_by is not None:
+        _say_how_to_go_on(training, folder)
+        return 128 + training.stopped_by
+    tokenizer = finished_tokenizer(training)
+    say_skipped(training)
+    exported = folder / "tokenizer"
+    if is_first_rank():
+        export(tokenizer, training, config, exported)
+    if config["evaluate_after"]:
+        evaluate_run(tokenizer, training, config, folder, device)
+    if training.failed_writes:
+        say(f"{training.failed_writes} checkpoint(s) could not be written during this run", error=True)
+    say(f"tokenizer {exported}")
+    if config["evaluate_after"]:
+        say(f"report {folder / 'report.html'}")
+    return 1 if training.failed_writes else 0
+
+
+def load_finished(
+    training: TokenizerTraining, state: Mapping[str, Any], *, source: Path, config: Mapping[str, Any]
+) -> None:
+    """Weights only: to export and judge a run once more."""
+    training.steppers = {}
+    if training.settings.ema is not None:
+        training.ema = EMA(tokenizer=training.tokenizer, **training.settings.ema)
+    restore(training, state, source=source, config=config)
+
+
+def finished_tokenizer(training: TokenizerTraining) -> torch.nn.Module:
+    """With the EMA's weights, where there is one, from here on."""
+    if training.ema is not None:
+        device = next(iter(training.ema.parameters.values())).device
+        training.tokenizer.to(device)
+        live = dict(training.tokenizer.named_parameters()) | dict(training.tokenizer.named_buffers())
+        with torch.no_grad():
+            for name, value in (training.ema.parameters | training.ema.buffers).items():
+                live[name].copy_(value)
+    return training.tokenizer.eval()
+
+
+def export(tokenizer: torch.nn.Module, training: TokenizerTraining, config: Mapping[str, Any], folder: Path) -> None:
+    from ..tokenizers.hub import save_pretrained
+
+    facts = {
+        "experiment": config["name"],
+        "update": training.update,
+        "images_seen": training.samples,
+        "weights": "ema" if training.ema is not None else "raw",
+        "skipped_updates": training.guard.skipped,
+        "git": run_folder.git_facts(),
+        "random_weights": list(training.losses.random_weights),
+        "seed": config["seed"],
+        "data": training.data.describe(),
+    }
+    save_pretrained(tokenizer, folder, facts=facts)
+
+
+def evaluate_run(
+    tokenizer: torch.nn.Module,
+    training: TokenizerTraining,
+    config: Mapping[str, Any],
+    folder: Path,
+    device: torch.device,
+) -> None:
+    from ..eval.evaluate import evaluate
+
+    facts = training.data.describe() | {"split": "val", "crop": "adm"}
+    evaluate(
+        tokenizer,
+        training.data.val_loader(),
+        protocol=build(config["protocol"], key="protocol"),
+        out_dir=folder,
+        run_dir=folder,
+        data_facts=facts,
+        device=device,
+        model_facts={
+            "experiment": config["name"],
+            "update": training.update,
+            "weights": "ema" if training.ema is not None else "raw",
+            "random_weights": list(training.losses.random_weights),
+        },
+    )
+
+
+def say_skipped(training: TokenizerTraining) -> None:
+    summary = training.skipped.summary()
+    if summary:
+        say(summary, error=True)
+
+
+def _say_how_to_go_on(training: TokenizerTraining, folder: Path) -> None:
+    name = signal.Signals(training.stopped_by).name
+    say(f"stopped by {name} after update {training.update}; go on with: ckpt_path=last hydra.run.dir={folder}")
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()  # nobody leaves while another one still waits

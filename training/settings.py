@@ -1,0 +1,70 @@
+"""The `trainer` node, checked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ..configs.errors import UserError, did_you_mean
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerSettings:
+    max_updates: int
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 1
+    validate_every: int = 1000
+    val_images: int = 512
+    log_every: int = 10
+    precision: str = "fp32"
+    compile: bool = False
+    channels_last: bool = False
+    clip: float | None = 1.0
+    accumulate: int = 1
+    ema: Mapping[str, Any] | None = None
+    max_nonfinite: int = 20
+    accelerator: str = "auto"
+    devices: int | str = "auto"
+    strategy: str = "auto"
+    threads: int | None = None
+
+    @classmethod
+    def from_config(cls, node: Mapping[str, Any]) -> "TrainerSettings":
+        names = [f.name for f in fields(cls)]
+        for name in node:
+            if name not in names and name != "tiny":
+                raise UserError(f"trainer.{name}={node[name]}: no such setting; {did_you_mean(str(name), names)}")
+        if "max_updates" not in node:
+            raise UserError("trainer.max_updates: says how many updates to train, and nothing sets it")
+        return cls(**{k: v for k, v in node.items() if k != "tiny"})
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("max_updates", 1),
+            ("checkpoint_every", 1),
+            ("keep_checkpoints", 0),
+            ("validate_every", 1),
+            ("val_images", 1),
+            ("log_every", 1),
+            ("accumulate", 1),
+            ("max_nonfinite", 1),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise UserError(f"trainer.{name}={value}: give a whole number, {least} or more")
+        for name, allowed in (("precision", PRECISIONS), ("accelerator", ACCELERATORS)):
+            if getattr(self, name) not in allowed:
+                raise UserError(f"trainer.{name}={getattr(self, name)}: one of {', '.join(allowed)}")
+        for name in ("compile", "channels_last"):
+            if not isinstance(getattr(self, name), bool):
+                raise UserError(f"trainer.{name}={getattr(self, name)}: true or false")
+        if self.clip is not None and not (isinstance(self.clip, (int, float)) and self.clip > 0):
+            raise UserError(
+                f"trainer.clip={self.clip}: the largest gradient norm, above 0; null to leave gradients alone"
+            )
+        if self.threads is not None and self.threads < 1:
+            raise UserError(f"trainer.threads={self.threads}: 1 or more, null for torch's own choice")
+        if self.devices != "auto" and (not isinstance(self.devices, int) or self.devices < 1):
+            raise UserError(f"trainer.devices={self.devices}: a number of processes on this machine, or auto")

@@ -1,0 +1,68 @@
+"""One network's optimizer with what belongs to it: loss scale, clipping, learning rate."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .optimizers import LearningRate
+
+
+class Stepper:
+    def __init__(
+        self,
+        *,
+        optimizer: torch.optim.Optimizer,
+        schedule: LearningRate,
+        clip: float | None,
+        scaler: torch.amp.GradScaler | None,
+    ) -> None:
+        self.optimizer, self.schedule, self.clip, self.scaler = optimizer, schedule, clip, scaler
+        self.base_rates = [group["lr"] for group in optimizer.param_groups]
+
+    def begin(self, update: int) -> None:
+        factor = self.schedule(update)
+        for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = base * factor
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        return self.scaler.scale(loss) if self.scaler else loss
+
+    def finish_gradients(self) -> Tensor:
+        """Undo the loss scale; returns the norm before clipping, on the device."""
+        if self.scaler:
+            self.scaler.unscale_(self.optimizer)
+        self.norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        return self.norm
+
+    def step(self, *, finite: bool) -> None:
+        """Without `finite` only the loss scale moves."""
+        if finite and self.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, self.norm)
+        if finite and self.scaler:
+            self.scaler.step(self.optimizer)
+        elif finite:
+            self.optimizer.step()
+        if self.scaler:
+            self.scaler.update()
+
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    @property
+    def lr(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict() if self.scaler else None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Running means of the optimizer come back; lr, betas and decay stay as the YAML says now."""
+        now = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group, settings in zip(self.optimizer.param_groups, now, strict=True):
+            group.update(settings)
+        if self.scaler and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
