@@ -172,10 +172,10 @@ class Adversary(nn.Module):
 
     @contextmanager
     def _frozen_discriminator(self) -> Iterator[None]:
-        """Forward without gradients for the discriminator's parameters; those for its input go through."""
-        # Autocast remembers bf16 copies of weights, with their graph, from an earlier forward of this update.
-        if torch.is_autocast_enabled() or torch.is_autocast_enabled("cpu"):
-            torch.clear_autocast_cache()
+        """Forward without gradients for the discriminator's parameters; those for its input go through.
+
+        Safe under autocast: bf16 copies that it remembers with their graph are looked up for trained weights only.
+        """
         trained = [p for p in self.discriminator.parameters() if p.requires_grad]
         for parameter in trained:
             parameter.requires_grad_(False)

@@ -41,9 +41,8 @@ class LeCam(nn.Module):
         real, fake = real.float(), fake.float()
         if self.form == "per_logit":
             self._move_means(real, fake)
-            # clones: autograd keeps them for backward, while the buffers go on moving
-            return one_sided_penalty(real, fake, self.ema_real.clone(), self.ema_fake.clone())
-        penalty = one_sided_penalty(real.mean(), fake.mean(), self.ema_real.clone(), self.ema_fake.clone())
+            return one_sided_penalty(real, fake, self.ema_real, self.ema_fake)
+        penalty = one_sided_penalty(real.mean(), fake.mean(), self.ema_real, self.ema_fake)
         self._move_means(real, fake)
         return penalty
 

@@ -106,8 +106,9 @@ def test_same_under_compile(parts, apart):
 
     def run(model):
         nll, gan = losses_of(picture := model(x).reconstruction, target, discriminator)
-        last = tokenizer.last_layer if model is not tokenizer else tokenizer.last_layer
-        ratio, known = rule(reconstruction_loss=nll, gan_loss=gan, reconstruction=picture, last_layer=last)
+        ratio, known = rule(
+            reconstruction_loss=nll, gan_loss=gan, reconstruction=picture, last_layer=tokenizer.last_layer
+        )
         tokenizer.zero_grad()
         (nll + ratio * known).backward()
         return ratio, [p.grad.clone() for p in tokenizer.parameters()]
@@ -132,7 +133,7 @@ def test_frozen_last_layer_and_bad_bounds_are_errors(parts):
     tokenizer, discriminator, x, target = parts
     tokenizer.conv_out.requires_grad_(False)
     nll, gan = losses_of(picture := tokenizer(x).reconstruction, target, discriminator)
-    with pytest.raises(UserError, match="adversary.adaptive=null"):
+    with pytest.raises(UserError, match=r"adversary\.adaptive=null"):
         AdaptiveWeight()(reconstruction_loss=nll, gan_loss=gan, reconstruction=picture, last_layer=tokenizer.last_layer)
     with pytest.raises(UserError, match=r"adversary\.adaptive\.minimum=2"):
         AdaptiveWeight(minimum=2, maximum=1)
