@@ -156,7 +156,9 @@ def update_cost(config: Mapping[str, Any]) -> UpdateCost:
             dynamic = max(dynamic, peak)
     trained = sum(cost.trained.values())
     states = OPTIMIZER_STATE.get(config["optimizer"].get("name", "adam"), 2)
-    buffers = sum(b.numel() * b.element_size() for part in (tokenizer, adversary, losses) if part for b in part.buffers())
+    buffers = sum(
+        b.numel() * b.element_size() for part in (tokenizer, adversary, losses) if part for b in part.buffers()
+    )
     cost.memory = {
         "parameters": 4 * sum(cost.parameters.values()) + buffers,
         "gradients": 4 * trained,

@@ -1,0 +1,106 @@
+"""Say what a training run will need before it starts: parameters, FLOPs, memory, tokens."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .arguments import split_overrides
+
+if TYPE_CHECKING:
+    from ..eval.cost import UpdateCost
+
+HELP = """\
+usage: imtok plan experiment=NAME [key=value ...] [--json]
+
+{doc}
+Nothing is computed and no weights are read: tensors have shapes only, at the batch size of the run.
+Memory counts tensors; the libraries (CUDA context, convolution workspaces) add to it. A compiled model needs less.
+
+examples:
+  imtok plan experiment=llamagen_vq16 data.batch_size=16
+  imtok plan experiment=vqgan_f16_1024 trainer.precision=bf16 --json"""
+
+
+def facts(config: Mapping[str, Any], cost: "UpdateCost") -> dict[str, Any]:
+    """Everything that is printed, as plain values."""
+    trainer, batch = config["trainer"], int(config["data"]["batch_size"])
+    images = batch * int(trainer.get("accumulate", 1))
+    updates = int(trainer["max_updates"])
+    return {
+        "experiment": config.get("name"),
+        "parameters": cost.parameters,
+        "trained": cost.trained,
+        "forward_flops_per_image": cost.forward_flops,
+        "update_flops": cost.update_flops,
+        "memory_bytes": cost.memory,
+        "memory_total_bytes": cost.total_memory,
+        "precision": trainer.get("precision", "fp32"),
+        "batch_size": batch,
+        "images_per_update": images,
+        "updates": updates,
+        "images_seen": images * updates,
+        "tokens_per_image": cost.tokens_per_image,
+        "codebook_size": cost.codebook_size,
+        "bits_per_image": cost.bits_per_image,
+        "tokens_per_update": cost.tokens_per_image * images,
+        "notes": cost.notes,
+    }
+
+
+def print_plan(plan: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    def table(title: str, rows: Mapping[str, str]) -> None:
+        grid = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False)
+        grid.add_column(min_width=34)
+        grid.add_column(justify="right", min_width=14)
+        for name, value in rows.items():
+            grid.add_row(name, value)
+        console.print(grid)
+        console.print()
+
+    console = Console()
+    console.print(f"[bold]{plan['experiment']}[/bold]\n")
+    parameters = {name: f"{n / 1e6:.2f} M" for name, n in plan["parameters"].items()}
+    table("parameters", parameters | {"trained": f"{sum(plan['trained'].values()) / 1e6:.2f} M"})
+    table(
+        "FLOPs, one forward of one image", {k: f"{v / 1e9:.2f} G" for k, v in plan["forward_flops_per_image"].items()}
+    )
+    table(
+        f"FLOPs, one update of {plan['images_per_update']} images",
+        {k: f"{v / 1e12:.3f} T" for k, v in plan["update_flops"].items()},
+    )
+    memory = {name: f"{n / 2**30:.2f} GiB" for name, n in plan["memory_bytes"].items()}
+    memory["total"] = f"{plan['memory_total_bytes'] / 2**30:.2f} GiB"
+    table(f"memory, estimated: batch {plan['batch_size']}, {plan['precision']}", memory)
+    table(
+        "tokens",
+        {
+            "tokens an image": f"{plan['tokens_per_image']}",
+            "codebook": f"{plan['codebook_size']}",
+            "bits an image": f"{plan['bits_per_image']:g}",
+            "tokens an update": f"{plan['tokens_per_update']:,}",
+            f"images seen in {plan['updates']:,} updates": f"{plan['images_seen']:,}",
+        },
+    )
+    for note in plan["notes"]:
+        console.print(f"note: {note}")
+
+
+def main(argv: Sequence[str]) -> int:
+    if "-h" in argv or "--help" in argv:
+        print(HELP.format(doc=__doc__))
+        return 0
+    _, overrides = split_overrides([word for word in argv if word != "--json"], command="plan")
+
+    from imtok.configs.compose import compose_config
+    from imtok.eval.cost import update_cost
+
+    config = compose_config("train", overrides)
+    plan = facts(config, update_cost(config))
+    if "--json" in argv:
+        print(json.dumps(plan, indent=2))
+    else:
+        print_plan(plan)
+    return 0

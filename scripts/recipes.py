@@ -1,0 +1,151 @@
+"""List every experiment: paper, tokens, codebook, parameters, published rFID."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..configs.errors import one_line
+from .arguments import Arguments
+
+COMPUTED = ("tokens", "codebook", "bits", "parameters", "image_size")
+
+
+def experiments_folder() -> Path:
+    from .. import configs
+
+    return Path(configs.__file__).parent / "experiment"
+
+
+def cache_file() -> Path:
+    base = os.environ.get("IMTOK_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imtok"
+    return Path(base) / "recipes.json"
+
+
+def fingerprint() -> str:
+    """Of everything that sizes depend on: all YAML, and the code of the parts."""
+    root = experiments_folder().parents[1]
+    digest = hashlib.sha256()
+    files = [*root.glob("configs/**/*.yaml"), *root.glob("tokenizers/**/*.py"), *root.glob("decoders/**/*.py")]
+    for path in sorted(files):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Sizes of an experiment's tokenizer, built without data; {"reason": ...} where that fails."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from imtok.configs.compose import compose_config
+    from imtok.configs.instantiate import build
+
+    try:
+        config = compose_config("train", [f"experiment={name}"])
+        with FakeTensorMode():
+            tokenizer = build(config["tokenizer"], key="tokenizer")
+        size = tokenizer.codebook_size
+        return {
+            "tokens": tokenizer.num_tokens,
+            "codebook": list(size) if isinstance(size, tuple) else size,
+            "bits": tokenizer.bits_per_image,
+            "parameters": sum(p.numel() for p in tokenizer.parameters()),
+            "image_size": list(tokenizer.image_size),
+        }
+    except Exception as error:  # one broken experiment must not hide the others
+        return {"reason": one_line(error)}
+
+
+def header(path: Path) -> dict[str, Any]:
+    """The `recipe:` block of an experiment file."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        recipe = content.get("recipe") if isinstance(content, Mapping) else None
+        return dict(recipe) if isinstance(recipe, Mapping) else {}
+    except (yaml.YAMLError, OSError) as error:
+        return {"reason": one_line(error)}
+
+
+def recipes() -> list[dict[str, Any]]:
+    """A row an experiment; sizes come from the cache while no YAML and no part has changed."""
+    key, path = fingerprint(), cache_file()
+    try:
+        cached = json.loads(path.read_text())
+        known: dict[str, Any] = cached["sizes"] if cached["key"] == key else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        known = {}
+    rows, fresh = [], False
+    for file in sorted(experiments_folder().glob("*.yaml")):
+        if file.stem not in known:
+            known[file.stem] = measure(file.stem)
+            fresh = True
+        recipe = header(file)
+        rows.append(
+            {
+                "name": file.stem,
+                "paper": recipe.get("paper"),
+                "published_rfid": recipe.get("published_rfid"),
+                "published_note": recipe.get("published_note"),
+                "complete": recipe.get("complete"),
+                **{k: recipe[k] for k in ("reason",) if k in recipe},
+                **known[file.stem],
+            }
+        )
+    if fresh:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = path.with_name(f".{path.name}.{os.getpid()}")
+            good = {name: sizes for name, sizes in known.items() if "reason" not in sizes}
+            draft.write_text(json.dumps({"key": key, "sizes": good}))
+            draft.replace(path)
+        except OSError:
+            pass  # without a cache folder it is slower, nothing else
+    return rows
+
+
+def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title, side in (
+        ("experiment", "left"), ("paper", "left"), ("image", "right"), ("tokens", "right"), ("codebook", "right"),
+        ("bits", "right"), ("parameters", "right"), ("rFID", "right"), ("complete", "left"),
+    ):  # fmt: skip
+        table.add_column(title, justify=side)
+    for row in rows:
+        if "reason" in row:
+            sizes = ["", "?", "?", "?", "?"]
+        else:
+            codebook = "x".join(map(str, c)) if isinstance(c := row["codebook"], list) else f"{c}"
+            height, width = row["image_size"]
+            image = f"{height}" if height == width else f"{height}x{width}"
+            sizes = [image, f"{row['tokens']}", codebook, f"{row['bits']:g}", f"{row['parameters'] / 1e6:.2f} M"]
+        rfid = "" if row["published_rfid"] is None else f"{row['published_rfid']:g}"
+        complete = {True: "yes", False: "no", None: "?"}.get(row["complete"], str(row["complete"]))
+        table.add_row(row["name"], row["paper"] or "", *sizes, rfid, complete)
+    console = Console()
+    console.width = max(console.width, 140) if not console.is_terminal else console.width
+    console.print(table)
+    for row in rows:
+        if "reason" in row:
+            console.print(f"{row['name']}: sizes unknown: {row['reason']}", markup=False)
+    print(
+        "\nrFID as published, under each paper's own protocol; `imtok plan experiment=NAME` says what training needs."
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    examples = ("imtok recipes", "imtok recipes --json")
+    parser = Arguments("recipes", str(__doc__), examples=examples)
+    parser.add_argument("--json", action="store_true", help="the same as JSON")
+    options = parser.parse_args(argv)
+    rows = recipes()
+    if options.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        print_table(rows)
+    return 0
