@@ -18,12 +18,22 @@ from .transforms import AdmCentreCrop, Crop
 class ImageData(LightningDataModule):
     """source: where pictures come from. train_crop / val_crop: null is the ADM centre crop.
 
-    Sample s of training (0, 1, 2 ...) is an image of a permutation seeded by (seed, s // len_train) with an augmentation
+    Sample s of training (0, 1, 2 ...) is an image of a permutation seeded by (seed, s // len_train), its augmentation
     seeded by (seed, s): nothing depends on the number of workers, and a run resumes exactly where it stopped.
     """
 
     # Keys of the data YAML that only feed interpolations into `source`: data.root=DIR is what people type.
-    yaml_aliases = ("root", "val_fraction", "max_val", "split_file", "download", "size", "count", "val_count", "text_share")
+    yaml_aliases = (
+        "root",
+        "val_fraction",
+        "max_val",
+        "split_file",
+        "download",
+        "size",
+        "count",
+        "val_count",
+        "text_share",
+    )
 
     def __init__(
         self,
@@ -39,7 +49,11 @@ class ImageData(LightningDataModule):
         seed: int = 0,
     ):
         super().__init__()
-        for key, value in (("image_size", image_size), ("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+        for key, value in (
+            ("image_size", image_size),
+            ("batch_size", batch_size),
+            ("eval_batch_size", eval_batch_size),
+        ):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise UserError(f"data.{key}={value}: a whole number of at least 1")
         if num_workers != "auto" and (not isinstance(num_workers, int) or num_workers < 0):
@@ -135,17 +149,17 @@ class ImageData(LightningDataModule):
 
     def describe(self) -> dict:
         """Plain values, for protocols and model cards."""
+        splits = self.splits  # first: only then does the source know how it was split
         return {
             **self.source.describe(),
             "image_size": self.image_size,
-            "num_train": self.len_train,
-            "num_val": self.len_val,
+            "num_train": len(splits.train),
+            "num_val": len(splits.val),
             "train_crop": self.train_crop.describe() + (", flip" if self.flip else ""),
             "val_crop": self.val_crop.describe(),
         }
 
     def write_split(self, folder: str | Path) -> None:
-        self.splits  # noqa: B018 (the split is drawn at the first use)
         self.source.write_split(folder)
 
 

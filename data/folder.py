@@ -60,7 +60,9 @@ class FolderImages(Source):
                 if not paths and not any(self.root.iterdir()):
                     raise UserError(f"{given}: the folder is empty; put images there or give another folder")
             except PermissionError as error:
-                raise UserError(f"{given}: no permission to list {error.filename}; choose a folder you may read") from None
+                raise UserError(
+                    f"{given}: no permission to list {error.filename}; choose a folder you may read"
+                ) from None
             if not paths:
                 raise UserError(
                     f"{given}: no images in it or below it; files ending in .jpg .png .webp .tif .gif .bmp are read"
@@ -139,6 +141,8 @@ class FolderImages(Source):
         Path(folder, "split.json").write_text(json.dumps(split, indent=1, ensure_ascii=True) + "\n")
 
     def describe(self) -> dict:
+        if not self._how:
+            self.split_sources()
         return {"name": self.name, "root": str(self.root), "split": self._how}
 
 

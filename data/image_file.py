@@ -149,7 +149,7 @@ def _opened(data: bytes) -> Image.Image:
 def _decoded(image: Image.Image, header: JpegHeader | None) -> Image.Image:
     image.load()
     if image.mode == "CMYK" and header is not None and header.adobe_transform is None:
-        # Pillow takes every CMYK JPEG for an Adobe one, which stores its inks inverted; one without the marker does not.
+        # Pillow takes every CMYK JPEG for an Adobe one, whose inks are stored inverted; without the marker they are not.
         image = Image.fromarray(255 - np.asarray(image), mode="CMYK")
     try:
         return ImageOps.exif_transpose(image)

@@ -39,7 +39,14 @@ class TrainBatches(Sampler[list[tuple[int, int]]]):
     """Batches of (sample number, image index) for one of `world_size` interleaved processes."""
 
     def __init__(
-        self, *, order: EpochOrder, start_sample: int, num_batches: int, batch_size: int, rank: int = 0, world_size: int = 1
+        self,
+        *,
+        order: EpochOrder,
+        start_sample: int,
+        num_batches: int,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
     ):
         assert start_sample >= 0 and num_batches >= 0 and 0 <= rank < world_size
         self.order, self.start_sample, self.num_batches, self.batch_size = order, start_sample, num_batches, batch_size

@@ -63,7 +63,7 @@ class ImageNet(_PublishedSplit):
         except (RuntimeError, FileNotFoundError, NotADirectoryError):
             raise UserError(
                 f"data.root={self.root}: no ImageNet here; put its train/ and val/ folders there, or the archives "
-                "ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz (image-net.org, login needed)"
+                "ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz (image-net.org)"
             ) from None
         self.class_names = tuple(found.classes)
         return self._checked(_image_list(self.root, found.samples), folder)

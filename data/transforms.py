@@ -136,7 +136,13 @@ class RandomResizedCrop(Crop):
     name = "random resized crop"
 
     def __init__(
-        self, *, size: int, min_area: float = 0.2, max_area: float = 1.0, max_aspect: float = 4 / 3, mode: str = "bicubic"
+        self,
+        *,
+        size: int,
+        min_area: float = 0.2,
+        max_area: float = 1.0,
+        max_aspect: float = 4 / 3,
+        mode: str = "bicubic",
     ):
         super().__init__(size=size)
         if not 0 < min_area <= max_area <= 1:

@@ -1,0 +1,125 @@
+"""Pictures made on the spot, so that everything runs without a file of data: `data=generated`."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..configs.errors import UserError
+from .generated_cache import Recipe, cached_pictures
+from .scenes import COLOURS, POSITIONS, SHAPES, SIZES, WORDS, Scene, draw_scene
+from .source import Images, Joined, Source, Splits
+
+
+class GeneratedList(Images):
+    """One split. Picture i depends on (seed, split, i) alone."""
+
+    def __init__(self, *, recipe: Recipe, file: Path | None):
+        self.recipe, self.file = recipe, file
+        self.cached = file is not None
+        self._pixels: np.memmap | None = None
+        self._scene = lru_cache(maxsize=4096)(_draw_scene)
+
+    def __getstate__(self) -> dict:  # a mapped file would travel to a spawned worker as all of its bytes
+        return {"recipe": self.recipe, "file": self.file}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(**state)
+
+    def __len__(self) -> int:
+        return self.recipe.count
+
+    def read(self, index: int, *, at_least: int | None = None) -> Tensor:
+        if self.file is None:
+            return torch.from_numpy(self.recipe.picture(index))
+        if self._pixels is None:
+            self._pixels = np.memmap(self.file, dtype=np.uint8, mode="r", shape=self.recipe.shape)
+        return torch.from_numpy(np.array(self._pixels[index]))
+
+    def scene(self, index: int) -> Scene:
+        return self._scene(self.recipe, index)
+
+    def key(self, index: int) -> str:
+        return f"{self.recipe.split}_{index:06d}"
+
+    def label(self, index: int) -> int:
+        return self.scene(index).label
+
+    def caption(self, index: int) -> str:
+        return self.scene(index).caption
+
+
+def _draw_scene(recipe: Recipe, index: int) -> Scene:
+    return draw_scene(seed=recipe.seed, split=recipe.split, index=index, text_share=recipe.text_share)
+
+
+class GeneratedImages(Source):
+    """Dead leaves, 1/f textures and light behind one or two objects of a known shape, colour, size and place.
+
+    count, val_count: pictures a split. text_share: of the pictures, how many show a word.
+    cache: keep the pixels on disk; false draws each picture anew at every reading.
+    """
+
+    name = "generated"
+    class_names = SHAPES
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 256,
+        count: int = 8192,
+        val_count: int = 512,
+        seed: int = 0,
+        text_share: float = 0.3,
+        cache: bool = True,
+    ):
+        for key, value in (("count", count), ("val_count", val_count)):
+            if value < 1:
+                raise UserError(f"data.{key}={value}: at least 1 picture")
+        if image_size < 16:
+            raise UserError(f"data.image_size={image_size}: generated pictures need at least 16 pixels a side")
+        if not 0 <= text_share <= 1:
+            raise UserError(f"data.text_share={text_share}: a share between 0 and 1")
+        if seed < 0:
+            raise UserError(f"data.seed={seed}: 0 or more")
+        self.recipes = {
+            split: Recipe(size=image_size, seed=seed, count=number, split=split, text_share=float(text_share))
+            for split, number in (("train", count), ("val", val_count))
+        }
+        self.cache = cache
+
+    def split_sources(self) -> Splits:
+        lists = {}
+        for split, recipe in self.recipes.items():
+            # Once the disk has refused a split, it is not asked again for the next one.
+            refused = any(done.file is None for done in lists.values())
+            lists[split] = GeneratedList(
+                recipe=recipe, file=cached_pictures(recipe) if self.cache and not refused else None
+            )
+        return Splits(**lists, all=Joined(*lists.values()))
+
+    def scenes(self, split: str = "val") -> list[Scene]:
+        """What every picture shows, for probes: label, shapes, colours, places, words."""
+        recipe = self.recipes[split]
+        return [_draw_scene(recipe, index) for index in range(recipe.count)]
+
+    @staticmethod
+    def vocabulary() -> dict[str, tuple[str, ...]]:
+        """The names that scenes use."""
+        return {
+            "shape": SHAPES,
+            "colour": tuple(COLOURS),
+            "position": tuple(POSITIONS),
+            "size": tuple(SIZES),
+            "word": tuple(WORDS),
+        }
+
+    def describe(self) -> dict:
+        train = self.recipes["train"]
+        return {
+            "name": self.name,
+            "root": None,
+            "split": f"seeds apart (seed {train.seed}, drawing version {train.version}, text in {train.text_share:g})",
+        }

@@ -1,0 +1,195 @@
+"""Generated pictures on disk: drawn once, by all cores, and mapped into memory by every process that reads them."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .drawing import draw_picture
+from .scenes import DRAWING_VERSION, draw_scene
+
+CHUNK = 64  # pictures a process draws before it reports
+QUIET_SECONDS = 1.5  # a progress line appears only when drawing takes longer
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the pixels of one split."""
+
+    size: int
+    seed: int
+    count: int
+    split: str
+    text_share: float
+    version: int = DRAWING_VERSION
+
+    @property
+    def key(self) -> str:
+        text = json.dumps(asdict(self), sort_keys=True)
+        return f"{self.split}_{self.size}px_{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return self.count, 3, self.size, self.size
+
+    def picture(self, index: int) -> np.ndarray:
+        scene = draw_scene(seed=self.seed, split=self.split, index=index, text_share=self.text_share)
+        return draw_picture(scene, seed=self.seed, split=self.split, index=index, size=self.size)
+
+
+def cache_folder() -> Path:
+    """IMTOK_CACHE, else XDG_CACHE_HOME/imtok, else ~/.cache/imtok."""
+    own, shared = os.environ.get("IMTOK_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    base = Path(own) if own else Path(shared or Path.home() / ".cache") / "imtok"
+    return base.expanduser() / "generated"
+
+
+def cached_pictures(recipe: Recipe) -> Path | None:
+    """The file of uint8 [count, 3, size, size], drawn now unless it is there; None where no disk can hold it."""
+    folder = cache_folder() / recipe.key
+    try:
+        if _intact(folder, recipe):
+            return folder / "images.u8"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(folder.with_suffix(".lock")):
+            if not _intact(folder, recipe):  # another process may have drawn it while we waited
+                _draw(folder, recipe)
+        return folder / "images.u8"
+    except OSError as error:
+        where = error.filename or folder
+        warnings.warn(
+            f"generated images cannot be cached ({error.strerror or error}: {where}): they are drawn anew each time, "
+            "which is slower; IMTOK_CACHE=DIR names another folder",
+            stacklevel=2,
+        )
+        return None
+
+
+def _intact(folder: Path, recipe: Recipe) -> bool:
+    """Complete, of this recipe, and unchanged where a few pictures were fingerprinted."""
+    try:
+        facts = json.loads((folder / "facts.json").read_text())
+        images = folder / "images.u8"
+        return (
+            facts["recipe"] == asdict(recipe)
+            and images.stat().st_size == int(np.prod(recipe.shape))
+            and facts["fingerprint"] == _fingerprint(images, recipe)
+        )
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _fingerprint(images: Path, recipe: Recipe) -> str:
+    """Of 32 pictures spread over the file: reading gigabytes at each start would defeat the cache."""
+    pixels = np.memmap(images, dtype=np.uint8, mode="r", shape=recipe.shape)
+    digest = hashlib.blake2b(digest_size=16)
+    for index in np.unique(np.linspace(0, recipe.count - 1, 32).astype(int)):
+        digest.update(pixels[index].tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One drawer at a time on this machine; where locks are not to be had, the last one to finish wins."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _draw(folder: Path, recipe: Recipe) -> None:
+    """Into a folder beside, which takes its name only when everything is in it."""
+    needed = int(np.prod(recipe.shape))
+    if shutil.disk_usage(folder.parent).free < needed + (64 << 20):
+        raise OSError(28, "no space left for the cache", str(folder.parent))
+    for left in folder.parent.glob(f".{recipe.key}.*"):  # by a run that was killed while it drew
+        if time.time() - left.stat().st_mtime > 24 * 3600:
+            shutil.rmtree(left, ignore_errors=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{recipe.key}.", dir=folder.parent))
+    try:
+        images = unfinished / "images.u8"
+        with open(images, "wb") as file:
+            file.truncate(needed)
+        _draw_all(images, recipe)
+        facts = {"recipe": asdict(recipe), "fingerprint": _fingerprint(images, recipe)}
+        scenes = (
+            draw_scene(seed=recipe.seed, split=recipe.split, index=i, text_share=recipe.text_share)
+            for i in range(recipe.count)
+        )
+        with open(unfinished / "scenes.jsonl", "w") as file:  # for people and other programs; imtok draws them anew
+            file.writelines(json.dumps(scene.as_dict()) + "\n" for scene in scenes)
+        (unfinished / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.rename(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _draw_chunk(images: Path, recipe: Recipe, first: int) -> int:
+    last = min(first + CHUNK, recipe.count)
+    chunk = np.stack([recipe.picture(index) for index in range(first, last)])
+    with open(images, "r+b") as file:  # written, not mapped: a full disk is then an error and not a SIGBUS
+        file.seek(first * chunk[0].nbytes)
+        file.write(chunk.tobytes())
+    return last - first
+
+
+def _draw_all(images: Path, recipe: Recipe) -> None:
+    starts = range(0, recipe.count, CHUNK)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(cores, 16, len(starts))
+    with _progress(recipe) as advance:
+        if workers == 1 or multiprocessing.current_process().daemon:  # daemons may have no children
+            for first in starts:
+                advance(_draw_chunk(images, recipe, first))
+            return
+        how = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+        pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(how))
+        try:
+            for done in as_completed([pool.submit(_draw_chunk, images, recipe, first) for first in starts]):
+                advance(done.result())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _progress(recipe: Recipe) -> Iterator:
+    """One line of progress on stderr, and only where somebody has to wait."""
+    from rich.console import Console
+    from rich.progress import Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(file=sys.stderr)
+    text = "{task.description} {task.completed}/{task.total}"
+    columns = (TextColumn(text), *Progress.get_default_columns()[1:3], TimeRemainingColumn())
+    bar = Progress(*columns, console=console, transient=True)
+    what = f"drawing {recipe.size} px images ({recipe.split}, once; kept in {cache_folder()})"
+    task = bar.add_task(what, total=recipe.count)
+    started, shown = time.monotonic(), False
+
+    def advance(count: int) -> None:
+        nonlocal shown
+        bar.advance(task, count)
+        if not shown and time.monotonic() - started > QUIET_SECONDS:
+            shown = True
+            bar.start() if console.is_terminal else console.print(f"imtok: {what} ...")
+
+    try:
+        yield advance
+    finally:
+        bar.stop()
