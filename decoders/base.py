@@ -12,6 +12,7 @@ class Decoder(nn.Module, ABC):
     """Codes to a picture [B, 3, H, W] around [-1, 1], not clamped."""
 
     dim: int | dict[str, int]  # width it reads, given by quantizer.out_dim
+    loss_names: ClassVar[tuple[str, ...]] = ()  # keys of what training_losses returns
     cheap_sample: ClassVar[bool] = True  # False where a picture takes many steps: training then sees none
 
     @abstractmethod

@@ -30,6 +30,10 @@ class LossTerm(nn.Module, ABC):
             return f": it compares a reconstruction, and tokenizer.decoder ({decoder}) gives none in training"
         return None
 
+    def is_available(self, output: TokenizerOutput) -> bool:
+        """False where this output has nothing to read: in eval mode parts may leave their training losses out."""
+        return True
+
 
 def mean_over_samples(values_B: Tensor, keep_B: Tensor | None) -> Tensor:
     """Mean of per-sample values, of the kept samples only; 0 when a batch keeps none."""

@@ -25,6 +25,9 @@ class QuantizerTerm(LossTerm):
     def forward(self, batch: Mapping[str, Any], output: TokenizerOutput) -> Tensor:
         return _pick(output.quantized.losses, self.key, "quantizer")
 
+    def is_available(self, output: TokenizerOutput) -> bool:
+        return self.training or self.key in output.quantized.losses
+
     def misfit(self, tokenizer: nn.Module) -> str | None:
         return _not_offered(self.key, tokenizer.quantizer, "quantizer")
 
@@ -41,6 +44,9 @@ class DecoderTerm(LossTerm):
 
     def forward(self, batch: Mapping[str, Any], output: TokenizerOutput) -> Tensor:
         return _pick(output.decoder_losses, self.key, "decoder")
+
+    def is_available(self, output: TokenizerOutput) -> bool:
+        return self.training or self.key in output.decoder_losses
 
     def misfit(self, tokenizer: nn.Module) -> str | None:
         return _not_offered(self.key, tokenizer.decoder, "decoder")

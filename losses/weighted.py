@@ -83,7 +83,7 @@ class WeightedLosses(nn.Module):
         weighted: dict[str, Tensor] = {}
         for name, term in self.terms.items():
             weight = self.weights[name](update)
-            if weight == 0 and not term.free:
+            if (weight == 0 and not term.free) or not term.is_available(output):
                 continue
             value = term(batch, output)
             raw[name] = value.detach()

@@ -29,9 +29,9 @@ def test_sum_raw_and_weighted(FakeTokenizer, output_of, images):
     values = losses({"image": b}, output, update=1)
     l1 = float((a - b).detach().abs().mean())
     assert float(values.raw["l1"]) == pytest.approx(l1)
-    assert float(values.weighted["l1"]) == pytest.approx(0.5 * l1)
-    assert float(values.total) == pytest.approx(0.5 * l1 + 1.0 * 3 + 0.25 * 5)
-    assert float(values.sum_of(["l1", "lpips"])) == pytest.approx(0.5 * l1)
+    assert float(values.weighted["l1"].detach()) == pytest.approx(0.5 * l1)
+    assert float(values.total.detach()) == pytest.approx(0.5 * l1 + 1.0 * 3 + 0.25 * 5)
+    assert float(values.sum_of(["l1", "lpips"]).detach()) == pytest.approx(0.5 * l1)
     assert not values.raw["l1"].requires_grad and values.total.requires_grad
     values.total.backward()
     torch.testing.assert_close(a.grad, 0.5 * (a - b).sign().detach() / a.numel())
@@ -49,6 +49,14 @@ def test_weight_zero_is_computed_only_where_it_is_free(FakeTokenizer, output_of,
     assert calls == []
     assert set(values.raw) == {"l2", "commit"} and set(values.weighted) == {"l2"}
     assert values.total.isfinite()  # 0 * inf did not get in
+
+
+def test_eval_mode_does_without_the_quantizers_training_losses(FakeTokenizer, output_of, images):
+    losses = WeightedLosses.from_config(shipped("l1", "commit"), FakeTokenizer(loss_names=("commit",)))
+    values = losses.eval()({"image": images()}, output_of(images(seed=1)), update=0)
+    assert set(values.raw) == {"l1"}
+    with pytest.raises(AssertionError, match="commit"):
+        losses.train()({"image": images()}, output_of(images(seed=1)), update=0)
 
 
 def test_optional_terms_go_when_the_quantizer_is_swapped(FakeTokenizer, capsys):
