@@ -1,0 +1,160 @@
+"""Check this machine, or judge a run by its metrics.csv and name the YAML key that would help."""
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .arguments import Arguments
+from .run_verdict import Line, check_run
+
+EXAMPLES = ("imtok doctor", "imtok doctor runs/quickstart/STAMP")
+OPTIONAL = {
+    "simplejpeg": "JPEGs load about twice as fast",
+    "wandb": "logger=[csv,wandb]",
+    "tensorboard": "logger=[csv,tensorboard]",
+    "transformers": "teachers and text towers",
+}
+LPIPS_FILES = ("vgg16-397923af.pth", "alexnet-owt-7be5be79.pth")
+
+
+def check_machine() -> list[Line]:
+    lines = [_python(), *_torch(), _memory(), _disk(), *_optional(), _cache(), _hub()]
+    return lines + _weights()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _python() -> Line:
+    return Line(
+        sys.version_info >= (3, 10), "python", f"{platform.python_version()} at {sys.executable}", "3.10 or newer"
+    )
+
+
+def _torch() -> list[Line]:
+    import torch
+
+    # A torchvision wheel is built against one torch and says so.
+    needs = [r for r in importlib.metadata.requires("torchvision") or () if re.match(r"torch\s*==", r)]
+    wanted = needs[0].partition("==")[2].split(";")[0].strip() if needs else None
+    pair = wanted is None or torch.__version__.split("+")[0] == wanted.split("+")[0]
+    said = f"{torch.__version__} with torchvision {_version('torchvision')}" + ("" if pair else f", built for {wanted}")
+    lines = [Line(pair, "torch", said, "pip install --upgrade torch torchvision, together")]
+    if torch.cuda.is_available():
+        for number in range(torch.cuda.device_count()):
+            facts = torch.cuda.get_device_properties(number)
+            bf16 = "bf16" if facts.major >= 8 else "no bf16: trainer.precision=fp16"
+            lines.append(Line(True, f"cuda:{number}", f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB, {bf16}"))
+    else:
+        lines.append(Line(None, "cuda", "none that torch sees; training runs on the CPU"))
+    flags = _cpu_flags()
+    fast = [name for name in ("amx_bf16", "avx512_bf16") if name in flags]
+    said = f"{_cores()} cores for this process, torch uses {torch.get_num_threads()} threads; "
+    said += f"fast bf16 ({', '.join(fast)})" if fast else "no fast bf16: trainer.precision=fp32 is as quick"
+    lines.append(Line(None, "cpu", said))
+    return lines
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return set()
+    return set(next((line.partition(":")[2] for line in text.splitlines() if line.startswith("flags")), "").split())
+
+
+def _memory() -> Line:
+    try:
+        pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    except (ValueError, OSError, AttributeError):
+        return Line(None, "memory", "unknown on this system")
+    return Line(
+        pages > 2, "memory", f"{pages:.1f} GiB free", "less than 2 GiB: lower data.batch_size, close other programs"
+    )
+
+
+def _disk() -> Line:
+    free = shutil.disk_usage(".").free / 2**30
+    return Line(free > 2, "disk", f"{free:.1f} GiB free here", "less than 2 GiB: hydra.run.dir=DIR on another disk")
+
+
+def _optional() -> list[Line]:
+    lines = []
+    for package, use in OPTIONAL.items():
+        version = _version(package)
+        lines.append(
+            Line(True if version else None, package, version or f"not installed; for {use}: pip install {package}")
+        )
+    return lines
+
+
+def _cache() -> Line:
+    from .recipes import cache_file
+
+    folder = cache_file().parent
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    return Line(os.access(existing, os.W_OK), "cache", str(folder), "not writable: set IMTOK_CACHE=DIR")
+
+
+def _hub() -> Line:
+    offline = os.environ.get("HF_HUB_OFFLINE") == "1"
+    home = os.environ.get("HF_HOME", "~/.cache/huggingface")
+    return Line(None, "hugging face", f"{'offline (HF_HUB_OFFLINE=1)' if offline else 'online'}, cache {home}")
+
+
+def _weights() -> list[Line]:
+    """The published networks of losses and metrics: present, or where they are looked for."""
+    import torch
+
+    from imtok.eval.weights import INCEPTION_FILE
+
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    uses = {
+        INCEPTION_FILE: "rFID and IS",
+        LPIPS_FILES[0]: "LPIPS in training and reports",
+        LPIPS_FILES[1]: "lpips_alex",
+    }
+    lines = []
+    for name, use in uses.items():
+        there = (folder / name).is_file()
+        said = f"{folder / name}" if there else f"not in {folder}; fetched when {use} first needs it"
+        lines.append(
+            Line(True if there else None, name.split("-")[0], said if there else f"{said} (offline: copy {name} there)")
+        )
+    return lines
+
+
+def print_lines(title: str, lines: Sequence[Line]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(soft_wrap=True)
+    console.print(f"[bold]{escape(title)}[/bold]")
+    marks = {True: "[green]ok  [/green]", False: "[red]bad [/red]", None: "    "}
+    for line in lines:
+        remedy = f"\n{'':20}try: {escape(line.remedy)}" if line.ok is False and line.remedy else ""
+        console.print(f"{marks[line.ok]}{escape(line.name):<15} {escape(line.said)}{remedy}", highlight=False)
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = Arguments("doctor", str(__doc__), examples=EXAMPLES)
+    parser.add_argument(
+        "run", nargs="?", type=Path, metavar="RUN", help="a run folder; without it the machine is checked"
+    )
+    options = parser.parse_args(argv)
+    lines = check_machine() if options.run is None else check_run(options.run)
+    print_lines("this machine" if options.run is None else str(options.run), lines)
+    return 1 if any(line.ok is False for line in lines) else 0
