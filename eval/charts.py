@@ -52,6 +52,9 @@ class Axes:
         if not log:
             return _nice_ticks(*span, count)
         powers = range(math.ceil(span[0] - 1e-9), math.floor(span[1] + 1e-9) + 1)
+        if len(powers) <= 2:
+            return [m * 10.0**p for p in range(math.floor(span[0]), math.ceil(span[1])) for m in (1, 2, 5)
+                    if span[0] - 1e-9 <= math.log10(m) + p <= span[1] + 1e-9]  # fmt: skip
         step = max(1, math.ceil(len(powers) / (count + 1)))
         return [10.0**p for p in powers[::step]]
 

@@ -77,11 +77,11 @@ class Protocol:
 
     def describe(self) -> list[tuple[str, str]]:
         """The protocol in words, for people who compare two tables."""
-        extractor = {
-            "inception-2015": "2015 TensorFlow Inception, 2048-d pool, fp32",
-            "randconv-64": "seeded random convolutions, 64-d: no perceptual meaning",
-        }[self.extractor]
-        pixels = "uint8, (x - 128) / 128" if self.fid_pixels == "uint8" else "unrounded floats, 2x - 1"
+        resize = self.fid_resize.replace("_", " ")
+        scale = "uint8, (x - 128) / 128" if self.fid_pixels == "uint8" else "unrounded floats, 2x - 1"
+        extractor = "seeded random convolutions, 64-d: no perceptual meaning"
+        if self.extractor == "inception-2015":
+            extractor = f"2015 TensorFlow Inception, 2048-d pool, fp32; input {scale}, {resize} to 299"
         window = (
             "Gaussian 11, sigma 1.5, biased covariance"
             if self.ssim_window == "gaussian11"
@@ -90,7 +90,7 @@ class Protocol:
         rule = "round(clip(x, 0, 1) * 255)" if self.rounding == "round" else "floor(clip(x, 0, 1) * 255)"
         return [
             ("pixels", f"reference and reconstruction to uint8 once: {rule}"),
-            ("FID features", f"{extractor}; input {pixels}, {self.fid_resize.replace('_', ' ')} to 299"),
+            ("FID features", extractor),
             ("FID arithmetic", "float64 moments, N - 1 covariance, paired reference (the same images)"),
             ("rFID", f"by that name only for all {self.image_count:,} of {self.images}, {self.crop}; else rFID@N"),
             (

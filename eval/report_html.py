@@ -110,7 +110,7 @@ def picture_shelves(pictures: Mapping[str, Sequence[Picture]]) -> str:
     for name, shelf in pictures.items():
         shown = "".join(_triple(p) for p in shelf)
         shelves.append(f'<div class="shelf"><h3>{escape(name)}</h3>{shown}</div>')
-    caption = f"Input, reconstruction, and |difference| × {GAIN}; sorted by PSNR."
+    caption = f"Input, reconstruction, and |difference| × {GAIN}; sorted by PSNR. Point at one to enlarge it."
     return (
         f'<section><h2>Best, median and worst images</h2><p class="key">{caption}</p>'
         f'<div class="pictures">{"".join(shelves)}</div></section>'
@@ -163,7 +163,8 @@ def training_curves(curves: Mapping[str, Sequence]) -> str:
     if not curves:
         return ""
     figures = "".join(
-        f"<figure><figcaption><b>{escape(name)}</b></figcaption>{curve_chart(series, x_label='updates')}</figure>"
+        f"<figure><figcaption><b>{escape(name.replace('_', ' '))}</b></figcaption>"
+        f"{curve_chart(series, x_label='updates')}</figure>"
         for name, series in curves.items()
     )
     key = '<p class="key"><span><i class="k0"></i>training</span><span><i class="k1"></i>validation</span></p>'
