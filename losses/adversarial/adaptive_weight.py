@@ -65,8 +65,11 @@ def _gradient(loss: Tensor, reconstruction: Tensor, *, retain_graph: bool) -> Te
 def _norm_at(last_layer: Tensor, reconstruction: Tensor, gradient: Tensor | None) -> Tensor:
     if gradient is None:
         return torch.zeros((), device=reconstruction.device)
-    (at_layer,) = torch.autograd.grad(reconstruction, last_layer, gradient, retain_graph=True)
-    return at_layer.float().norm()
+    # At unit length: a mean over all pixels of a batch has gradients of 1e-7, which fp16 below this point would lose.
+    length = gradient.float().norm().clamp(min=1e-30)
+    direction = (gradient / length).to(gradient.dtype)
+    (at_layer,) = torch.autograd.grad(reconstruction, last_layer, direction, retain_graph=True)
+    return at_layer.float().norm() * length
 
 
 class _WithKnownGradient(torch.autograd.Function):

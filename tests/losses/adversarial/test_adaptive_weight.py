@@ -67,6 +67,21 @@ def test_gradients_after_it_are_those_of_the_plain_sum(parts):
         torch.testing.assert_close(mine, p.grad)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_small_gradients_survive_autocast(parts, dtype):
+    tokenizer, discriminator, x, target = parts
+
+    def ratio(scale, enabled):
+        with torch.autocast("cpu", dtype, enabled=enabled):
+            picture = tokenizer(x).reconstruction.float()
+            nll, gan = losses_of(picture, target, discriminator)
+        return AdaptiveWeight()(
+            reconstruction_loss=nll * scale, gan_loss=gan, reconstruction=picture, last_layer=tokenizer.last_layer
+        )[0]
+
+    assert float(ratio(1e-7, True)) == pytest.approx(1e-7 * float(ratio(1.0, False)), rel=0.05)
+
+
 def test_clamped_on_both_sides(parts):
     tokenizer, _, x, target = parts
     for factor, bounds, expected in ((0.0, {}, 1e4), (0.0, {"maximum": 7.0}, 7.0), (1e9, {"minimum": 0.015}, 0.015)):

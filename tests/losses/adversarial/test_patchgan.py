@@ -6,12 +6,12 @@ from imtok.configs.errors import UserError
 from imtok.losses.adversarial.patchgan import PatchGAN, from_taming_keys
 
 
-def as_published(*, ndf, n_layers, actnorm=False):
+def as_published(*, ndf, n_layers):
     """The flat list of pix2pix, from its description: 4x4 convolutions, widths doubling up to eightfold."""
     layers = [nn.Conv2d(3, ndf, 4, 2, 1), nn.LeakyReLU(0.2)]
     widths = [ndf * min(2**n, 8) for n in range(n_layers + 1)]
     for n in range(1, n_layers + 1):
-        layers.append(nn.Conv2d(widths[n - 1], widths[n], 4, 1 if n == n_layers else 2, 1, bias=actnorm))
+        layers.append(nn.Conv2d(widths[n - 1], widths[n], 4, 1 if n == n_layers else 2, 1, bias=False))
         layers += [nn.BatchNorm2d(widths[n]), nn.LeakyReLU(0.2)]
     return nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, 1, 1))
 
