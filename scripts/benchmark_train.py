@@ -1,0 +1,147 @@
+"""The whole update as Lightning runs it, taking turns with forward and backward of the bare modules."""
+
+import copy
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor, nn
+
+from ..configs.errors import UserError
+from .arguments import whole_number
+from .benchmark import print_result, ratio
+
+DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class BareModules:
+    """Forward and backward of the parts, with the fewest calls an update can be made of; no optimizer, no logs."""
+
+    def __init__(
+        self, training: Any, *, precision: str, channels_last: bool, device: torch.device, own: bool = False
+    ) -> None:
+        parts = (training.tokenizer, training.adversary.discriminator if training.adversary is not None else None)
+        self.tokenizer, self.discriminator = copy.deepcopy(parts) if own else parts
+        self.networks = [n for t in training.losses.terms.values() if isinstance(n := t.__dict__.get("net"), nn.Module)]
+        self.dtype, self.device = DTYPES[precision], device
+        self.format = torch.channels_last if channels_last else torch.contiguous_format
+        if own:
+            for part in (self.tokenizer, self.discriminator):
+                if part is not None:
+                    part.to(memory_format=self.format)
+
+    def update(self, images: Tensor) -> None:
+        images = images.contiguous(memory_format=self.format)
+        self._generator(images)
+        for part in (self.tokenizer, self.discriminator):
+            if part is not None:
+                part.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _cast(self) -> Any:
+        return torch.autocast(self.device.type, dtype=self.dtype) if self.dtype else nullcontext()
+
+    def _generator(self, images: Tensor) -> None:
+        parts = self.tokenizer
+        with self._cast():
+            quantized = parts.quantizer(parts.encoder(images))
+            picture = parts.decoder(quantized.codes).float()
+            loss = (picture - images).abs().mean() + sum(quantized.losses.values())
+            for network in self.networks:
+                loss = loss + network(picture, images).mean()
+            if self.discriminator is not None:
+                self.discriminator.requires_grad_(False)
+                loss = loss - self.discriminator(picture).float().mean()
+                self.discriminator.requires_grad_(True)
+        loss.backward()
+        if self.discriminator is None:
+            return
+        torch.clear_autocast_cache()
+        with self._cast():
+            real, fake = self.discriminator(images).float(), self.discriminator(picture.detach()).float()
+            loss = (1 - real).relu().mean() + (1 + fake).relu().mean()
+        loss.backward()
+
+
+class TakeTurns(Callback):
+    """After each whole update the other arms run; the whole one's clock stands still meanwhile.
+
+    The first round is not counted: memory is touched and kernels are chosen in it.
+    """
+
+    def __init__(self, make_arms: Callable[[torch.device], Mapping[str, Callable[[Tensor], None]]]) -> None:
+        self.make_arms = make_arms
+        self.seconds: dict[str, list[float]] = {"whole update": []}
+
+    def on_fit_start(self, trainer: Any, training: Any) -> None:
+        self.arms = self.make_arms(training.device)
+        self.seconds |= {name: [] for name in self.arms}
+
+    def on_train_start(self, trainer: Any, training: Any) -> None:
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Any, training: Any, outputs: Any, batch: Mapping[str, Any], batch_idx: int
+    ) -> None:
+        if training.device.type == "cuda":
+            torch.cuda.synchronize(training.device)
+        counted = batch_idx > 0
+        whole = time.perf_counter() - self.started
+        if counted:
+            self.seconds["whole update"].append(whole)
+        for name, arm in self.arms.items():
+            start = time.perf_counter()
+            arm(batch["image"])
+            if counted:
+                self.seconds[name].append(time.perf_counter() - start)
+        self.started = time.perf_counter()
+
+
+def benchmark_train(settings: Mapping[str, str], overrides: Sequence[str]) -> dict[str, Any]:
+    from imtok.configs.compose import compose_config
+    from imtok.training.factory import build_trainer, build_training
+
+    if not any(word.startswith("experiment=") for word in overrides):
+        raise UserError("benchmark train: which experiment? Add experiment=quickstart (`imtok recipes` lists them)")
+    rounds, batch = whole_number(settings, "rounds", 5), whole_number(settings, "batch", 2)
+    compare = settings.get("compare", "true") == "true"
+    words = [*overrides, f"trainer.max_updates={rounds + 1}", f"data.batch_size={batch}", "trainer.accumulate=1"]
+    words += [f"trainer.threads={whole_number(settings, 'threads', 1)}", "weights=random"]
+    if not any(word.startswith("data=") for word in overrides):
+        words.append("data=generated")  # no data set is needed to measure
+    if "precision" in settings:
+        words.append(f"trainer.precision={settings['precision']}")
+    config = compose_config("train", words)
+    if config["adversary"]:  # the GAN counts from the first update
+        config["adversary"] |= {"start": 0, "discriminator_warmup": 0, "ramp": 0}
+    trainer_node = config["trainer"]
+
+    with tempfile.TemporaryDirectory() as folder:
+        training = build_training(config, Path(folder))
+
+        def arms(device: torch.device) -> dict[str, Callable[[Tensor], None]]:
+            as_set = {"precision": trainer_node["precision"], "channels_last": bool(trainer_node["channels_last"])}
+            found = {"bare modules": BareModules(training, **as_set, device=device).update}
+            if compare:
+                for name, precision, last in (("fp32", "fp32", False), ("bf16 + channels_last", "bf16", True)):
+                    bare = BareModules(training, precision=precision, channels_last=last, device=device, own=True)
+                    found[f"bare, {name}"] = bare.update
+            return found
+
+        turns = TakeTurns(arms)
+        build_trainer(training.settings, loggers=[], callbacks=[turns], folder=Path(folder)).fit(training)
+    seconds = turns.seconds
+    ratios = {"whole / bare": ratio(seconds["whole update"], seconds["bare modules"])}
+    if compare:
+        ratios["fp32 / bf16 + channels_last"] = ratio(seconds["bare, fp32"], seconds["bare, bf16 + channels_last"])
+    size = "x".join(str(side) for side in training.tokenizer.image_size)
+    gan = ", with GAN" if config["adversary"] else ", no GAN"
+    title = f"train: {config['name']}, batch {batch} of {size}, {trainer_node['precision']}{gan}, {rounds} rounds"
+    print_result(title, seconds, ratios)
+    return {"seconds": seconds, "ratios": ratios}
