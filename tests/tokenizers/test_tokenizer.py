@@ -70,6 +70,6 @@ def test_sizes_that_cannot_work_fail_at_build_with_their_key(tokenizer_node) -> 
     quantizer = tokenizer_node["quantizer"] | {"dim": 16}
     with pytest.raises(UserError, match=r"tokenizer.quantizer.dim=16.*8"):
         build(tokenizer_node | {"quantizer": quantizer}, key="tokenizer")
-    encoder = tokenizer_node["encoder"] | {"channels": 20}
-    with pytest.raises(UserError, match=r"tokenizer.encoder.*multiples of 32"):
+    encoder = tokenizer_node["encoder"] | {"channels": 18}
+    with pytest.raises(UserError, match=r"tokenizer.encoder.*multiples of 4"):
         build(tokenizer_node | {"encoder": encoder}, key="tokenizer")

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """32 groups and eps 1e-6: released weights depend on both."""
-    return nn.GroupNorm(32, channels, eps=1e-6)
+    """32 groups and eps 1e-6: released weights depend on both. Narrow layers, which no release has, get groups of 4."""
+    return nn.GroupNorm(32 if channels % 32 == 0 else channels // 4, channels, eps=1e-6)
 
 
 class ResBlock(nn.Module):
@@ -83,8 +83,8 @@ def to_grid(x_BND: Tensor, grid: tuple[int, int] | torch.Size) -> Tensor:
 def level_widths(channels: int, multipliers: Sequence[int]) -> list[int]:
     widths = [channels * m for m in multipliers]
     for width in [channels, *widths]:
-        if width % 32:
-            raise ValueError(f"channels={channels} times {list(multipliers)} must be multiples of 32 (group norm)")
+        if width % 4:
+            raise ValueError(f"channels={channels} times {list(multipliers)} must be multiples of 4 (group norm)")
     return widths
 
 
