@@ -113,7 +113,7 @@ def _front_leaf(size: int, centre, radius, aspect, angle) -> tuple[np.ndarray, n
     """The index of the leaf in front, at twice the size (without that, edges would alias), and at the final size 1 in
     the middle of that leaf to 0 at its edge. Leaf 0 is in front.
 
-    Tile by tile: most leaves are small and touch few tiles, and what a leaf hides that fills the tile need not be drawn.
+    Tile by tile: most leaves are small and touch few tiles, and what a leaf hides that fills the tile is not drawn.
     """
     side = 2 * size
     front, inward = np.empty((side, side), np.uint8), np.empty((size, size), np.float32)

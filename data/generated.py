@@ -113,7 +113,7 @@ class GeneratedImages(Source):
             "colour": tuple(COLOURS),
             "position": tuple(POSITIONS),
             "size": tuple(SIZES),
-            "word": tuple(WORDS),
+            "word": WORDS,
         }
 
     def describe(self) -> dict:

@@ -78,7 +78,7 @@ def read_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS, at_leas
         image = _read_jpeg(data, header, at_least)
         if image is not None:
             return image
-    return _read_with_pillow(path, data, max_pixels, header)
+    return _read_with_pillow(path, data, max_pixels, header, at_least)
 
 
 def _check_pixels(path: str | os.PathLike, width: int, height: int, max_pixels: int) -> None:
@@ -120,12 +120,16 @@ def _upright(image: Tensor, orientation: int) -> Tensor:
     return image.flip(mirrored) if mirrored else image
 
 
-def _read_with_pillow(path: str | os.PathLike, data: bytes, max_pixels: int, header: JpegHeader | None) -> Tensor:
+def _read_with_pillow(
+    path: str | os.PathLike, data: bytes, max_pixels: int, header: JpegHeader | None, at_least: int | None
+) -> Tensor:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's bomb and EXIF warnings: size is checked below
             with _opened(data) as image:
                 _check_pixels(path, *image.size, max_pixels)
+                if header is not None and (divide := _denominator(header, at_least)) > 1:
+                    image.draft(None, (max(header.width // divide, 1), max(header.height // divide, 1)))
                 pixels = _rgb(_decoded(image, header))
     except UnreadableImage:
         raise
@@ -149,7 +153,7 @@ def _opened(data: bytes) -> Image.Image:
 def _decoded(image: Image.Image, header: JpegHeader | None) -> Image.Image:
     image.load()
     if image.mode == "CMYK" and header is not None and header.adobe_transform is None:
-        # Pillow takes every CMYK JPEG for an Adobe one, whose inks are stored inverted; without the marker they are not.
+        # Pillow takes every CMYK JPEG for an Adobe one, whose inks are stored inverted; others are not.
         image = Image.fromarray(255 - np.asarray(image), mode="CMYK")
     try:
         return ImageOps.exif_transpose(image)

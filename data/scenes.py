@@ -34,11 +34,12 @@ POSITIONS = {
     "at the bottom right": (0.73, 0.73),
 }
 SIZES = {"small": (0.12, 0.15), "medium": (0.165, 0.195), "large": (0.21, 0.25)}  # radius in units of the side
-WORDS = (
-    "kite lamp moon fish bird tree boat leaf star rain snow wind fire sand salt milk rice corn plum pear lime mint "
-    "rose lily fern moss wolf bear deer hare crow swan duck frog newt crab shell stone brick glass paper cloth wool "
-    "silk drum harp bell flute clock wheel chair table spoon plate bread honey apple cloud river field house"
-).split()  # noqa: SIM905
+_WORDS = """
+    kite lamp moon fish bird tree boat leaf star rain snow wind fire sand salt milk rice corn plum pear lime mint
+    rose lily fern moss wolf bear deer hare crow swan duck frog newt crab shell stone brick glass paper cloth wool
+    silk drum harp bell flute clock wheel chair table spoon plate bread honey apple cloud river field house
+"""
+WORDS = tuple(_WORDS.split())
 
 
 @dataclass(frozen=True)

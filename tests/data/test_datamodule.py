@@ -1,0 +1,175 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imtok.configs.errors import UserError
+from imtok.data import datamodule
+from imtok.data.datamodule import ImageData
+from imtok.data.folder import FolderImages
+from imtok.data.sampling import EpochOrder, TrainBatches, mixed
+from imtok.data.skipped import SkippedImages
+from imtok.data.torchvision_sets import Cifar10, ImageNet, Imagenette
+from imtok.data.transforms import AdmRandomCrop
+
+
+@pytest.fixture
+def root(tmp_path):
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(23):
+        pixels = rng.integers(0, 256, (20 + i % 5, 40 - i, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i:02d}.{'jpg' if i % 2 else 'png'}")
+    return folder
+
+
+def data_of(root, **settings):
+    given = {"image_size": 16, "batch_size": 4, "num_workers": 0, "seed": 5} | settings
+    crop = AdmRandomCrop(size=given["image_size"])
+    return ImageData(source=FolderImages(root=str(root)), train_crop=crop, **given)
+
+
+def assert_same(batches, others):
+    batches, others = list(batches), list(others)
+    assert len(batches) == len(others)
+    for one, other in zip(batches, others, strict=True):
+        assert one["key"] == other["key"] and torch.equal(one["image"], other["image"])
+
+
+def test_batches_hold_what_is_promised(root):
+    batch = next(iter(data_of(root).train_loader(num_batches=1)))
+    assert batch["image"].shape == (4, 3, 16, 16) and batch["image"].dtype == torch.uint8
+    assert batch["label"].tolist() == [-1] * 4 and len(batch["key"]) == 4 and batch["skipped"] == []
+    ready = data_of(root).prepare_batch(batch, "cpu")
+    assert ready["image"].dtype == torch.float32 and -1 <= ready["image"].min() < 0 < ready["image"].max() <= 1
+
+
+def test_nothing_depends_on_the_number_of_workers(root):
+    alone = list(data_of(root).train_loader(num_batches=7))
+    assert_same(alone, data_of(root, num_workers=2).train_loader(num_batches=7))
+    assert_same(data_of(root).val_loader(), data_of(root, num_workers=2).val_loader())
+
+
+def test_resume_from_any_sample_gives_the_tail(root):
+    whole = list(data_of(root).train_loader(num_batches=12))  # two epochs and more
+    for done in (1, 5, 11):
+        torch.rand(3)  # the global generator has no say
+        assert_same(whole[done:], data_of(root).train_loader(start_sample=4 * done, num_batches=12 - done))
+
+
+def test_every_epoch_shows_each_image_once_in_an_order_of_its_own():
+    order = EpochOrder(length=11, seed=1)
+    epochs = [[order[e * 11 + i] for i in range(11)] for e in range(3)]
+    assert all(sorted(epoch) == list(range(11)) for epoch in epochs) and epochs[0] != epochs[1] != epochs[2]
+    assert epochs[0] != [EpochOrder(length=11, seed=2)[i] for i in range(11)]
+
+
+def test_a_batch_larger_than_the_folder(root):
+    batches = list(data_of(root, batch_size=64).train_loader(num_batches=2))
+    assert [len(b["key"]) for b in batches] == [64, 64]
+    augmented = {b.numpy().tobytes() for b in batches[0]["image"]}
+    assert len(augmented) > len(set(batches[0]["key"]))  # the same file, cut differently
+
+
+def test_processes_share_the_samples_between_them(root, monkeypatch):
+    def samples(rank, world_size, batch_size):
+        order = EpochOrder(length=9, seed=0)
+        batches = TrainBatches(
+            order=order,
+            start_sample=8,
+            num_batches=6 // world_size,
+            batch_size=batch_size,
+            rank=rank,
+            world_size=world_size,
+        )
+        return [item for batch in batches for item in batch]
+
+    together = sorted(samples(0, 2, 4) + samples(1, 2, 4))
+    assert together == samples(0, 1, 4) and [s for s, _ in together] == list(range(8, 32))
+
+    keys = []
+    for rank in (0, 1):
+        monkeypatch.setattr(datamodule, "processes", lambda rank=rank: (rank, 2))
+        keys += [k for b in data_of(root).all_loader() for k in b["key"]]
+    assert len(keys) == 23 and len(set(keys)) == 23  # no padding
+
+
+def test_validation_subset_is_spread_and_unique(root):
+    data = data_of(root)
+    keys = [k for b in data.all_loader(max_images=5) for k in b["key"]]
+    assert len(set(keys)) == 5 and keys[0] < "03" and keys[-1] > "15"
+    assert len([k for b in data.all_loader(max_images=1000) for k in b["key"]]) == 23
+
+
+def test_unreadable_images_are_replaced_in_training_and_left_out_in_evaluation(root, tmp_path):
+    broken = [f"{i:02d}.png" for i in range(0, 22, 2)]
+    for name in broken:
+        (root / name).write_bytes(b"")
+    data, log = data_of(root, batch_size=6, eval_batch_size=2), SkippedImages(folder=tmp_path)
+    batches = list(data.train_loader(num_batches=8))
+    assert all(len(b["image"]) == 6 and not set(b["key"]) & set(broken) for b in batches)
+    assert_same(batches[3:], data_of(root, batch_size=6, num_workers=2).train_loader(start_sample=18, num_batches=5))
+    seen = []
+    for batch in data.all_loader():
+        assert len(batch["image"]) == len(batch["key"]) == len(batch["label"]) > 0
+        seen += batch["key"]
+        log.collect(batch)
+        log.collect(batch)
+    assert set(seen) | set(broken) == {p.name for p in root.iterdir()} and len(seen) == 23 - len(broken)
+    lines = (tmp_path / "skipped_images.txt").read_text().splitlines()
+    assert len(lines) == len(broken) == len(log) and all("the file is empty" in line for line in lines)
+    assert f"{len(broken)} images" in log.summary()
+    assert len(SkippedImages(folder=tmp_path)) == len(broken)  # a resumed run does not name them twice
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_folder_of_broken_images_is_one_line(root, num_workers):
+    for path in root.iterdir():
+        path.write_bytes(b"junk")
+    data = data_of(root, num_workers=num_workers)
+    for loader in (data.train_loader(num_batches=3), data.val_loader()):
+        with pytest.raises(UserError, match=r"none of the images could be read") as caught:
+            list(loader)
+        assert f"data.root={root}" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_describe_and_split(root, tmp_path):
+    data = data_of(root)
+    facts = data.describe()
+    assert facts["num_train"] + facts["num_val"] == 23 and facts["root"] == str(root)
+    json.dumps(facts)
+    data.write_split(tmp_path)
+    assert len(json.loads((tmp_path / "split.json").read_text())["val"]) == facts["num_val"]
+
+
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"image_size": -1}, {"num_workers": "many"}, {"batch_size": "a"}])
+def test_unusable_settings(root, wrong):
+    with pytest.raises(UserError, match=f"data.{next(iter(wrong))}="):
+        data_of(root, **wrong) if "image_size" not in wrong else ImageData(source=FolderImages(root=str(root)), **wrong)
+
+
+def test_mixed_numbers_spread():
+    values = [mixed(0, 3, s) for s in range(2000)] + [mixed(1, 3, s) for s in range(2000)]
+    assert len(set(values)) == 4000 and min(values) >= 0 and max(values) < 2**63
+    assert abs(np.mean([v & 1 for v in values]) - 0.5) < 0.05
+
+
+def test_imagenet_layouts(tmp_path):
+    for split, wnid in (("train", "n01"), ("train", "n02"), ("val", "n01"), ("val", "n02")):
+        (tmp_path / split / wnid).mkdir(parents=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / split / wnid / "x.JPEG")
+    splits = ImageNet(root=str(tmp_path)).split_sources()
+    assert (splits.train.key(1), splits.train.label(1)) == ("train/n02/x.JPEG", 1) and len(splits.all) == 4
+    assert splits.all.key(3) == "val/n02/x.JPEG" and splits.all.read(3).shape == (3, 9, 9)
+
+
+@pytest.mark.parametrize("kind", [ImageNet, Imagenette, Cifar10])
+def test_absent_sets_say_what_to_do(tmp_path, kind):
+    with pytest.raises(UserError, match=r"data.root=.*(download=true|train/ and val/)") as caught:
+        kind(root=str(tmp_path)).split_sources()
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"data.root is not set"):
+        kind(root=None)

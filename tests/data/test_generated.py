@@ -1,0 +1,156 @@
+import pickle
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+import imtok.configs
+from imtok.configs.errors import UserError
+from imtok.configs.instantiate import build
+from imtok.data import generated_cache
+from imtok.data.generated import GeneratedImages
+from imtok.data.scenes import COLOURS, POSITIONS, SHAPES
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("IMTOK_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "generated"
+
+
+@pytest.fixture(scope="module")
+def sample():
+    """150 pictures and what they show, drawn without the cache."""
+    source = GeneratedImages(image_size=64, count=150, val_count=1, cache=False)
+    images = source.split_sources().train
+    return [images.read(i).numpy() for i in range(150)], source.scenes("train")
+
+
+def test_pictures_depend_on_seed_split_and_number_alone():
+    few, many = (GeneratedImages(image_size=32, count=n, val_count=n, cache=False).split_sources() for n in (3, 9))
+    assert torch.equal(few.train.read(2), many.train.read(2)) and few.val.caption(1) == many.val.caption(1)
+    other = GeneratedImages(image_size=32, count=3, val_count=3, seed=1, cache=False).split_sources()
+    assert not torch.equal(few.train.read(2), other.train.read(2))
+    assert not torch.equal(few.train.read(2), few.val.read(2))
+
+
+def test_cached_equals_drawn_and_is_reused(cache, monkeypatch):
+    drawn = GeneratedImages(image_size=32, count=70, val_count=5, cache=False).split_sources()
+    cached = GeneratedImages(image_size=32, count=70, val_count=5).split_sources()
+    assert cached.train.cached and not drawn.train.cached
+    for i in (0, 63, 64, 69):
+        assert torch.equal(cached.train.read(i), drawn.train.read(i))
+    assert torch.equal(pickle.loads(pickle.dumps(cached.train)).read(7), drawn.train.read(7))
+    assert not [p for p in cache.iterdir() if p.name.startswith(".")]  # nothing unfinished is left
+    monkeypatch.setattr(generated_cache, "_draw", lambda *_: pytest.fail("drawn again"))
+    GeneratedImages(image_size=32, count=70, val_count=5).split_sources()
+
+
+@pytest.mark.parametrize("damage", ["truncate", "overwrite", "facts", "no_facts"])
+def test_a_damaged_cache_is_drawn_again(cache, damage):
+    source = GeneratedImages(image_size=32, count=8, val_count=2)
+    before = source.split_sources().train.read(3)
+    folder = next(p for p in cache.iterdir() if p.name.startswith("train") and p.is_dir())
+    images, facts = folder / "images.u8", folder / "facts.json"
+    if damage == "truncate":
+        images.write_bytes(images.read_bytes()[:-1])
+    elif damage == "overwrite":
+        images.write_bytes(bytes(images.stat().st_size))
+    elif damage == "facts":
+        facts.write_text("{")
+    else:
+        facts.unlink()
+    assert torch.equal(source.split_sources().train.read(3), before)
+
+
+@pytest.mark.parametrize("trouble", ["unwritable", "full"])
+def test_without_a_disk_pictures_are_drawn_each_time(tmp_path, monkeypatch, trouble):
+    if trouble == "unwritable":
+        (tmp_path / "cache").write_text("a file where the folder should be")
+    else:
+        monkeypatch.setattr(generated_cache.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        splits = GeneratedImages(image_size=32, count=4, val_count=2).split_sources()
+    assert len(caught) == 1 and "IMTOK_CACHE" in str(caught[0].message)
+    assert not splits.train.cached and splits.val.read(1).shape == (3, 32, 32)
+
+
+def test_what_is_said_can_be_seen(sample):
+    """The named colour dominates around the named place, told by the nearest of the eight colours."""
+    pictures, scenes = sample
+    palette = np.array(list(COLOURS.values()), dtype=float)
+    right = []
+    for picture, scene in zip(pictures, scenes, strict=True):
+        for thing in scene.things:
+            if thing.shape in ("ring", "crescent"):
+                continue  # hollow in the middle
+            x, y = POSITIONS[thing.position]
+            row, column = round((y) * 64), round((x) * 64)
+            patch = picture[:, row - 2 : row + 3, column - 2 : column + 3].reshape(3, -1).T
+            nearest = np.abs(patch[:, None] - palette[None]).sum(-1).argmin(1)
+            right.append(np.bincount(nearest, minlength=8).argmax() == list(COLOURS).index(thing.colour))
+    assert len(right) > 100 and np.mean(right) > 0.93
+
+
+def test_scenes_are_varied_and_named(sample):
+    _, scenes = sample
+    assert {s.things[0].shape for s in scenes} == set(SHAPES)
+    assert {t.colour for s in scenes for t in s.things} == set(COLOURS)
+    assert {t.position for s in scenes for t in s.things} == set(POSITIONS)
+    assert 0.2 < np.mean([len(s.things) == 2 for s in scenes]) < 0.5
+    assert 0.15 < np.mean([s.text is not None for s in scenes]) < 0.42
+    for scene in scenes:
+        first = scene.things[0]
+        assert SHAPES[scene.label] == first.shape
+        assert first.shape in scene.caption and first.colour in scene.caption and first.position in scene.caption
+        assert (scene.text is None) or f"with the text '{scene.text.word}'" in scene.caption
+
+
+def test_spectrum_is_that_of_natural_images(sample):
+    """Amplitude falls as 1/f^a with a near 1 (Field 1987; van der Schaaf & van Hateren 1996 find 0.8 to 1.5)."""
+    pictures, _ = sample
+    window = np.outer(np.hanning(64), np.hanning(64))
+    power = 0
+    for picture in pictures:
+        grey = picture.mean(0)
+        power = power + np.abs(np.fft.fft2((grey - grey.mean()) * window)) ** 2
+    frequency = np.hypot(np.fft.fftfreq(64)[:, None], np.fft.fftfreq(64)[None])
+    rings = [(frequency >= r / 64) & (frequency < (r + 1) / 64) for r in range(3, 28)]
+    amplitude = [np.sqrt(power[ring].mean()) for ring in rings]
+    slope = np.polyfit(np.log(np.arange(3, 28) + 0.5), np.log(amplitude), 1)[0]
+    assert -1.6 < slope < -0.8
+
+
+def test_pictures_use_the_whole_range_and_differ(sample):
+    pixels = np.stack(sample[0])
+    assert 70 < pixels.mean() < 180 and pixels.std() > 40
+    assert len({p.tobytes() for p in sample[0]}) == 150
+
+
+@pytest.mark.parametrize("name", ["generated", "folder", "imagenet", "imagenette", "cifar10"])
+def test_every_yaml_builds_and_explains_itself(name, tmp_path):
+    file = Path(imtok.configs.__file__).parent / "data" / f"{name}.yaml"
+    config = OmegaConf.create({"seed": 0, "data": OmegaConf.load(file)})
+    assert {"image_size", "batch_size", "eval_batch_size", "num_workers", "seed", "tiny"} <= set(config.data)
+    for key, value in config.data.tiny.items():
+        assert key in config.data
+        config.data[key] = value
+    if "root" in config.data:
+        with pytest.raises(UserError, match=r"data.root is not set"):
+            build(OmegaConf.to_container(config.data, resolve=True), key="data")
+        config.data.root = str(tmp_path)
+    data = build(OmegaConf.to_container(config.data, resolve=True), key="data")
+    assert data.batch_size == 2 and data.train_crop.size == data.image_size
+    if name == "generated":
+        batch = next(iter(data.train_loader(num_batches=1)))
+        assert batch["image"].shape == (2, 3, 256, 256) and len(batch["caption"]) == 2
+
+
+@pytest.mark.parametrize("wrong", [{"count": 0}, {"image_size": 8}, {"text_share": 1.5}, {"seed": -1}])
+def test_unusable_settings(wrong):
+    with pytest.raises(UserError, match=f"data.{next(iter(wrong))}="):
+        GeneratedImages(**wrong)

@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imtok.data.transforms import (
+    AdmCentreCrop,
+    AdmRandomCrop,
+    CentreCrop,
+    RandomResizedCrop,
+    adm_centre_crop,
+    box_halved,
+    random_flip,
+)
+
+
+def noise(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+def chw(array):
+    return torch.from_numpy(np.array(array)).permute(2, 0, 1)
+
+
+def adm_by_pillow(array, size):
+    """The rule in words: halve with BOX while the short side is at least twice the target, BICUBIC to it, centre."""
+    image = Image.fromarray(array)
+    while min(image.width, image.height) >= size + size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    factor = size / min(image.width, image.height)
+    image = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC)
+    x, y = (image.width - size) // 2, (image.height - size) // 2
+    return np.asarray(image.crop((x, y, x + size, y + size)))
+
+
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [
+        (64, 64),
+        (65, 64),
+        (90, 70),
+        (128, 128),
+        (128, 200),
+        (131, 129),
+        (257, 385),
+        (300, 511),
+        (519, 1033),
+        (40, 30),
+        (64, 641),
+    ],
+)
+def test_adm_centre_crop_is_the_pillow_rule(height, width):
+    array = noise(height, width)
+    found, expected = adm_centre_crop(chw(array), 64), chw(adm_by_pillow(array, 64))
+    assert found.shape == (3, 64, 64)
+    assert (found.int() - expected.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize(("height", "width"), [(10, 14), (11, 14), (11, 15), (101, 255), (259, 517), (1001, 1999)])
+def test_box_halving_of_wide_images_is_pillows_to_the_bit(height, width):
+    array = noise(height, width)
+    expected = Image.fromarray(array).resize((width // 2, height // 2), Image.Resampling.BOX)
+    assert torch.equal(box_halved(chw(array)), chw(expected))
+
+
+CROPS = [AdmCentreCrop(size=32), CentreCrop(size=32), AdmRandomCrop(size=32), RandomResizedCrop(size=32)]
+
+
+@pytest.mark.parametrize("crop", CROPS, ids=lambda c: c.name)
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (33, 47), (200, 90), (7, 300), (20, 15), (1, 1)])
+def test_crops_fill_their_size_and_repeat(crop, height, width):
+    image = chw(noise(height, width))
+    first = crop(image, torch.Generator().manual_seed(3))
+    assert first.shape == (3, 32, 32) and first.dtype == torch.uint8
+    state = torch.get_rng_state()
+    assert torch.equal(first, crop(image, torch.Generator().manual_seed(3)))
+    assert torch.equal(state, torch.get_rng_state())  # the global generator is left alone
+
+
+def test_centre_crop_against_pillow():
+    array = noise(90, 140)
+    whole = Image.fromarray(array).resize((50, 32), Image.Resampling.BICUBIC)
+    found = CentreCrop(size=32)(chw(array))
+    assert (found.int() - chw(whole.crop((9, 0, 41, 32))).int()).abs().max() <= 1
+
+
+def ramp(height, width):
+    """Column number in red, row number in green: a crop tells where it was taken."""
+    y, x = np.mgrid[0:height, 0:width]
+    return np.stack([x, y, 0 * x], -1).astype(np.uint8)
+
+
+def test_random_crops_reach_everywhere_and_keep_their_bounds():
+    image = chw(ramp(100, 200))
+    adm, resized = AdmRandomCrop(size=32), RandomResizedCrop(size=32, min_area=0.25)
+    lefts, sides, areas = [], [], []
+    for seed in range(300):
+        window = adm(image, torch.Generator().manual_seed(seed)).float()
+        lefts.append(window[0].min().item())
+        sides.append((window[0].max() - window[0].min()).item())
+        window = resized(image, torch.Generator().manual_seed(seed)).float()
+        areas.append(((window[0].max() - window[0].min()) * (window[1].max() - window[1].min())).item() / (100 * 200))
+    assert min(lefts) < 5 and max(lefts) > 100
+    assert 0.8 * 100 - 5 <= min(sides) <= 84 and 95 <= max(sides) <= 101
+    assert 0.2 < min(areas) < 0.35 and max(areas) < 1.01
+
+
+def test_random_crop_scales_agree_with_decode_at_least():
+    # LlamaGen: short side up to ceil(256 / 0.8) = 320.
+    assert AdmRandomCrop(size=256).decode_at_least == 320
+    assert CentreCrop(size=256).decode_at_least is None and AdmCentreCrop(size=256).decode_at_least is None
+
+
+def test_flip():
+    image = chw(ramp(4, 6))
+    outcomes = [random_flip(image, torch.Generator().manual_seed(s))[0, 0, 0].item() for s in range(200)]
+    assert set(outcomes) == {0, 5} and 60 < outcomes.count(5) < 140
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"min_fraction": 0}, {"max_fraction": 1.5}, {"min_fraction": 0.9, "max_fraction": 0.8}]
+)
+def test_impossible_settings(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        AdmRandomCrop(size=32, **wrong)
