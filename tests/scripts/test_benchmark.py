@@ -1,0 +1,51 @@
+"""Benchmarks run at tiny sizes and print their fields; no test asserts a time."""
+
+import time
+
+import pytest
+
+from imtok.configs.errors import UserError
+from imtok.scripts.benchmark import interleaved, main, ratio
+from imtok.scripts.benchmark_train import benchmark_train
+
+
+def test_train_with_gan(capsys):
+    words = ["experiment=quickstart", "debug=tiny", "adversary=patchgan", "rounds=2"]
+    assert main(["train", *words]) == 0
+    said = capsys.readouterr().out
+    for field in ("whole update", "bare modules", "whole / bare", "fp32 / bf16 + channels_last", "with GAN"):
+        assert field in said
+
+
+def test_train_counts_rounds_and_leaves_the_first_out():
+    settings = {"rounds": "3", "compare": "false"}
+    result = benchmark_train(settings, ["experiment=quickstart", "debug=tiny"])
+    assert {name: len(values) for name, values in result["seconds"].items()} == {"whole update": 3, "bare modules": 3}
+
+
+def test_evaluate(capsys):
+    assert main(["evaluate", "debug=tiny", "rounds=1", "images=4"]) == 0
+    said = capsys.readouterr().out
+    assert "whole evaluate" in said and "bare forwards" in said and "whole / bare" in said
+
+
+def test_loader_makes_its_own_folder(capsys):
+    assert main(["loader", "images=16", "size=32", "rounds=1"]) == 0
+    assert "images a core-second" in capsys.readouterr().out
+
+
+def test_interleaved_takes_turns():
+    order = []
+    arms = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
+    seconds = interleaved(arms, rounds=2, clock=time.perf_counter)
+    assert order == ["a", "b"] * 3 and all(len(values) == 2 for values in seconds.values())
+    assert ratio([2.0, 6.0, 4.0], [1.0, 2.0, 4.0]) == {"median": 2.0, "min": 1.0, "max": 3.0}
+
+
+def test_mistakes_are_one_line():
+    with pytest.raises(UserError, match="did you mean 'train'"):
+        main(["trian"])
+    with pytest.raises(UserError, match="which experiment"):
+        main(["train"])
+    with pytest.raises(UserError, match="rounds=none"):
+        main(["loader", "rounds=none"])

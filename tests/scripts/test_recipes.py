@@ -1,0 +1,56 @@
+"""Every experiment is listed, its sizes computed and remembered."""
+
+import json
+
+import pytest
+
+from imtok.scripts import recipes
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("IMTOK_CACHE", str(tmp_path / "cache"))
+
+
+def test_every_experiment_is_complete_and_its_size_is_the_published_one(capsys):
+    assert recipes.main(["--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert set(rows) == {path.stem for path in recipes.experiments_folder().glob("*.yaml")}
+    for name, row in rows.items():
+        assert "reason" not in row, f"{name}: {row}"
+        assert row["paper"], f"{name} has no recipe.paper"
+        assert isinstance(row["complete"], bool), f"{name} does not say whether it is complete"
+    # Methods sheet, section 2: 71.88 M and 70.11 M.
+    assert round(rows["llamagen_vq16"]["parameters"] / 1e6, 2) == 71.88
+    assert round(rows["llamagen_vq8"]["parameters"] / 1e6, 2) == 70.11
+    assert rows["llamagen_vq8"]["tokens"] == 1024 and rows["llamagen_vq16"]["bits"] == 256 * 14
+    assert rows["vqgan_f16_1024"]["published_rfid"] == 7.94
+
+
+def test_the_second_time_nothing_is_built(monkeypatch, capsys):
+    monkeypatch.setattr(
+        recipes,
+        "measure",
+        lambda name: {"tokens": 1, "codebook": [4, 4], "bits": 4.0, "parameters": 1, "image_size": [8, 16]},
+    )
+    recipes.main([])
+    monkeypatch.setattr(recipes, "measure", lambda name: pytest.fail("built again"))
+    capsys.readouterr()
+    recipes.main([])
+    said = capsys.readouterr().out
+    assert "4x4" in said and "8x16" in said and "quickstart" in said
+
+
+def test_a_broken_experiment_is_named_and_the_rest_shown(monkeypatch, capsys):
+    good = {"tokens": 1, "codebook": 4, "bits": 2.0, "parameters": 1, "image_size": [8, 8]}
+    monkeypatch.setattr(recipes, "measure", lambda name: {"reason": "[no such] key"} if name == "quickstart" else good)
+    assert recipes.main([]) == 0
+    said = capsys.readouterr().out
+    assert "quickstart: sizes unknown: [no such] key" in said and "llamagen_vq16" in said
+
+
+def test_a_cache_that_cannot_be_written_only_costs_time(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("IMTOK_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(recipes, "measure", lambda name: {"reason": "x"})
+    assert recipes.recipes()
