@@ -102,7 +102,7 @@ class ShapesOnlyQuantizer(nn.Module):
         quantized = self.real(latents)
         link = sum(stream.x_BND.float().sum() for stream in latents.values()) * 0
         codes = {n: Stream(s.x_BND + link, s.grid, s.mask_BN) for n, s in quantized.codes.items()}
-        return Quantized(codes, quantized.indices, {name: link for name in self.loss_names})
+        return Quantized(codes, quantized.indices, dict.fromkeys(self.loss_names, link))
 
 
 def update_cost(config: Mapping[str, Any]) -> UpdateCost:

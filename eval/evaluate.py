@@ -45,9 +45,7 @@ def evaluate(
     looked up again. Under torch.distributed each process gives its own share, unpadded; the sums are joined.
     require: metrics whose absence is an error, raised after the report is written.
     """
-    for name in require:
-        if name not in protocol.metrics:
-            raise UserError(f"require={name}: not in protocol.metrics; {did_you_mean(name, METRICS)}")
+    check_required(require, protocol)
     assert not isinstance(batches, Iterator), "give a loader or a list: the median pictures are read a second time"
     device = torch.device(device) if device is not None else next(tokenizer.parameters()).device
     networks = resolve_networks(protocol, device=device, lpips_factory=lpips_factory)
@@ -116,6 +114,12 @@ def evaluate(
             reason = results["not_computed"].get(name, "its network has random weights")
             raise UserError(f"require={name}: not computed: {reason}; the rest is in {Path(out_dir) / 'report.html'}")
     return results
+
+
+def check_required(names: Sequence[str], protocol: Protocol) -> None:
+    for name in names:
+        if name not in protocol.metrics:
+            raise UserError(f"require={name}: not in protocol.metrics; {did_you_mean(name, METRICS)}")
 
 
 def is_present(results: Mapping[str, Any], metric: str) -> bool:

@@ -133,7 +133,7 @@ def _triple(picture: Picture) -> str:
 def data_uri(pixels: Tensor) -> str:
     """uint8 [3, H, W] as a lossless PNG inside the page."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(buffer, "PNG", optimize=True)
+    Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -67,11 +67,12 @@ def run(argv: Sequence[str]) -> int:
     from omegaconf import OmegaConf
 
     from imtok.configs.instantiate import build
-    from imtok.eval.evaluate import evaluate
+    from imtok.eval.evaluate import check_required, evaluate
     from imtok.scripts.arguments import find_device
     from imtok.tokenizers.hub import from_pretrained
 
     protocol = build(OmegaConf.to_container(config.protocol, resolve=True), key="protocol")
+    check_required(config.require, protocol)
     data = build_data(OmegaConf.to_container(config.data, resolve=True))
     loader = data.val_loader(config.max_images) if split == "val" else data.all_loader(config.max_images)
     device = find_device(config.device)

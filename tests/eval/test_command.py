@@ -1,0 +1,102 @@
+"""`imtok evaluate` from the words typed to the files written."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imtok.scripts.evaluate import main
+from imtok.tokenizers.hub import save_pretrained
+from imtok.tokenizers.tokenizer import Tokenizer
+
+SMALL = {"channels": 32, "channel_multipliers": [1, 1], "blocks_per_level": 1, "attention_levels": [], "z_channels": 8}
+QUIET = ["protocol=mini", "device=cpu", "data.num_workers=0", "data.eval_batch_size=4"]
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with its exported tokenizer, and photos beside it."""
+    root = tmp_path_factory.mktemp("work")
+    tokenizer = Tokenizer(
+        image_size=32,
+        encoder={"_target_": "imtok.tokenizers.encoders.cnn.CNNEncoder", "dim": 4, **SMALL},
+        quantizer={"_target_": "imtok.tokenizers.quantizers.vq.VQ", "codebook_size": 16},
+        decoder={"_target_": "imtok.decoders.cnn.CNNDecoder", **SMALL},
+    )
+    run = root / "runs" / "exp" / "stamp"
+    save_pretrained(tokenizer, run / "tokenizer", facts={"experiment": "exp"})
+    (run / "config.yaml").write_text("name: exp\n")
+    photos = root / "photos = of mine"
+    photos.mkdir()
+    generator = np.random.default_rng(0)
+    for i in range(6):
+        Image.fromarray(generator.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(photos / f"{i}.png")
+    (photos / "broken.png").write_bytes(b"not a picture")
+    return run
+
+
+def photos_of(run: Path) -> str:
+    return f"data.root='{run.parents[2] / 'photos = of mine'}'"
+
+
+def test_a_folder_that_nobody_trained_on_is_judged_whole(run_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    words = [f"model={run_folder / 'tokenizer'}", "data=folder", photos_of(run_folder), *QUIET]
+    assert main(words) == 0
+    results = json.loads((run_folder / "metrics.json").read_text())
+    assert results["num_images"] == 6 and results["skipped"] == 1 and results["data"]["evaluated"] == "all"
+    assert results["image_size"] == [32, 32] and results["model"]["name"] == "exp/stamp"
+    assert (run_folder / "report.html").is_file() and (run_folder / "report.md").is_file()
+    printed = capsys.readouterr().out
+    assert results["protocol"]["label"] in printed and "report.html" in printed
+
+
+def test_the_runs_own_held_out_images_where_it_recorded_them(run_folder: Path, tmp_path: Path) -> None:
+    from imtok.data.datamodule import ImageData
+    from imtok.data.folder import FolderImages
+
+    folder = str(run_folder.parents[2] / "photos = of mine")
+    ImageData(source=FolderImages(root=folder, val_fraction=0.4, seed=7), image_size=32).write_split(run_folder)
+    try:
+        held_out = set(json.loads((run_folder / "split.json").read_text())["val"])
+        assert main([f"model={run_folder}", "data=folder", photos_of(run_folder), f"out='{tmp_path}'", *QUIET]) == 0
+        results = json.loads((tmp_path / "metrics.json").read_text())
+        assert results["data"]["evaluated"] == "val"
+        assert results["num_images"] + results["skipped"] == len(held_out)
+    finally:
+        (run_folder / "split.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["data=generated"], "model="),
+        (["model=/nowhere/at/all"], "no such folder"),
+        (["model=MODEL", "datas=folder"], "datas"),
+        (["model=MODEL", "data=folder", "data.root=/nowhere"], "/nowhere"),
+        (["model=MODEL", "protocol=nonsense"], "nonsense"),
+        (["model=MODEL", "protocol.rounding=ceil"], "protocol.rounding=ceil"),
+        (["model=MODEL", "split=test"], "split=test"),
+        (["model=MODEL", "require=[rfids]"], "rfid"),
+        (["--model", "MODEL"], "key=value"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_1(
+    run_folder: Path, words: list[str], said: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("IMTOK_DEBUG", raising=False)
+    with pytest.raises(SystemExit) as stopped:
+        main([word.replace("MODEL", str(run_folder)) for word in words])
+    assert stopped.value.code == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("imtok: ") and said in lines[0]
+
+
+def test_help_needs_no_torch() -> None:
+    code = "import sys; from imtok.scripts.evaluate import main; main(['--help']); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "protocol=NAME" in done.stdout and "tok_eval_v1" in done.stdout
