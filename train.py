@@ -15,12 +15,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     from imtok.configs.compose import readable_errors, register_resolvers, settle
     from imtok.configs.errors import errors_as_one_line
 
-    exit_codes = [0]
+    exit_codes, failures = [0], []
     with errors_as_one_line():
         import hydra
         from hydra.core.hydra_config import HydraConfig
-        from imtok.training.resume import arguments_for_resume
         from omegaconf import DictConfig
+
+        from imtok.training.resume import arguments_for_resume
 
         arguments = arguments_for_resume(arguments)
         overrides = [a for a in arguments if not a.startswith("-")]
@@ -36,11 +37,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             config = settle(cfg, given)
             from imtok.training.run import run
 
-            exit_codes.append(run(config, overrides=given, folder=Path(hydra_config.runtime.output_dir)))
+            try:
+                exit_codes.append(run(config, overrides=given, folder=Path(hydra_config.runtime.output_dir)))
+            except Exception as error:  # Hydra would print a line of its own above ours
+                failures.append(error)
 
         sys.argv = [sys.argv[0], *arguments]
         with readable_errors("train", overrides):
             task()
+        for error in failures:
+            raise error
     if max(exit_codes):
         raise SystemExit(max(exit_codes))
 

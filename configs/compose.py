@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -65,7 +66,7 @@ def override_keys(overrides: Iterable[str]) -> list[str]:
     return [text.partition("=")[0].lstrip("+~").partition("@")[0] for text in overrides if not text.startswith("-")]
 
 
-# -- the name of a run folder -------------------------------------------------------------------------------------------
+# -- the name of a run folder -----------------------------------------------------------------------------------------
 
 
 def register_resolvers() -> None:
@@ -92,7 +93,7 @@ def run_stamp() -> str:
     return store.get(key).decode()
 
 
-# -- Hydra, without its own way to fail ---------------------------------------------------------------------------------
+# -- Hydra, without its own way to fail -------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -127,25 +128,24 @@ def readable_errors(config_name: str, overrides: Sequence[str]) -> Iterator[None
 
 
 def _explained(error: Exception, config_name: str, overrides: list[str]) -> UserError:
+    from hydra.errors import MissingConfigException, OverrideParseException
+
     text = str(error)
-    if found := re.search(r"Could not find '([^']+)'\s+Available options in '([^']+)':\s+((?:\t.+\n?)*)", text):
-        group, options = found[2], found[3].split()
-        given = found[1].removeprefix(f"{group}/")
-        return UserError(f"{group}={given}: there is no such file in configs/{group}; {did_you_mean(given, options)}")
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, given = str(error.missing_cfg_file).rpartition("/")
+        return UserError(f"{group}={given}: no such file; {did_you_mean(given, error.options or _options(group))}")
     if found := re.search(r"Could not override '([^']+)'\.\s+No match in the defaults list", text):
-        groups = [k for k in _group_names(config_name)]
+        groups = _group_names(config_name)
         return UserError(f"{found[1]}: no such config group; {did_you_mean(found[1], groups)}")
-    if found := re.search(r"Could not (?:override|delete from config:?) '?([^'\s]+)'?", text):
+    if found := re.search(r"Could not (?:override|delete from config\.?) '([^']+)'", text):
         given = found[1].rstrip(".")
         value = next((o.partition("=")[2] for o in overrides if o.lstrip("+~").startswith(f"{given}=")), None)
         shown = given if value is None else f"{given}={value}"
         return UserError(f"{shown}: no such key; {_nearest_key(given, config_name, overrides)}")
-    if "Error parsing override" in text or "mismatched input" in text or "token recognition" in text:
-        found = re.search(r"Error parsing override '(.*?)'\n", text, flags=re.DOTALL)
-        shown = found[1] if found else "an override"
+    if isinstance(error, OverrideParseException):
         return UserError(
-            f"{shown}: not readable as key=value; put values with spaces, commas, braces or = in quotes that reach imtok, "
-            "e.g. 'data.root=\"my photos\"'"
+            f"{error.override}: not readable as key=value; values with spaces, commas, braces or = need quotes that reach "
+            "imtok, e.g. 'data.root=\"my photos\"'"
         )
     key = getattr(error, "full_key", None)
     line = one_line(error).split(" full_key:")[0]
@@ -176,10 +176,12 @@ def _nearest_key(given: str, config_name: str, overrides: list[str]) -> str:
     return "imtok train --cfg job prints all keys"
 
 
+def _options(group: str) -> list[str]:
+    return [file.stem for file in (Path(__file__).parent / group).glob("*.yaml")]
+
+
 @cache
 def _group_names(config_name: str) -> tuple[str, ...]:
-    from pathlib import Path
-
     import yaml
 
     here = Path(__file__).parent

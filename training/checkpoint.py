@@ -57,6 +57,7 @@ def gather(training: "TokenizerTraining", config: Mapping[str, Any]) -> dict[str
         "adversary": trained_state(training.adversary) if training.adversary is not None else None,
         "steppers": {name: stepper.state_dict() for name, stepper in training.steppers.items()},
         "ema": training.ema.state_dict() if training.ema is not None else None,
+        "callbacks": {type(c).__name__: c.state_dict() for c in training.trainer.callbacks if c.state_dict()},
         "rng": ranks,
     }
 
@@ -114,6 +115,9 @@ def restore(
             ) from error
     if training.ema is not None and state["ema"] is not None:
         training.ema.load_state_dict(state["ema"])
+    for callback in training.trainer.callbacks if training.steppers else ():
+        if type(callback).__name__ in state["callbacks"]:
+            callback.load_state_dict(state["callbacks"][type(callback).__name__])
     training.update, training.samples = state["update"], state["samples"]
     training.guard.skipped = state["skipped_updates"]
     rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0

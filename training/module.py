@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -15,17 +14,16 @@ from torch.utils.data import DataLoader
 from ..data.skipped import SkippedImages
 from .ema import EMA
 from .nonfinite import BufferGuard, NonFiniteGuard, find_cause, stop
-from .optimizers import build_optimizer, learning_rate
 from .precision import Precision
 from .psnr import mean_psnr
 from .randomness import set_rng_state
-from .reporting import log_values
 from .settings import TrainerSettings
-from .stepper import Stepper
+from .stepper import build_steppers
+from .update_log import UpdateLog
 
 
 class TokenizerTraining(LightningModule):
-    """data: gives `train_loader`, `val_loader`, `prepare_batch`. optimizer: the YAML node. freeze: names of tokenizer parts.
+    """data: gives `train_loader`, `val_loader`, `prepare_batch`. optimizer: its node. freeze: names of tokenizer parts.
 
     `update` counts finished generator updates, skipped ones included; `samples` the images that all ranks have seen.
     """
@@ -50,39 +48,21 @@ class TokenizerTraining(LightningModule):
         self.frozen, self.config = tuple(freeze), config or {}
         self.update = self.samples = self.micro_batch = 0
         self.finished_update = False  # True right after the last micro-batch of an update
+        self.log_of_update = UpdateLog(share=1 / settings.accumulate)
         self.latest: dict[str, float] = {}  # what was logged last, for people to look at
-        self.skipped = SkippedImages(folder=run_folder)
-        self.batch_ended_at = 0.0
-        self.stopped_by: int | None = None  # number of the signal that ended the run early
-        self.failed_writes = 0
         self.guard = NonFiniteGuard(limit=settings.max_nonfinite)
-        self.resume: Callable[[TokenizerTraining], None] | None = (
-            None  # fills in a checkpoint once all is on the device
-        )
+        self.skipped = SkippedImages(folder=run_folder)
+        self.resume: Callable[[TokenizerTraining], None] | None = None  # fills in a checkpoint, all being on the device
         self.rng_to_restore: dict[str, Any] | None = None
         self.ema: EMA | None = None
         self.precision: Precision | None = None
-
-    # -- set-up ---------------------------------------------------------------------------------------------------------
+        self.batch_ended_at = 0.0
+        self.stopped_by: int | None = None  # number of the signal that ended the run early
+        self.failed_writes = 0
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        precision, total, node = (
-            Precision(name=self.settings.precision, device=self.device),
-            self.settings.max_updates,
-            self.optimizer_node,
-        )
-
-        def stepper(node: Mapping[str, Any], modules: list[nn.Module], key: str) -> Stepper:
-            schedule = learning_rate(node.get("schedule"), total=total, key=f"{key}.schedule")
-            optimizer = build_optimizer(node, modules, key=key)
-            return Stepper(optimizer=optimizer, schedule=schedule, clip=self.settings.clip, scaler=precision.scaler())
-
-        self.precision = precision
-        self.steppers = {"generator": stepper(node, [self.tokenizer, self.losses], "optimizer")}
-        if self.adversary is not None:
-            own = self.adversary.optimizer
-            key = "optimizer" if own is None else "adversary.optimizer"
-            self.steppers["adversary"] = stepper(node if own is None else own, [self.adversary], key)
+        self.precision = Precision(name=self.settings.precision, device=self.device)
+        self.steppers = build_steppers(self)
         return [s.optimizer for s in self.steppers.values()]
 
     def on_fit_start(self) -> None:
@@ -117,37 +97,33 @@ class TokenizerTraining(LightningModule):
     def on_train_batch_end(self, *_: Any) -> None:
         self.batch_ended_at = time.perf_counter()  # after all callbacks: what follows is the wait for data
 
-    # -- an update ------------------------------------------------------------------------------------------------------
-
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Any]:
-        first, last = self.micro_batch == 0, self.micro_batch == self.settings.accumulate - 1
-        if first:
-            self._begin()
+        last = self.micro_batch == self.settings.accumulate - 1
+        if self.micro_batch == 0:
+            self._begin_update()
         with nullcontext() if last else self._without_sync():
             output, logs = self._generator_backward(batch)
             if self.adversary is not None and self.adversary.discriminator_active(self.update):
                 logs |= self._adversary_backward(batch, output)
-        for name, value in logs.items():
-            self.sums[name] = self.sums.get(name, 0) + value.detach().float() / self.settings.accumulate
-        if output.reconstruction is not None and (self.update + 1) % self.settings.log_every == 0:
-            psnr = mean_psnr(batch["image"], output.reconstruction.detach()) / self.settings.accumulate
-            self.sums["psnr"] = self.sums.get("psnr", 0) + psnr
+        if output.reconstruction is not None:
+            logs["psnr"] = mean_psnr(batch["image"], output.reconstruction.detach())
+        self.log_of_update.add(logs)
         self.micro_batch = 0 if last else self.micro_batch + 1
         self.finished_update = last
         self.samples += len(batch["image"]) * self.trainer.world_size
         self.skipped.collect(batch)
         if last:
-            self._step(batch)
+            self._finish_update(batch)
         return {"indices": {stream: ids.detach() for stream, ids in output.quantized.indices.items()}}
 
-    def _begin(self) -> None:
+    def _begin_update(self) -> None:
         for part in (self.tokenizer, self.adversary):
             if part is not None:
                 part.set_update(self.update)
         for stepper in self.steppers.values():
             stepper.begin(self.update)
         self.buffer_guard.keep()
-        self.sums: dict[str, Tensor] = {}
+        self.log_of_update.begin()
 
     def _generator_backward(self, batch: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:
         with self.precision.autocast():
@@ -164,17 +140,16 @@ class TokenizerTraining(LightningModule):
         return output, logs | {"total": total}
 
     def _adversary_backward(self, batch: Mapping[str, Any], output: Any) -> dict[str, Tensor]:
-        torch.clear_autocast_cache()
         with self.precision.autocast():
             loss, logs = self.adversary.discriminator_loss(batch, output)
         self.manual_backward(self.steppers["adversary"].scaled(loss / self.settings.accumulate))
         return logs
 
-    def _step(self, batch: Mapping[str, Any]) -> None:
+    def _finish_update(self, batch: Mapping[str, Any]) -> None:
         active = [s for s in self.steppers.values() if any(p.grad is not None for p in s.parameters)]
         norms = [stepper.finish_gradients() for stepper in active]
-        finite = self.guard.all_finite([*norms, *self.sums.values()])
-        cause = "" if finite else find_cause(self.sums, self.named_parameters())
+        finite = self.guard.all_finite([*norms, *self.log_of_update.sums.values()])
+        cause = "" if finite else find_cause(self.log_of_update.sums, self.named_parameters())
         for stepper in active:
             stepper.step(finite=finite)
         if finite:
@@ -184,26 +159,11 @@ class TokenizerTraining(LightningModule):
         self.update += 1
         if finite and self.ema is not None:
             self.ema.update(self.tokenizer, self.update)
+        must_stop = not finite and self.guard.failed(cause)
         if self.update % self.settings.log_every == 0 or self.update == 1:
-            self._log(self.sums | ({"grad_norm": norms[0]} if norms else {}))
-        if not finite and self.guard.failed(cause):
-            weight = self.sums.get("gan_weight")
-            facts = {
-                "gan_weight": weight and float(weight),
-                "precision": self.precision.name,
-                "lr": self.steppers["generator"].lr,
-            }
-            stop(self.guard, update=self.update, facts=facts, batch=batch, folder=self.run_folder)
-
-    def _log(self, values: Mapping[str, Tensor]) -> None:
-        numbers = torch.stack([torch.as_tensor(v, device=self.device).float() for v in values.values()])
-        if self.trainer.world_size > 1:
-            dist.all_reduce(numbers)
-            numbers /= self.trainer.world_size
-        row = dict(zip((f"train/{name}" for name in values), numbers.tolist(), strict=True))
-        row |= {"train/lr": self.steppers["generator"].lr, "train/skipped_updates": self.guard.skipped}
-        self.latest |= row
-        log_values(self.trainer, row, update=self.update)
+            self.log_of_update.write(self, grad_norm=norms[0])
+        if must_stop:
+            stop(self, batch)
 
     def _without_sync(self) -> AbstractContextManager:
         model = self.trainer.strategy.model

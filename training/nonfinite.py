@@ -1,14 +1,16 @@
 """Updates whose loss or gradient is not a finite number: left out on all ranks together, counted, and explained."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..configs.errors import UserError
+
+if TYPE_CHECKING:
+    from .module import TokenizerTraining
 
 
 class NonFiniteGuard:
@@ -50,22 +52,23 @@ def find_cause(losses: Mapping[str, Tensor], named_parameters: Iterable[tuple[st
     return "a number on another rank"
 
 
-def stop(
-    guard: NonFiniteGuard, *, update: int, facts: Mapping[str, Any], batch: Mapping[str, Any], folder: Path
-) -> None:
+def stop(training: "TokenizerTraining", batch: Mapping[str, Any]) -> None:
     """Save the batch, say what is known, end the run."""
-    path = folder / f"nonfinite_batch_rank{dist.get_rank() if dist.is_initialized() else 0}.pt"
+    guard, rank = training.guard, training.trainer.global_rank
+    path = training.run_folder / f"nonfinite_batch_rank{rank}.pt"
     kept = {k: v.cpu() if isinstance(v, Tensor) else v for k, v in batch.items()}
     try:
         torch.save(kept, path)
-        where = f"the batch is in {path}"
+        where = f"the last batch is in {path}"
     except (OSError, RuntimeError) as error:
         where = f"the batch could not be saved ({error})"
-    known = ", ".join(f"{k}={v}" for k, v in facts.items() if v is not None)
+    weight = training.log_of_update.sums.get("gan_weight")
+    gan = "" if weight is None else f" gan_weight={float(weight):.3g},"
     raise UserError(
-        f"update {update}: {guard.in_a_row} updates in a row were not finite (trainer.max_nonfinite={guard.limit}); first "
-        f"{guard.first_cause}; {known}; {where}. Try a lower optimizer.lr, trainer.clip=1.0, trainer.precision=fp32, or a "
-        "lower adversary.weight, and ckpt_path=last"
+        f"update {training.update}: {guard.in_a_row} updates in a row were not finite "
+        f"(trainer.max_nonfinite={guard.limit}); first {guard.first_cause};{gan} precision={training.precision.name}, "
+        f"lr={training.steppers['generator'].lr:.3g}; {where}. Try a lower optimizer.lr, trainer.clip=1.0, "
+        "trainer.precision=fp32 or a lower adversary.weight, then ckpt_path=last"
     )
 
 

@@ -1,11 +1,32 @@
 """One network's optimizer with what belongs to it: loss scale, clipping, learning rate."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from .optimizers import LearningRate
+from .optimizers import LearningRate, build_optimizer, learning_rate
+
+if TYPE_CHECKING:
+    from .module import TokenizerTraining
+
+
+def build_steppers(training: "TokenizerTraining") -> dict[str, "Stepper"]:
+    """`generator`: the tokenizer and what loss terms train beside it. `adversary`: the discriminator, where there is one."""
+    nodes = {"generator": (training.optimizer_node, [training.tokenizer, training.losses], "optimizer")}
+    if training.adversary is not None:
+        own = training.adversary.optimizer
+        node = training.optimizer_node if own is None else own
+        nodes["adversary"] = (node, [training.adversary], "optimizer" if own is None else "adversary.optimizer")
+    return {
+        name: Stepper(
+            optimizer=build_optimizer(node, modules, key=key),
+            schedule=learning_rate(node.get("schedule"), total=training.settings.max_updates, key=f"{key}.schedule"),
+            clip=training.settings.clip,
+            scaler=training.precision.scaler(),
+        )
+        for name, (node, modules, key) in nodes.items()
+    }
 
 
 class Stepper:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from imtok.losses.weighted import WeightedLosses
 from imtok.tokenizers.tokenizer import Tokenizer
 from imtok.training.callbacks.checkpoint import Checkpoint
@@ -134,3 +135,8 @@ def make_run(tmp_path: Path):
         return Run(folder, **how)
 
     return make
+
+
+@pytest.fixture
+def toy_data() -> type[ToyData]:
+    return ToyData

@@ -27,15 +27,11 @@ class Checkpoint(Callback):
         self.previous: dict[int, Any] = {}
         self.saved_at = -1
 
-    def on_fit_start(self, trainer: Trainer, training: TokenizerTraining) -> None:
+    def on_train_start(self, trainer: Trainer, training: TokenizerTraining) -> None:
         self.saved_at = -1
+        # Not earlier: Lightning puts up its own handlers until here, and would raise in the middle of an update.
         if threading.current_thread() is threading.main_thread():
             self.previous = {number: signal.signal(number, self._ask) for number in SIGNALS}
-
-    def teardown(self, trainer: Trainer, training: TokenizerTraining, stage: str) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-        self.previous = {}
 
     def on_train_batch_end(self, trainer: Trainer, training: TokenizerTraining, *_: Any) -> None:
         if not training.finished_update:
@@ -50,6 +46,10 @@ class Checkpoint(Callback):
     def on_train_end(self, trainer: Trainer, training: TokenizerTraining) -> None:
         if self.saved_at != training.update:
             self.save(training)
+        self._hand_back_signals()
+
+    def on_exception(self, trainer: Trainer, training: TokenizerTraining, exception: BaseException) -> None:
+        self._hand_back_signals()
 
     def save(self, training: TokenizerTraining) -> None:
         """All ranks take part; rank 0 writes. A write that fails costs a line, not the run."""
@@ -83,6 +83,11 @@ class Checkpoint(Callback):
             f"{signal.Signals(number).name}: stopping after this update (Ctrl-C again stops at once, without a checkpoint)",
             error=True,
         )
+
+    def _hand_back_signals(self) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+        self.previous = {}
 
     def _any_rank_asked(self, device: torch.device) -> int:
         """A signal may reach one rank an update earlier than another, and all have to stop after the same one."""

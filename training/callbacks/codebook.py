@@ -39,6 +39,16 @@ class Codebook(Callback):
             training.latest |= values
             log_values(trainer, values, update=training.update)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Part of the checkpoint, so that a resumed run reports the same numbers."""
+        streams = self.kept[0] if self.kept else {}
+        return {"kept": [{stream: indices[stream].cpu() for stream in streams} for indices in self.kept]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.kept, self.held = deque(), 0
+        for indices in state_dict["kept"]:
+            self.add(indices)
+
     def add(self, indices: dict[str, Tensor]) -> None:
         self.kept.append(indices)
         self.held += _positions(indices)
@@ -49,7 +59,8 @@ class Codebook(Callback):
         """Means over the codebooks; `dead_codes` is their sum."""
         usage, perplexity, dead = [], [], 0
         for stream, vocabulary in vocabularies.items():
-            ids = torch.cat([indices[stream].flatten(0, 1) for indices in self.kept])
+            device = self.kept[-1][stream].device  # a resumed window comes from the CPU
+            ids = torch.cat([indices[stream].to(device).flatten(0, 1) for indices in self.kept])
             for k, entries in enumerate(vocabulary):
                 one = ids[:, k]
                 counts = one[one >= 0].unique(return_counts=True)[1].double()

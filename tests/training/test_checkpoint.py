@@ -1,0 +1,145 @@
+"""Going on is as if nothing had happened; what does not fit is refused; a bad disk costs at most the newest file."""
+
+import errno
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from imtok.configs.errors import UserError
+from imtok.training import atomic_file
+from imtok.training.callbacks.codebook import Codebook
+from imtok.training.callbacks.samples import Samples
+from imtok.training.callbacks.validation import Validation
+from imtok.training.checkpoint import differing_keys, read, trained_state, write
+
+GAN = {
+    "start": 1,
+    "adaptive": {"_target_": "imtok.losses.adversarial.adaptive_weight.AdaptiveWeight"},
+    "lecam": {"_target_": "imtok.losses.adversarial.lecam.LeCam"},
+}
+
+
+def callbacks() -> tuple:
+    return Validation(), Codebook(), Samples(every=2, images=2)
+
+
+def test_resumed_run_equals_the_unbroken_one(make_run):
+    how = {"adversary": GAN, "max_updates": 6, "ema": {"decay": 0.9}, "checkpoint_every": 3, "validate_every": 2}
+    how |= {"quantizer": {"revive_below": 0.9, "usage_decay": 0.5}}  # revival draws random numbers in every update
+    whole = make_run("whole", callbacks=callbacks(), keep_checkpoints=9, **how).fit()
+    first = make_run("cut", callbacks=callbacks(), keep_checkpoints=9, **how).fit()  # and pretend it died at 5
+    second = make_run("cut", ckpt=first.folder / "checkpoints" / "update_00000003.ckpt", callbacks=callbacks(), **how)
+    torch.manual_seed(99)
+    assert [row.split(",")[0] for row in second.rows[1:]] == ["1", "2", "3"]
+    second.fit()
+    assert second.rows == whole.rows
+    for name, value in whole.training.state_dict().items():
+        assert torch.equal(second.training.state_dict()[name], value), name
+    for name, value in whole.training.ema.parameters.items():
+        assert torch.equal(second.training.ema.parameters[name], value), name
+
+
+def test_validation_and_pictures_do_not_touch_the_training(make_run):
+    quiet = make_run("quiet", quantizer={"revive_below": 0.9, "usage_decay": 0.5}).fit()
+    busy = make_run(
+        "busy", quantizer={"revive_below": 0.9, "usage_decay": 0.5}, validate_every=1, callbacks=callbacks()
+    ).fit()
+    for name, value in quiet.tokenizer.state_dict().items():
+        assert torch.equal(busy.tokenizer.state_dict()[name], value), name
+
+
+def test_another_architecture_is_refused_by_names(make_run):
+    first = make_run("a", max_updates=1).fit()
+    ckpt = first.folder / "checkpoints" / "last.ckpt"
+    with pytest.raises(UserError, match=r"tokenizer\.quantizer\.codebook is \[16, 8\] there, \[32, 8\] here"):
+        make_run("b", ckpt=ckpt, max_updates=2, quantizer={"codebook_size": 32}).fit()
+    with pytest.raises(UserError, match=r"missing adversary\.discriminator"):
+        make_run("c", ckpt=ckpt, max_updates=2, adversary={}).fit()
+    saved = {"tokenizer": {"quantizer": {"codebook_size": 16}}}
+    assert differing_keys(saved, {"tokenizer": {"quantizer": {"codebook_size": 32}}}) == [
+        "tokenizer.quantizer.codebook_size=16 there, 32 here"
+    ]
+
+
+def test_frozen_networks_stay_out():
+    teacher = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).requires_grad_(False)
+    teacher.register_buffer("mean", torch.zeros(3))
+    term = nn.Module()
+    term.teacher, term.projector = teacher, nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    term.register_buffer("running", torch.zeros(()))
+    names = set(trained_state(term))
+    assert not any(n.startswith("teacher") for n in names)
+    assert {"running", "projector.0.weight", "projector.1.running_mean"} <= names
+
+
+def test_the_file_loads_without_pickled_code_and_a_torn_one_is_one_line(make_run, tmp_path):
+    run = make_run(max_updates=1, adversary=GAN).fit()
+    file = run.folder / "checkpoints" / "last.ckpt"
+    assert read(file)["update"] == 1  # weights_only=True inside
+    torn = tmp_path / "torn.ckpt"
+    torn.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(UserError, match="cannot be read"):
+        read(torn)
+
+
+def test_a_full_disk_costs_a_line_and_the_last_good_checkpoint_stays(make_run, monkeypatch, capsys):
+    run = make_run(max_updates=4, checkpoint_every=2)
+    real = atomic_file.os.fsync
+
+    def fsync(handle: int) -> None:
+        if run.training.update == 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(handle)
+
+    monkeypatch.setattr(atomic_file.os, "fsync", fsync)
+    run.fit()
+    assert run.training.update == 4 and run.training.failed_writes >= 1
+    folder = run.folder / "checkpoints"
+    assert read(folder / "last.ckpt")["update"] == 2
+    assert sorted(p.name for p in folder.iterdir()) == ["last.ckpt", "update_00000002.ckpt"]
+    assert "the checkpoint of update 4 could not be written" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting needs root")
+def test_a_real_full_disk(tmp_path):
+    mount = tmp_path / "small"
+    mount.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mount)], capture_output=True).returncode:
+        pytest.skip("no mounts here")
+    try:
+        write(mount / "last.ckpt", {"x": torch.zeros(1000)})
+        with pytest.raises(OSError, match="No space"):
+            write(mount / "last.ckpt", {"x": torch.zeros(10**6)})
+        assert torch.load(mount / "last.ckpt")["x"].shape == (1000,)
+        assert [p.name for p in mount.iterdir()] == ["last.ckpt"]
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_numbered_checkpoints_are_pruned(make_run):
+    run = make_run(max_updates=5, checkpoint_every=1, keep_checkpoints=2).fit()
+    names = sorted(p.name for p in (run.folder / "checkpoints").iterdir())
+    assert names == ["last.ckpt", "update_00000004.ckpt", "update_00000005.ckpt"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_stops_at_the_boundary(make_run, number):
+    run = make_run(max_updates=50, checkpoint_every=50)
+    run.tokenizer.register_forward_hook(lambda *_: os.kill(os.getpid(), number) if run.training.update == 2 else None)
+    before = signal.getsignal(number)
+    run.fit()
+    assert run.training.stopped_by == number and run.training.update == 3
+    assert read(run.folder / "checkpoints" / "last.ckpt")["update"] == 3
+    assert signal.getsignal(number) == before
+
+
+def test_resume_reads_what_another_precision_wrote(make_run):
+    first = make_run("a", max_updates=1).fit()
+    ckpt: Path = first.folder / "checkpoints" / "last.ckpt"
+    second = make_run("b", ckpt=ckpt, max_updates=2, precision="fp16", ema={"decay": 0.5}).fit()
+    assert second.training.update == 2

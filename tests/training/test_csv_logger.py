@@ -1,0 +1,60 @@
+import csv
+
+import pytest
+
+from imtok.training import csv_logger
+from imtok.training.csv_logger import CSVLogger
+
+
+def rows(logger: CSVLogger) -> list[dict[str, str]]:
+    with logger.path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_row_an_update_and_new_columns_keep_old_rows(tmp_path):
+    logger = CSVLogger(folder=str(tmp_path))
+    logger.log_metrics({"train/a": 1.0}, step=1)
+    logger.log_metrics({"train/a": 2.0}, step=2)
+    logger.log_metrics({"val/b": 0.5}, step=2)
+    logger.log_metrics({"train/a": 3}, step=3)
+    assert rows(logger) == [
+        {"update": "1", "train/a": "1", "val/b": ""},
+        {"update": "2", "train/a": "2", "val/b": "0.5"},
+        {"update": "3", "train/a": "3", "val/b": ""},
+    ]
+
+
+def test_cut_back_drops_later_rows_and_a_torn_one(tmp_path):
+    logger = CSVLogger(folder=str(tmp_path))
+    for n in range(1, 5):
+        logger.log_metrics({"x": n, "y": n}, step=n)
+    logger.path.write_text(logger.path.read_text() + "2,")
+    again = CSVLogger(folder=str(tmp_path))
+    again.cut_back(3)
+    again.log_metrics({"x": 40}, step=4)
+    assert [(r["update"], r["x"]) for r in rows(again)] == [("1", "1"), ("2", "2"), ("3", "3"), ("4", "40")]
+
+
+def test_rows_of_a_full_disk_are_written_when_there_is_room(tmp_path, monkeypatch, capsys):
+    logger = CSVLogger(folder=str(tmp_path))
+    logger.log_metrics({"x": 1}, step=1)
+    real = CSVLogger._put
+
+    def full(self) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(CSVLogger, "_put", full)
+    logger.log_metrics({"x": 2}, step=2)
+    logger.log_metrics({"x": 3}, step=3)
+    monkeypatch.setattr(CSVLogger, "_put", real)
+    logger.log_metrics({"x": 4}, step=4)
+    assert [r["x"] for r in rows(logger)] == ["1", "2", "3", "4"]
+    assert capsys.readouterr().err.count("could not be written") == 1
+
+
+@pytest.mark.parametrize("value", [1e-9, 123456.0])
+def test_numbers_survive(tmp_path, value):
+    logger = CSVLogger(folder=str(tmp_path))
+    logger.log_metrics({"x": value}, step=1)
+    assert float(rows(logger)[0]["x"]) == pytest.approx(value, rel=1e-5)
+    assert csv_logger._text(3) == "3"

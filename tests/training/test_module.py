@@ -1,0 +1,103 @@
+"""Six updates are six updates; accumulation is a big batch; bad numbers are skipped; frozen is frozen."""
+
+import pytest
+import torch
+
+from imtok.configs.errors import UserError
+
+
+def state_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in module.state_dict().items()}
+
+
+def test_six_updates_of_each_network_and_one_forward_an_update(make_run):
+    run = make_run(adversary={"start": 0}, max_updates=6)
+    calls = {"tokenizer": 0, "generator": 0, "adversary": 0}
+    run.tokenizer.register_forward_hook(lambda *_: calls.__setitem__("tokenizer", calls["tokenizer"] + 1))
+    configure = run.training.configure_optimizers
+
+    def counted() -> list:
+        optimizers = configure()
+        for name, stepper in run.training.steppers.items():
+            stepper.optimizer.register_step_post_hook(lambda *_, n=name: calls.__setitem__(n, calls[n] + 1))
+        return optimizers
+
+    run.training.configure_optimizers = counted
+    run.fit()
+    assert calls == {"tokenizer": 6, "generator": 6, "adversary": 6}
+    assert run.training.update == 6 and run.training.samples == 12
+    assert [row.split(",")[0] for row in run.rows[1:]] == ["1", "2", "3", "4", "5", "6"]
+
+
+def test_the_discriminator_does_not_run_before_its_turn(make_run):
+    run = make_run(adversary={"start": 3, "discriminator_warmup": 1}, max_updates=5)
+    seen: list[int] = []
+    run.training.adversary.discriminator.register_forward_hook(lambda *_: seen.append(run.training.update))
+    run.fit()
+    # Update 2: the discriminator alone (real and fake); from 3 on the generator sees it as well.
+    assert [seen.count(n) for n in range(5)] == [0, 0, 2, 3, 3]
+
+
+def test_accumulation_equals_the_big_batch(make_run, toy_data):
+    sgd = {"name": "sgd", "lr": 0.1}
+    how = {"max_updates": 2, "clip": 0.05, "optimizer": sgd, "quantizer": {"revive_below": 0.0}}
+    big = make_run("big", data=toy_data(batch_size=4), **how).fit()
+    small = make_run("small", data=toy_data(batch_size=2), accumulate=2, **how).fit()
+    assert small.training.update == 2 and small.training.samples == big.training.samples == 8
+    for name, value in big.tokenizer.state_dict().items():
+        torch.testing.assert_close(small.tokenizer.state_dict()[name], value, rtol=1e-4, atol=1e-6, msg=name)
+    loss = [run.rows[2].split(",")[1] for run in (big, small)]
+    assert float(loss[0]) == pytest.approx(float(loss[1]), rel=1e-4)
+
+
+def test_clipping_bounds_the_step(make_run):
+    run = make_run(max_updates=1, clip=1e-3, optimizer={"name": "sgd", "lr": 1.0}, quantizer={"revive_below": 0.0})
+    before = state_of(run.tokenizer)
+    run.fit()
+    moved = torch.cat([(v - before[k]).flatten() for k, v in run.tokenizer.state_dict().items()]).norm()
+    assert moved.item() == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_a_bad_batch_changes_nothing_but_the_counters(make_run, toy_data):
+    good = make_run("good", max_updates=1, adversary={"start": 0}).fit()
+    run = make_run("bad", max_updates=2, data=toy_data(bad=frozenset({2})), adversary={"start": 0}).fit()
+    assert run.training.update == 2 and run.training.guard.skipped == 1
+    for kind in ("tokenizer", "adversary"):
+        for name, value in getattr(good.training, kind).state_dict().items():
+            assert torch.equal(getattr(run.training, kind).state_dict()[name], value), name
+
+
+def test_many_bad_batches_stop_the_run_with_a_diagnosis(make_run, toy_data):
+    run = make_run(max_updates=9, max_nonfinite=3, data=toy_data(bad=frozenset(range(4, 99))))
+    with pytest.raises(UserError, match=r"update 5: 3 updates in a row.*the loss l1.*lr=0\.001") as caught:
+        run.fit()
+    saved = torch.load(run.folder / "nonfinite_batch_rank0.pt")
+    assert saved["key"] == ["8", "9"] and "ckpt_path=last" in str(caught.value)
+
+
+def test_frozen_parts_stay_and_have_no_optimizer_state(make_run):
+    run = make_run(max_updates=2, freeze=("encoder", "quantizer"), quantizer={"revive_below": 0.0})
+    before = state_of(run.tokenizer)
+    # Nothing but the picture can train then.
+    run.training.losses.weights = {k: v for k, v in run.training.losses.weights.items() if k == "l1"}
+    for name in ("codebook", "commit"):
+        del run.training.losses.terms[name]
+    run.fit()
+    after = run.tokenizer.state_dict()
+    assert all(torch.equal(after[k], before[k]) for k in before if not k.startswith("decoder"))
+    assert any(not torch.equal(after[k], before[k]) for k in before if k.startswith("decoder"))
+    trained = sum(len(g["params"]) for g in run.training.steppers["generator"].optimizer.param_groups)
+    assert trained == len(list(run.tokenizer.decoder.parameters()))
+    assert not run.tokenizer.encoder.training and run.tokenizer.decoder.training
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains_both_networks(make_run, precision):
+    run = make_run(max_updates=3, precision=precision, adversary={"start": 0}, channels_last=True)
+    before = state_of(run.training)
+    run.fit()
+    after = run.training.state_dict()
+    for kind in ("tokenizer.encoder", "tokenizer.decoder", "adversary"):
+        assert any(not torch.equal(after[k], before[k]) for k in before if k.startswith(kind)), kind
+    assert all(p.dtype == torch.float32 for p in run.training.parameters())
+    assert (run.training.steppers["generator"].scaler is not None) == (precision == "fp16")
