@@ -16,7 +16,7 @@ from torch import Tensor
 from .charts import curve_chart, histogram_chart, rank_chart
 from .curves import read_curves
 from .gallery import Picture
-from .rows import facts, metric_rows
+from .rows import data_name, facts, metric_rows
 
 GAIN = 4  # of the shown difference
 BADGE = '<span class="badge">random weights</span>'
@@ -27,7 +27,7 @@ def html_report(results: Mapping[str, Any], pictures: Mapping[str, Sequence[Pict
     title = str(model.get("name") or model["class"])
     under = [
         f"<span><code>{escape(results['protocol']['label'])}</code></span>",
-        f"<span>{results['num_images']:,} images of {escape(str(data.get('name', 'unnamed data')))}</span>",
+        f"<span>{results['num_images']:,} images of {escape(data_name(data))}</span>",
         f"<span>{' × '.join(map(str, results['image_size']))} pixels</span>",
         f"<span>{escape(made['date'])}</span>",
     ]
@@ -109,7 +109,7 @@ def picture_shelves(pictures: Mapping[str, Sequence[Picture]]) -> str:
     shelves = []
     for name, shelf in pictures.items():
         shown = "".join(_triple(p) for p in shelf)
-        shelves.append(f'<div class="shelf"><h3>{escape(name)}</h3>{shown}</div>')
+        shelves.append(f'<div class="shelf"><h3>{escape(name.capitalize())}</h3>{shown}</div>')
     caption = f"Input, reconstruction, and |difference| × {GAIN}; sorted by PSNR. Point at one to enlarge it."
     return (
         f'<section><h2>Best, median and worst images</h2><p class="key">{caption}</p>'

@@ -85,6 +85,14 @@ def _code_rows(results: Mapping[str, Any]) -> Iterator[Row]:
     yield Row("Rate", "Entropy-coded bits", f"{rate['entropy_coded_bits']:,.1f}", "lower", coded)
 
 
+def data_name(data: Mapping[str, Any]) -> str:
+    """A plain folder by its own name, a data set by the set's."""
+    name = str(data.get("name", "unnamed data"))
+    return (
+        f"{name} {str(data['root']).rstrip('/').rpartition('/')[2]}" if name == "folder" and data.get("root") else name
+    )
+
+
 def facts(results: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
     """Named lists of (what, value): model, data, protocol, provenance."""
     model, made = results["model"], results["provenance"]
