@@ -1,6 +1,7 @@
 """`imtok COMMAND ...` runs scripts/COMMAND.py; a command is a file here with a docstring and `main(argv) -> int`."""
 
 import ast
+import os
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -45,8 +46,24 @@ def help_text() -> str:
     return "\n".join([*lines, "", EXAMPLES])
 
 
+class _Closed(Exception):
+    """Standard output was closed by its reader."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return code
+    except (
+        BrokenPipeError,
+        _Closed,
+    ):  # `imtok recipes | head`: nobody reads on, also not what Python would flush at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(help_text())
         return 0
@@ -67,9 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         module = import_module(f"imtok.scripts.{name.replace('-', '_')}")
         try:
             return int(module.main(argv[1:]) or 0)
-        except BrokenPipeError:  # `imtok recipes | head`
-            sys.stderr.close()
-            return 0
+        except BrokenPipeError as closed:
+            raise _Closed from closed  # an OSError would be told as an error
     return 1
 
 
