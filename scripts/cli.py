@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (
         BrokenPipeError,
         _Closed,
-    ):  # `imtok recipes | head`: nobody reads on, also not what Python would flush at its end
+    ):  # `imtok recipes | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
