@@ -144,8 +144,8 @@ def _explained(error: Exception, config_name: str, overrides: list[str]) -> User
         return UserError(f"{shown}: no such key; {_nearest_key(given, config_name, overrides)}")
     if isinstance(error, OverrideParseException):
         return UserError(
-            f"{error.override}: not readable as key=value; values with spaces, commas, braces or = need quotes that reach "
-            "imtok, e.g. 'data.root=\"my photos\"'"
+            f"{error.override}: not readable as key=value; values with spaces, commas, braces or = need quotes that "
+            "reach imtok, e.g. 'data.root=\"my photos\"'"
         )
     key = getattr(error, "full_key", None)
     line = one_line(error).split(" full_key:")[0]

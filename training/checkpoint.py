@@ -63,7 +63,7 @@ def gather(training: "TokenizerTraining", config: Mapping[str, Any]) -> dict[str
 
 
 def write(path: Path, state: Mapping[str, Any]) -> None:
-    # Through memory: a writer in C++ that meets a full disk half-way raises whatever it likes, a plain write an OSError.
+    # Through memory: torch's own writer raises all sorts when the disk fills up, a plain write an OSError.
     memory = io.BytesIO()
     torch.save(dict(state), memory)
     write_atomically(path, lambda file: file.write(memory.getbuffer()))

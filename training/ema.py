@@ -41,7 +41,7 @@ class EMA:
 
     @contextmanager
     def swapped_in(self, tokenizer: nn.Module) -> Iterator[None]:
-        """Inside, the tokenizer has the mean's weights. Values move, storages stay: compiled code and DDP hold on to them."""
+        """Inside, the tokenizer has the mean's weights. Storages stay: compiled code and DDP hold on to them."""
         live = dict(tokenizer.named_parameters()) | dict(tokenizer.named_buffers())
         kept = {n: t.detach().clone() for n, t in live.items()}
         try:

@@ -1,4 +1,4 @@
-"""From the composed config to the objects of a run; whatever cannot work together fails here, before the first batch."""
+"""From the composed config to the objects of a run; what cannot work together fails here, before the first batch."""
 
 import logging
 import os
@@ -75,7 +75,7 @@ def check_ema(node: Mapping[str, Any] | None) -> None:
 
 
 def compile_parts(tokenizer: torch.nn.Module, adversary: torch.nn.Module | None) -> None:
-    """In place, so that the names in checkpoints and exports stay; the last layer stays eager for the adaptive weight."""
+    """In place, so that names in checkpoints and exports stay; the last layer stays eager for the adaptive weight."""
     import torch._functorch.config
 
     torch._functorch.config.donated_buffer = False  # the adaptive weight runs parts of the graph backwards twice
@@ -174,6 +174,12 @@ def _quiet_lightning() -> None:
     """Its greetings, and advice about a loop that is not the one used."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for text in (".*does not have many workers.*", ".*log_every_n_steps.*", ".*find_unused_parameters=True was specified.*",
-                 ".*GPU available but not used.*", ".*treespec.*LeafSpec.*", ".*was not in train mode.*", ".*in eval mode at.*"):  # fmt: skip
+    for text in (
+        ".*does not have many workers.*",
+        ".*log_every_n_steps.*",
+        ".*find_unused_parameters=True was specified.*",
+        ".*GPU available but not used.*",
+        ".*treespec.*LeafSpec.*",
+        ".*in eval mode at.*",
+    ):
         warnings.filterwarnings("ignore", message=text)

@@ -40,9 +40,8 @@ def run(config: Mapping[str, Any], *, overrides: Sequence[str], folder: Path) ->
         say(f"run folder {folder}")
 
     if state is not None and state["update"] >= training.settings.max_updates:
-        say(
-            f"{checkpoint} is at update {state['update']}; trainer.max_updates={training.settings.max_updates} asks for no more"
-        )
+        wanted = training.settings.max_updates
+        say(f"{checkpoint} is at update {state['update']}; trainer.max_updates={wanted} asks for no more")
         load_finished(training, state, source=checkpoint, config=config)
         device = trainer.strategy.root_device
     else:

@@ -17,8 +17,20 @@ from ..configs.errors import UserError
 from .atomic_file import write_text
 from .reporting import is_first_rank
 
-PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "torch-fidelity", "vector-quantize-pytorch", "hydra-core",
-            "omegaconf", "safetensors", "huggingface-hub", "numpy", "pillow")  # fmt: skip
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "lightning",
+    "torchmetrics",
+    "torch-fidelity",
+    "vector-quantize-pytorch",
+    "hydra-core",
+    "omegaconf",
+    "safetensors",
+    "huggingface-hub",
+    "numpy",
+    "pillow",
+)
 
 
 def prepare(folder: Path, *, config: Mapping[str, Any], overrides: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def build_steppers(training: "TokenizerTraining") -> dict[str, "Stepper"]:
-    """`generator`: the tokenizer and what loss terms train beside it. `adversary`: the discriminator, where there is one."""
+    """`generator`: the tokenizer and what loss terms train beside it; `adversary`: the discriminator, if any."""
     nodes = {"generator": (training.optimizer_node, [training.tokenizer, training.losses], "optimizer")}
     if training.adversary is not None:
         own = training.adversary.optimizer

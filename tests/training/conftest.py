@@ -140,3 +140,8 @@ def make_run(tmp_path: Path):
 @pytest.fixture
 def toy_data() -> type[ToyData]:
     return ToyData
+
+
+@pytest.fixture
+def make_node():
+    return tokenizer_node

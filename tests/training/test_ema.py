@@ -53,7 +53,12 @@ def test_swap_puts_everything_back_after_an_error_too():
     ema = EMA(tokenizer=net, decay=0.9)
     fill(net, 7.0)
     place = net.w.data_ptr()
-    with pytest.raises(RuntimeError), ema.swapped_in(net):
-        assert net.w[0].item() == 0.0 and int(net.count) == 0
-        raise RuntimeError
+
+    def use() -> None:
+        with ema.swapped_in(net):
+            assert net.w[0].item() == 0.0 and int(net.count) == 0
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        use()
     assert net.w[0].item() == 7.0 and int(net.count) == 1 and net.w.data_ptr() == place

@@ -13,8 +13,13 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-TINY = ["debug=tiny", "adversary=patchgan", "callbacks=[codebook,validation,samples,checkpoint]", "evaluate_after=false",
-        "trainer.threads=1"]  # fmt: skip
+TINY = [
+    "debug=tiny",
+    "adversary=patchgan",
+    "callbacks=[codebook,validation,samples,checkpoint]",
+    "evaluate_after=false",
+    "trainer.threads=1",
+]
 
 
 def command(*arguments: str) -> list[str]:
@@ -40,9 +45,12 @@ def rows(folder: Path) -> list[dict[str, str]]:
 def test_a_run_leaves_what_it_should_and_is_not_overwritten(tmp_path):
     said = train(*TINY, "evaluate_after=true", "hydra.run.dir=here", cwd=tmp_path)
     folder = tmp_path / "here"
-    assert said.splitlines()[-2:] == [f"imtok: tokenizer {folder / 'tokenizer'}", f"imtok: report {folder / 'report.html'}"]
-    for name in ("config.yaml", "overrides.yaml", "environment.json", "metrics.csv", "checkpoints/last.ckpt",
-                 "tokenizer/model.safetensors", "metrics.json", "report.md", "samples/update_00000001.png"):  # fmt: skip
+    assert said.splitlines()[-2:] == [
+        f"imtok: tokenizer {folder / 'tokenizer'}",
+        f"imtok: report {folder / 'report.html'}",
+    ]
+    names = "config.yaml overrides.yaml environment.json metrics.csv metrics.json report.md checkpoints/last.ckpt"
+    for name in [*names.split(), "tokenizer/model.safetensors", "samples/update_00000001.png"]:
         assert (folder / name).is_file(), name
     facts = json.loads((folder / "tokenizer" / "config.json").read_text())["training"]
     assert (facts["update"], facts["weights"], facts["experiment"]) == (2, "ema", "quickstart")
@@ -58,7 +66,9 @@ def test_a_run_leaves_what_it_should_and_is_not_overwritten(tmp_path):
 def test_a_killed_run_goes_on_exactly(tmp_path, number):
     more = ["trainer.max_updates=12", "trainer.checkpoint_every=3", "trainer.validate_every=4", "trainer.ema.every=2"]
     train(*TINY, *more, "hydra.run.dir=whole", cwd=tmp_path)
-    process = subprocess.Popen(command(*TINY, *more, "name=cut"), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        command(*TINY, *more, "name=cut"), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE
+    )
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         found = list(tmp_path.glob("runs/cut/*/metrics.csv"))
@@ -91,13 +101,23 @@ def test_two_processes_stay_equal(tmp_path):
         "main()\n"
     )
     arguments = [*TINY, "trainer.max_updates=4", "trainer.accumulate=2", "adversary.start=1", "evaluate_after=true"]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script), *arguments]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        str(script),
+        *arguments,
+    ]
     done = subprocess.run(launch, capture_output=True, text=True, cwd=tmp_path, env=environment())
     assert done.returncode == 0, done.stdout + done.stderr
     first, second = (torch.load(tmp_path / f"rank{n}.pt") for n in range(2))
     assert first["samples"] == second["samples"] == 4 * 2 * 2 * 2
     for name, value in first["state"].items():
-        if ".norm.running_" in name:  # batch norm's, of the last share of a batch: rank 0's are sent before each forward
+        if (
+            ".norm.running_" in name
+        ):  # batch norm's, of the last share of a batch: rank 0's are sent before each forward
             continue
         assert torch.equal(second["state"][name], value), name
     (folder,) = tmp_path.glob("runs/quickstart/*")

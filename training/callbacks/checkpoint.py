@@ -80,7 +80,7 @@ class Checkpoint(Callback):
             raise KeyboardInterrupt
         self.asked_by = number
         say(
-            f"{signal.Signals(number).name}: stopping after this update (Ctrl-C again stops at once, without a checkpoint)",
+            f"{signal.Signals(number).name}: stopping after this update (Ctrl-C again: at once, without a checkpoint)",
             error=True,
         )
 

@@ -41,10 +41,8 @@ class Progress(Callback):
         now = time.monotonic()
         if now - self.spoke >= self.seconds_between_lines or training.update == training.settings.max_updates:
             self.spoke = now
-            print(
-                f"update {training.update}/{training.settings.max_updates}  {facts(training)}{self._left(training, now)}",
-                flush=True,
-            )
+            where = f"update {training.update}/{training.settings.max_updates}"
+            print(f"{where}  {facts(training)}{self._left(training, now)}", flush=True)
 
     def on_train_end(self, trainer: Trainer, training: TokenizerTraining) -> None:
         self._close()

@@ -48,7 +48,7 @@ class Throughput(Callback):
     def _utilisation(
         self, training: TokenizerTraining, image: torch.Tensor, images_per_second: float
     ) -> dict[str, float]:
-        """The tokenizer's own forward and backward only, counted as three forwards; losses and adversary come on top."""
+        """The tokenizer's own forward and backward only, counted as three forwards; losses and adversary are extra."""
         peak = next((v for name, v in PEAKS.items() if name in torch.cuda.get_device_name()), None)
         if peak is None or training.precision.name == "fp32" or training.settings.compile:
             return {}

@@ -1,0 +1,42 @@
+import pytest
+import torch
+from torch import nn
+
+from imtok.configs.errors import UserError
+from imtok.tokenizers.tokenizer import Tokenizer
+from imtok.training.init_from import freeze_parts, init_from
+
+
+@pytest.fixture
+def make_tokenizer(make_node):
+    def make(seed: int, **quantizer) -> Tokenizer:
+        torch.manual_seed(seed)
+        return Tokenizer(**make_node(**quantizer))
+
+    return make
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_parts_are_loaded_and_the_rest_stays_fresh(make_tokenizer, tmp_path, capsys):
+    source, target, fresh = make_tokenizer(0), make_tokenizer(1), make_tokenizer(1)
+    source.save_pretrained(tmp_path / "source")
+    init_from(target, {"encoder": str(tmp_path / "source")})
+    assert same(target.encoder, source.encoder) and same(target.decoder, fresh.decoder)
+    assert "tensors loaded (encoder)" in capsys.readouterr().out
+    init_from(target, str(tmp_path / "source"))
+    assert same(target, source)
+
+
+def test_what_does_not_fit_is_refused_by_name(make_tokenizer, tmp_path):
+    make_tokenizer(0).save_pretrained(tmp_path / "source")
+    with pytest.raises(UserError, match=r"quantizer\.codebook \[16, 8\] instead of \[32, 8\]"):
+        init_from(make_tokenizer(0, codebook_size=32), str(tmp_path / "source"))
+    with pytest.raises(UserError, match=r"init_from\.encodr=.*did you mean 'encoder'"):
+        init_from(make_tokenizer(0), {"encodr": str(tmp_path / "source")})
+    with pytest.raises(UserError, match=r"^init_from=.*nowhere"):
+        init_from(make_tokenizer(0), str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="freeze: the tokenizer has no part 'quantiser'; did you mean 'quantizer'"):
+        freeze_parts(make_tokenizer(0), ["quantiser"])
