@@ -66,7 +66,8 @@ class VQ(SingleStreamQuantizer):
 
     def effective_codebook(self) -> Tensor:
         """[K, D], the vectors that are compared and handed on."""
-        codebook = self.codebook.float()
+        # Revival writes into the parameter before the backward pass has read it: work on a copy then.
+        codebook = self.codebook.clone() if self.training and self.revive_below > 0 else self.codebook
         return F.normalize(codebook, dim=-1) if self.unit_length else codebook
 
     def quantize(self, z_BND: Tensor) -> StreamQuantized:

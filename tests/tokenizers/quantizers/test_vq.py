@@ -66,6 +66,18 @@ def test_dead_codes_are_put_on_vectors_of_the_batch() -> None:
     assert bool(torch.isfinite(vq.codebook).all())
 
 
+@pytest.mark.parametrize("unit_length", [False, True])
+def test_backward_after_a_revival(unit_length: bool) -> None:
+    vq, z = VQ(dim=4, codebook_size=64, unit_length=unit_length, revive_below=0.9), torch.randn(1, 50, 4)
+    before = vq.codebook.detach().clone()
+    vq.usage.zero_()
+    z.requires_grad_()
+    out = run(vq, z)
+    assert not torch.equal(vq.codebook, before)
+    (sum(out.losses.values()) + out.codes["main"].x_BND.sum()).backward()
+    assert bool(torch.isfinite(vq.codebook.grad).all())
+
+
 def test_nothing_is_revived_in_eval_or_without_gradients() -> None:
     vq = VQ(dim=4, codebook_size=64, revive_below=0.5)
     before = vq.codebook.clone()
