@@ -59,6 +59,8 @@ class ImageData(LightningDataModule):
         if num_workers != "auto" and (not isinstance(num_workers, int) or num_workers < 0):
             raise UserError(f"data.num_workers={num_workers}: auto, or a whole number of at least 0")
         for key, crop in (("train_crop", train_crop), ("val_crop", val_crop)):
+            if crop is not None and not isinstance(crop, Crop):
+                raise UserError(f"data.{key}={crop}: no _target_ says which crop; imtok.data.transforms.AdmRandomCrop")
             if crop is not None and crop.size != image_size:
                 raise UserError(
                     f"data.{key}.size={crop.size}, but data.image_size={image_size}; leave size: ${{data.image_size}}"

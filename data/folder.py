@@ -73,12 +73,13 @@ class FolderImages(Source):
     def split_sources(self) -> Splits:
         names = self.names()
         own = self._own_split_folders(names)
+        if own:
+            names = [n for n in names if n.split("/")[0] in own["val"] + own["train"]]
         if self.split_file is not None:
             self._val, self._how = self._recorded_split(names), f"as recorded in {self.split_file}"
         elif own:
             self._val = {n for n in names if n.split("/")[0] in own["val"]}
             self._how = "the folders train and val"
-            names = [n for n in names if n.split("/")[0] in own["val"] + own["train"]]
         else:
             self._val = self._drawn_split(names)
             self._how = f"by the hash of (seed {self.seed}, name), {self.val_fraction:g} for validation"

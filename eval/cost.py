@@ -19,9 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..configs.instantiate import build
 from ..tokenizers.types import Latents, Quantized, Stream
+from ..training.precision import DTYPES, chosen_arithmetic
 
 OPTIMIZER_STATE = {"adam": 2, "adamw": 2, "sgd": 1}  # tensors of the parameter's size
-DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -36,6 +36,7 @@ class UpdateCost:
     tokens_per_image: int = 0
     bits_per_image: float = 0.0
     codebook_size: int | tuple[int, ...] = 0
+    precision: str = "fp32"  # what `auto` comes to on this machine
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -136,11 +137,16 @@ def update_cost(config: Mapping[str, Any]) -> UpdateCost:
 
     batch, (height, width) = int(config["data"]["batch_size"]), tokenizer.image_size
     trainer = config["trainer"]
-    dtype = DTYPES.get(trainer.get("precision", "fp32"))
+    arithmetic = chosen_arithmetic(
+        precision=trainer.get("precision", "auto"),
+        channels_last=trainer.get("channels_last", "auto"),
+        accelerator=trainer.get("accelerator", "auto"),
+    )
+    cost.precision, dtype = arithmetic.precision, DTYPES[arithmetic.precision]
     _make_fake(losses, mode)
     with mode:
         images = torch.empty(batch, 3, height, width)
-        if trainer.get("channels_last"):
+        if arithmetic.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
     with mode:
         try:

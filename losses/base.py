@@ -25,7 +25,7 @@ class LossTerm(nn.Module, ABC):
 
     def misfit(self, tokenizer: nn.Module) -> str | None:
         """Why this term cannot work with this tokenizer, to be read after `loss.NAME`; None: it can."""
-        if self.needs_reconstruction and not getattr(tokenizer, "has_cheap_reconstruction", True):
+        if self.needs_reconstruction and not tokenizer.decoder.cheap_sample:
             decoder = type(tokenizer.decoder).__name__
             return f": it compares a reconstruction, and tokenizer.decoder ({decoder}) gives none in training"
         return None

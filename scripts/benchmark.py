@@ -11,7 +11,7 @@ from ..configs.errors import UserError, did_you_mean
 from .arguments import split_overrides, whole_number
 
 HELP = """\
-usage: imtok benchmark train experiment=NAME [rounds=5] [batch=2] [precision=fp32] [threads=1] [compare=true] [key=...]
+usage: imtok benchmark train experiment=NAME [rounds=5] [batch=2] [precision=auto] [threads=1] [compare=true] [key=...]
        imtok benchmark evaluate [experiment=NAME] [rounds=3] [images=16] [threads=1] [key=...]
        imtok benchmark loader [data.root=DIR] [images=400] [size=256] [rounds=3] [threads=1]
 

@@ -13,10 +13,9 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from ..configs.errors import UserError
+from ..training.precision import DTYPES
 from .arguments import whole_number
 from .benchmark import print_result, ratio
-
-DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class BareModules:
@@ -120,13 +119,12 @@ def benchmark_train(settings: Mapping[str, str], overrides: Sequence[str]) -> di
     config = compose_config("train", words)
     if config["adversary"]:  # the GAN counts from the first update
         config["adversary"] |= {"start": 0, "discriminator_warmup": 0, "ramp": 0}
-    trainer_node = config["trainer"]
 
     with tempfile.TemporaryDirectory() as folder:
         training = build_training(config, Path(folder))
 
         def arms(device: torch.device) -> dict[str, Callable[[Tensor], None]]:
-            as_set = {"precision": trainer_node["precision"], "channels_last": bool(trainer_node["channels_last"])}
+            as_set = {"precision": training.settings.precision, "channels_last": training.settings.channels_last}
             found = {"bare modules": BareModules(training, **as_set, device=device).update}
             if compare:
                 for name, precision, last in (("fp32", "fp32", False), ("bf16 + channels_last", "bf16", True)):
@@ -142,6 +140,6 @@ def benchmark_train(settings: Mapping[str, str], overrides: Sequence[str]) -> di
         ratios["fp32 / bf16 + channels_last"] = ratio(seconds["bare, fp32"], seconds["bare, bf16 + channels_last"])
     size = "x".join(str(side) for side in training.tokenizer.image_size)
     gan = ", with GAN" if config["adversary"] else ", no GAN"
-    title = f"train: {config['name']}, batch {batch} of {size}, {trainer_node['precision']}{gan}, {rounds} rounds"
+    title = f"train: {config['name']}, batch {batch} of {size}, {training.settings.precision}{gan}, {rounds} rounds"
     print_result(title, seconds, ratios)
     return {"seconds": seconds, "ratios": ratios}

@@ -34,7 +34,7 @@ def facts(config: Mapping[str, Any], cost: "UpdateCost") -> dict[str, Any]:
         "update_flops": cost.update_flops,
         "memory_bytes": cost.memory,
         "memory_total_bytes": cost.total_memory,
-        "precision": trainer.get("precision", "fp32"),
+        "precision": cost.precision,
         "batch_size": batch,
         "images_per_update": images,
         "updates": updates,

@@ -17,6 +17,7 @@ from ..configs.instantiate import build
 from ..losses.weighted import WeightedLosses
 from .init_from import freeze_parts, init_from
 from .module import TokenizerTraining
+from .precision import without_auto
 from .randomness import seed_everything
 from .settings import TrainerSettings
 
@@ -24,7 +25,7 @@ NEEDS = {"wandb": "wandb", "tensorboard": "tensorboard"}  # logger: package
 
 
 def build_training(config: Mapping[str, Any], folder: Path) -> TokenizerTraining:
-    settings = TrainerSettings.from_config(config["trainer"])
+    settings, arithmetic = without_auto(TrainerSettings.from_config(config["trainer"]))
     check_ema(settings.ema)
     seed_everything(config["seed"])
     if settings.threads is not None:
@@ -48,7 +49,7 @@ def build_training(config: Mapping[str, Any], folder: Path) -> TokenizerTraining
         compile_parts(tokenizer, adversary)
     # Each process draws its own noise from here on; weights were drawn alike on all.
     seed_everything(config["seed"] + int(os.environ.get("RANK", "0")))
-    return TokenizerTraining(
+    training = TokenizerTraining(
         tokenizer=tokenizer,
         losses=losses,
         adversary=adversary,
@@ -59,6 +60,8 @@ def build_training(config: Mapping[str, Any], folder: Path) -> TokenizerTraining
         run_folder=folder,
         config=config,
     )
+    training.arithmetic = arithmetic
+    return training
 
 
 def check_ema(node: Mapping[str, Any] | None) -> None:

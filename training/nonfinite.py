@@ -14,31 +14,49 @@ if TYPE_CHECKING:
 
 
 class NonFiniteGuard:
-    """limit: updates in a row after which training stops."""
+    """limit: updates in a row after which training stops. networks: their buffers are put back, see `BufferGuard`."""
 
-    def __init__(self, *, limit: int) -> None:
+    def __init__(self, *, limit: int, networks: Iterable[nn.Module | None]) -> None:
         self.limit = limit
         self.skipped = 0
         self.in_a_row = 0
         self.first_cause = ""
+        self.networks = [n for n in networks if n is not None]
+        self.buffers: BufferGuard | None = None
 
-    def all_finite(self, values: Iterable[Tensor]) -> bool:
-        """The one point of an update where the host waits for the device; the ranks agree here."""
-        finite = torch.stack([torch.isfinite(v.detach()).all() for v in values]).all().int()
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(finite, op=dist.ReduceOp.MIN)
-        return bool(finite)
+    def begin(self) -> None:
+        """Before the first forward of an update; by then the networks are on their device."""
+        self.buffers = self.buffers or BufferGuard(self.networks)
+        self.buffers.keep()
 
-    def passed(self) -> None:
-        self.in_a_row = 0
-
-    def failed(self, cause: str) -> bool:
-        """True when it is time to stop."""
+    def passes(
+        self,
+        norms: Iterable[Tensor],
+        losses: Mapping[str, Tensor],
+        named_parameters: Iterable[tuple[str, nn.Parameter]],
+    ) -> bool:
+        """The one point of an update where the host waits for the device. A bad update is counted and undone."""
+        if all_finite([*norms, *losses.values()]):
+            self.in_a_row = 0
+            return True
         self.skipped += 1
         self.in_a_row += 1
         if self.in_a_row == 1:
-            self.first_cause = cause
-        return self.in_a_row >= self.limit
+            self.first_cause = find_cause(losses, named_parameters)
+        self.buffers.put_back()
+        return False
+
+    def check_limit(self, training: "TokenizerTraining", batch: Mapping[str, Any]) -> None:
+        if self.in_a_row >= self.limit:
+            stop(training, batch)
+
+
+def all_finite(values: Iterable[Tensor]) -> bool:
+    """The ranks agree."""
+    finite = torch.stack([torch.isfinite(v.detach()).all() for v in values]).all().int()
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(finite, op=dist.ReduceOp.MIN)
+    return bool(finite)
 
 
 def find_cause(losses: Mapping[str, Tensor], named_parameters: Iterable[tuple[str, nn.Parameter]]) -> str:
@@ -75,8 +93,8 @@ def stop(training: "TokenizerTraining", batch: Mapping[str, Any]) -> None:
 class BufferGuard:
     """A forward writes running means into buffers; those of a skipped update are put back."""
 
-    def __init__(self, modules: Iterable[nn.Module | None]) -> None:
-        self.buffers = [b for m in modules if m is not None for b in m.buffers()]
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self.buffers = [b for m in modules for b in m.buffers()]
         self.kept = [b.detach().clone() for b in self.buffers]
 
     @torch.no_grad()

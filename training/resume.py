@@ -15,6 +15,7 @@ from .reporting import say
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 NOT_REPEATED = ("ckpt_path", "hydra.run.dir")  # of recorded overrides: where that run was, not what it was
+SAME_DATA = ("data", "data.root", "data.split_file")  # a change of one of these ends the recorded split
 
 
 def arguments_for_resume(arguments: Sequence[str]) -> list[str]:
@@ -37,7 +38,12 @@ def arguments_for_resume(arguments: Sequence[str]) -> list[str]:
     file = file.absolute()
     folder = file.parent.parent if wanted == "last" else None
     again = set(override_keys(arguments))
-    recorded = [o for o in recorded_overrides(file) if override_keys([o])[0] not in {*again, *NOT_REPEATED}]
+    before = recorded_overrides(file)
+    split = file.parent.parent / "split.json"
+    same = all(value_of(key, arguments) in (None, value_of(key, before)) for key in SAME_DATA)
+    same_split = [f"data.split_file={quoted(split)}"] if same and split.is_file() else []
+    left_out = {*again, *NOT_REPEATED, *override_keys(same_split)}
+    recorded = [o for o in before if override_keys([o])[0] not in left_out]
     kept = [
         a
         for a in arguments
@@ -45,7 +51,7 @@ def arguments_for_resume(arguments: Sequence[str]) -> list[str]:
     ]
     flags_first = next((i for i, a in enumerate(kept) if not a.startswith("-") and "=" in a), len(kept))
     place = [f"hydra.run.dir={quoted(folder)}"] if folder is not None else []
-    return [*kept[:flags_first], *recorded, *kept[flags_first:], f"ckpt_path={quoted(file)}", *place]
+    return [*kept[:flags_first], *recorded, *kept[flags_first:], *same_split, f"ckpt_path={quoted(file)}", *place]
 
 
 def value_of(key: str, arguments: Sequence[str]) -> str | None:

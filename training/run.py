@@ -27,7 +27,9 @@ def run(config: Mapping[str, Any], *, overrides: Sequence[str], folder: Path) ->
     trainer = build_trainer(
         training.settings, loggers=loggers, callbacks=build_callbacks(config["callbacks"]), folder=folder
     )
-    run_folder.prepare(folder, config=config, overrides=overrides)
+    settings = training.settings
+    resolved = {"trainer.precision": settings.precision, "trainer.channels_last": settings.channels_last}
+    run_folder.prepare(folder, config=config, overrides=overrides, resolved=resolved)
     if state is not None:
         training.resume = lambda module: restore(module, state, source=checkpoint, config=config)
     for logger in loggers:
@@ -38,6 +40,7 @@ def run(config: Mapping[str, Any], *, overrides: Sequence[str], folder: Path) ->
     if is_first_rank():
         training.data.write_split(folder)
         say(f"run folder {folder}")
+        say(f"trainer.precision {training.arithmetic}")
 
     if state is not None and state["update"] >= training.settings.max_updates:
         wanted = training.settings.max_updates
@@ -51,12 +54,12 @@ def run(config: Mapping[str, Any], *, overrides: Sequence[str], folder: Path) ->
         _say_how_to_go_on(training, folder)
         return 128 + training.stopped_by
     tokenizer = finished_tokenizer(training)
-    say_skipped(training)
     exported = folder / "tokenizer"
     if is_first_rank():
         export(tokenizer, training, config, exported)
     if config["evaluate_after"]:
         evaluate_run(tokenizer, training, config, folder, device)
+    report_skipped(training)
     if training.failed_writes:
         say(f"{training.failed_writes} checkpoint(s) could not be written during this run", error=True)
     say(f"tokenizer {exported}")
@@ -113,14 +116,13 @@ def evaluate_run(
 ) -> None:
     from ..eval.evaluate import evaluate
 
-    facts = training.data.describe() | {"split": "val", "crop": "adm"}
-    evaluate(
+    results = evaluate(
         tokenizer,
         training.data.val_loader(),
         protocol=build(config["protocol"], key="protocol"),
         out_dir=folder,
         run_dir=folder,
-        data_facts=facts,
+        data_facts=training.data.describe() | {"evaluated": "val"},
         device=device,
         model_facts={
             "experiment": config["name"],
@@ -129,12 +131,18 @@ def evaluate_run(
             "random_weights": list(training.losses.random_weights),
         },
     )
+    training.skipped.collect(results["skipped_images"])
 
 
-def say_skipped(training: TokenizerTraining) -> None:
-    summary = training.skipped.summary()
-    if summary:
-        say(summary, error=True)
+def report_skipped(training: TokenizerTraining) -> None:
+    """Each rank has seen other images; the first one writes and tells."""
+    if dist.is_available() and dist.is_initialized():
+        lists: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(lists, list(training.skipped.lines))
+        for lines in lists if is_first_rank() else ():
+            training.skipped.collect(lines)
+    if is_first_rank():
+        training.skipped.report()
 
 
 def _say_how_to_go_on(training: TokenizerTraining, folder: Path) -> None:

@@ -33,8 +33,13 @@ PACKAGES = (
 )
 
 
-def prepare(folder: Path, *, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
-    """Write the three files; a folder that holds something is used only to go on with its own run."""
+def prepare(
+    folder: Path, *, config: Mapping[str, Any], overrides: Sequence[str], resolved: Mapping[str, Any] | None = None
+) -> None:
+    """Write the three files; a folder that holds something is used only to go on with its own run.
+
+    resolved: settings that were `auto`, as this machine has them.
+    """
     if not is_first_rank():
         return
     checkpoint = config["ckpt_path"]
@@ -47,7 +52,8 @@ def prepare(folder: Path, *, config: Mapping[str, Any], overrides: Sequence[str]
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
     write_text(folder / "overrides.yaml", yaml.safe_dump(list(overrides), allow_unicode=True))
-    write_text(folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
+    facts = environment() | {"resolved": dict(resolved or {})}
+    write_text(folder / "environment.json", json.dumps(facts, indent=2) + "\n")
 
 
 def environment() -> dict[str, Any]:

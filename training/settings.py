@@ -6,7 +6,7 @@ from typing import Any
 
 from ..configs.errors import UserError, did_you_mean
 
-PRECISIONS = ("fp32", "bf16", "fp16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 
@@ -18,9 +18,9 @@ class TrainerSettings:
     validate_every: int = 1000
     val_images: int = 512
     log_every: int = 10
-    precision: str = "fp32"
+    precision: str = "auto"  # precision.without_auto settles it
     compile: bool = False
-    channels_last: bool = False
+    channels_last: bool | str = "auto"
     clip: float | None = 1.0
     accumulate: int = 1
     ema: Mapping[str, Any] | None = None
@@ -57,9 +57,10 @@ class TrainerSettings:
         for name, allowed in (("precision", PRECISIONS), ("accelerator", ACCELERATORS)):
             if getattr(self, name) not in allowed:
                 raise UserError(f"trainer.{name}={getattr(self, name)}: one of {', '.join(allowed)}")
-        for name in ("compile", "channels_last"):
-            if not isinstance(getattr(self, name), bool):
-                raise UserError(f"trainer.{name}={getattr(self, name)}: true or false")
+        if not isinstance(self.compile, bool):
+            raise UserError(f"trainer.compile={self.compile}: true or false")
+        if not isinstance(self.channels_last, bool) and self.channels_last != "auto":
+            raise UserError(f"trainer.channels_last={self.channels_last}: auto, true or false")
         if self.clip is not None and not (isinstance(self.clip, (int, float)) and self.clip > 0):
             raise UserError(
                 f"trainer.clip={self.clip}: the largest gradient norm, above 0; null to leave gradients alone"

@@ -80,7 +80,7 @@ class Adversary(nn.Module):
                 raise UserError(
                     f"adversary.reconstruction_terms: no loss is named {name!r}; {did_you_mean(name, known)}"
                 )
-        if not getattr(tokenizer, "has_cheap_reconstruction", True):
+        if not tokenizer.decoder.cheap_sample:
             decoder = type(tokenizer.decoder).__name__
             raise UserError(
                 f"adversary: tokenizer.decoder ({decoder}) gives no picture in training; use adversary=none"

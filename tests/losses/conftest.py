@@ -18,8 +18,7 @@ class FakeTokenizer(nn.Module):
         self.trunk = nn.Conv2d(3, 4, 3, padding=1)
         self.conv_out = nn.Conv2d(4, 3, 3, padding=1)
         self.quantizer = SimpleNamespace(loss_names=loss_names)
-        self.decoder = SimpleNamespace(loss_names=("flow",))
-        self.has_cheap_reconstruction = cheap
+        self.decoder = SimpleNamespace(loss_names=("flow",), cheap_sample=cheap)
         self.image_size = image_size
 
     @property

@@ -86,19 +86,22 @@ class Run:
         freeze: tuple[str, ...] = (),
         quantizer: dict[str, Any] | None = None,
         optimizer: dict[str, Any] | None = None,
+        losses: tuple[str, ...] = ("l1", "codebook", "commit"),
         **settings: Any,
     ) -> None:
         torch.manual_seed(0)
         torch.set_num_threads(1)
-        self.settings = TrainerSettings(**({"max_updates": 4, "log_every": 1, "accelerator": "cpu"} | settings))
+        given = {"max_updates": 4, "log_every": 1, "accelerator": "cpu", "precision": "fp32", "channels_last": False}
+        self.settings = TrainerSettings(**(given | settings))
         node = tokenizer_node(**(quantizer or {}))
         self.tokenizer = Tokenizer(**node)
         for part in freeze:
             getattr(self.tokenizer, part).requires_grad_(False)
-        config = {"tokenizer": node, "loss": loss_node(), "adversary": None}
+        terms = {name: term for name, term in loss_node().items() if name in losses}
+        config = {"tokenizer": node, "loss": terms, "adversary": None}
         self.training = TokenizerTraining(
             tokenizer=self.tokenizer,
-            losses=WeightedLosses.from_config(loss_node(), self.tokenizer),
+            losses=WeightedLosses.from_config(terms, self.tokenizer),
             adversary=make_adversary(**adversary) if adversary is not None else None,
             data=data or ToyData(),
             optimizer=optimizer or OPTIMIZER,

@@ -101,3 +101,34 @@ def test_half_precision_trains_both_networks(make_run, precision):
         assert any(not torch.equal(after[k], before[k]) for k in before if k.startswith(kind)), kind
     assert all(p.dtype == torch.float32 for p in run.training.parameters())
     assert (run.training.steppers["generator"].scaler is not None) == (precision == "fp16")
+
+
+VQ = {"revive_below": 0.9, "usage_decay": 0.0}  # quantizers that write into their codebook during the forward
+EMA_VQ = {"_target_": "imtok.tokenizers.quantizers.ema_vq.EmaVQ", "kmeans_init": True}
+
+
+@pytest.mark.parametrize("quantizer", [VQ, EMA_VQ], ids=["vq", "ema_vq"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_bad_batch_leaves_the_tokenizer_as_it_was(make_run, toy_data, quantizer, value):
+    class BadData(toy_data):
+        def _sample(self, number):
+            sample = super()._sample(number)
+            return sample | {"image": torch.full_like(sample["image"], value)} if number in self.bad else sample
+
+    how = {
+        "quantizer": quantizer,
+        "max_updates": 1,
+        "losses": ("l1", "commit"),
+        "optimizer": {"name": "sgd", "lr": 1e-9},
+    }
+    good = make_run("good", **how)
+    before = state_of(good.tokenizer)
+    good.fit()
+    after = {k: v for k, v in good.tokenizer.state_dict().items() if k.startswith("quantizer")}
+    assert max((v.float() - before[k].float()).abs().max() for k, v in after.items()) > 0.1, "a good batch does write"
+    bad = make_run("bad", data=BadData(bad=frozenset({0, 1})), **how)
+    before = state_of(bad.tokenizer)
+    bad.fit()
+    assert bad.training.guard.skipped == 1
+    for name, tensor in bad.tokenizer.state_dict().items():
+        assert torch.equal(tensor, before[name]), name

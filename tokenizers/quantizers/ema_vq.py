@@ -8,6 +8,7 @@ from torch import Tensor
 from vector_quantize_pytorch import VectorQuantize
 
 from .base import SingleStreamQuantizer, StreamQuantized
+from .finite import finite_on_all_processes
 from .nearest import nearest_code
 
 
@@ -49,7 +50,7 @@ class EmaVQ(SingleStreamQuantizer):
 
     def quantize(self, z_BND: Tensor) -> StreamQuantized:
         z = F.normalize(z_BND, dim=-1) if self.unit_length else z_BND
-        learning = self.training and torch.is_grad_enabled()
+        learning = self.training and torch.is_grad_enabled() and finite_on_all_processes(z.detach())
         if learning:
             self.vq._codebook.init_embed_(z.detach().reshape(1, -1, self.code_dim))  # k-means, first batch only
         # A copy: the running means are about to be written over the vectors that the backward pass will read.

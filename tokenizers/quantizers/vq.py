@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import SingleStreamQuantizer, StreamQuantized
+from .finite import finite_on_all_processes
 from .nearest import nearest_code
 
 
@@ -91,6 +92,8 @@ class VQ(SingleStreamQuantizer):
 
     @torch.no_grad()
     def _revive(self, z_ND: Tensor, indices_N: Tensor) -> None:
+        if not finite_on_all_processes(z_ND):
+            return
         size = len(self.codebook)
         counts = torch.bincount(indices_N, minlength=size).float()
         several = dist.is_available() and dist.is_initialized()

@@ -198,3 +198,13 @@ def test_check_against_tokenizer_and_losses(FakeTokenizer):
 def test_none_is_null():
     assert yaml.safe_load((YAML.parent / "none.yaml").read_text()) == {"adversary": None}
     assert (YAML.parent / "none.yaml").read_text().startswith("# @package _global_\n")
+
+
+def test_a_real_decoder_without_a_cheap_sample_is_refused(tokenizer_node, monkeypatch):
+    from imtok.decoders.cnn import CNNDecoder
+
+    tokenizer = build(tokenizer_node, key="tokenizer")
+    from_yaml().check(tokenizer, ["l1"])
+    monkeypatch.setattr(CNNDecoder, "cheap_sample", False)
+    with pytest.raises(UserError, match=r"tokenizer\.decoder \(CNNDecoder\) gives no picture in training"):
+        from_yaml().check(tokenizer, ["l1"])
