@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test slow lint format bench clean
+.PHONY: help demo test slow lint format map bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -32,6 +32,9 @@ lint: .venv/.installed  ## ruff: rules and format
 format: .venv/.installed  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+map:  ## write the list of files in CONTRIBUTING.md anew
+	$(PYTHON) docs/map.py
 
 bench: .venv/.installed  ## the speed bars, each two things interleaved in one process (about 15 minutes)
 	$(BIN)/imtok benchmark train experiment=quickstart
