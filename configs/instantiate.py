@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .errors import UserError, did_you_mean
+from .value_types import annotations_of, what_it_takes
 
 HELPER_KEYS = ("tiny",)  # read by debug=tiny, never an argument
 
@@ -80,6 +81,11 @@ def build(node: Mapping[str, Any], *, key: str, trusted: bool = True, **given: A
     ]
     if required:
         raise UserError(f"{key}.{required[0]}: {cls.__name__} needs it, and nothing sets it")
+    hints = annotations_of(cls.__init__)
+    for name, value in arguments.items():
+        wanted = None if isinstance(value, Mapping) and "_target_" in value else what_it_takes(hints.get(name), value)
+        if wanted:
+            raise UserError(f"{key}.{name}={_shown(value)}: {cls.__name__} takes {wanted} here")
     if not getattr(cls, "builds_own_parts", False):
         arguments = {k: _build_nested(v, key=f"{key}.{k}", trusted=trusted) for k, v in arguments.items()}
     elif "trusted" in accepted:
@@ -90,6 +96,16 @@ def build(node: Mapping[str, Any], *, key: str, trusted: bool = True, **given: A
         raise
     except ValueError as error:
         raise UserError(f"{key}: {error}") from error
+    except (TypeError, RuntimeError, OverflowError, MemoryError, RecursionError) as error:
+        said = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(
+            f"{key}: {cls.__name__} cannot be made of these settings: {said[:200]} (IMTOK_DEBUG=1 shows where)"
+        ) from error
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _build_nested(value: Any, *, key: str, trusted: bool) -> Any:
