@@ -3,12 +3,14 @@
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from .. import __version__
 from ..configs.errors import UserError
@@ -57,29 +59,58 @@ def from_pretrained(
     """Read a folder written by `save_pretrained`, or a Hugging Face hub id; returns it in eval mode."""
     folder = find_folder(path_or_hub_id, revision=revision)
     config = read_config(folder)
-    tokenizer = build(_renamed(config["tokenizer"]), key="tokenizer", trusted=False)
+    state = read_weights(folder / WEIGHTS_FILE)
+    with not_much_larger_than(state, source=str(folder / "config.json")):
+        tokenizer = build(_renamed(config["tokenizer"]), key="tokenizer", trusted=False)
     if not isinstance(tokenizer, Tokenizer):
         raise UserError(f"{folder}/config.json: tokenizer._target_ is a {type(tokenizer).__name__}, not a Tokenizer")
-    load_weights(tokenizer, folder / WEIGHTS_FILE)
+    check_state(tokenizer.state_dict(), state, source=str(folder / WEIGHTS_FILE))
+    tokenizer.load_state_dict(state)
     return tokenizer.to(device).eval()
+
+
+@contextmanager
+def not_much_larger_than(state: Mapping[str, torch.Tensor], *, source: str) -> Iterator[None]:
+    """Stops a config.json that describes far more than its weights hold, before memory runs out.
+
+    The room of 4x is for parts that make parameters and drop them again.
+    """
+    most_tensors = 4 * len(state) + 1000
+    most_numbers = 4 * sum(tensor.numel() for tensor in state.values()) + 10_000_000
+    made = [0, 0]
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        made[0] += 1
+        made[1] += parameter.numel() if parameter is not None else 0
+        if made[0] > most_tensors or made[1] > most_numbers:
+            raise UserError(f"{source} describes a far larger model than its weights; they do not belong together")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def load_weights(module: nn.Module, file: Path) -> None:
     """Strict: a checkpoint of another architecture is refused by the names that do not fit."""
+    state = read_weights(file)
+    check_state(module.state_dict(), state, source=str(file))
+    module.load_state_dict(state)
+
+
+def read_weights(file: Path) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        state = load_file(str(file))
+        return load_file(str(file))
     except FileNotFoundError:
         raise UserError(f"{file} is missing; a tokenizer folder holds {WEIGHTS_FILE} and config.json") from None
     except SafetensorError as error:
         raise UserError(
             f"{file} cannot be read ({error}); the file is damaged or cut off: copy or export it again"
         ) from None
-    own = module.state_dict()
-    check_state(own, state, source=str(file))
-    module.load_state_dict(state)
 
 
 def check_state(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], *, source: str) -> None:
@@ -130,20 +161,22 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(file.read_text())
     except FileNotFoundError:
         raise UserError(f"model={folder}: no config.json there; an exported tokenizer/ folder holds one") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file} is not JSON ({error})") from None
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, numbers of thousands of digits, depth
+        raise UserError(f"{file} is not JSON ({str(error)[:200]}); copy or export the folder again") from None
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise UserError(
             f"{file} is not an imtok tokenizer's; `imtok import-weights` reads the checkpoints of other projects"
         )
-    if config.get("format_version", 0) > FORMAT_VERSION:
+    if not isinstance(config.get("tokenizer"), dict) or not isinstance(config.get("format_version"), int):
+        raise UserError(f"{file} has no tokenizer or no format_version; copy or export the folder again")
+    if config["format_version"] > FORMAT_VERSION:
         raise UserError(f"{file} was written by imtok {config.get('imtok_version')}: pip install --upgrade imtok")
     return config
 
 
 def _renamed(node: Any) -> Any:
     if isinstance(node, dict):
-        return {k: MOVED.get(v, v) if k == "_target_" else _renamed(v) for k, v in node.items()}
+        return {k: MOVED.get(str(v), v) if k == "_target_" else _renamed(v) for k, v in node.items()}
     return node
 
 

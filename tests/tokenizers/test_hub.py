@@ -118,3 +118,45 @@ def test_a_failed_write_leaves_the_old_export(folder, tokenizer_node, monkeypatc
         save_pretrained(build(tokenizer_node, key="tokenizer"), folder)
     assert (folder / "model.safetensors").read_bytes() == before
     assert not list(folder.glob(".writing_*"))
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\x90\xff",
+        b"[" * 200_000 + b"]" * 200_000,
+        b'{"format": ' + b"9" * 10_000 + b"}",
+        b'{"format": "imtok-tokenizer", "format_version": "x", "tokenizer": {}}',
+        b'{"format": "imtok-tokenizer", "format_version": 1, "tokenizer": [1]}',
+        b'{"format": "imtok-tokenizer", "format_version": 1}',
+    ],
+    ids=["bytes", "depth", "digits", "version", "list", "nothing"],
+)
+def test_a_config_that_is_no_config_gets_one_line(folder, raw: bytes) -> None:
+    (folder / "config.json").write_bytes(raw)
+    with pytest.raises(UserError, match=r"config\.json"):
+        imtok.from_pretrained(folder)
+
+
+def test_nothing_in_a_list_is_built_and_nothing_is_interpolated(folder, tmp_path) -> None:
+    node = {"_target_": "subprocess.run", "args": ["touch", str(tmp_path / "ran")]}
+    for value in ([node], [1, node], "${oc.env:HOME}", {"_target_": ["os.system"]}):
+        edit_config(
+            folder, lambda config, value=value: config["tokenizer"]["encoder"].update(channel_multipliers=value)
+        )
+        with pytest.raises(UserError, match=r"tokenizer\.encoder\.channel_multipliers"):
+            imtok.from_pretrained(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"), [("encoder", "blocks_per_level", 10**4), ("quantizer", "codebook_size", 10**8)]
+)
+def test_a_config_far_larger_than_its_weights_is_not_built(
+    folder, part: str, key: str, value: int, monkeypatch
+) -> None:
+    """Without a stop, ten thousand blocks take minutes and gigabytes before the shapes are compared."""
+    edit_config(folder, lambda config: config["tokenizer"][part].update({key: value}))
+    with pytest.raises(UserError, match="far larger model than its weights"):
+        imtok.from_pretrained(folder)
+    torch.nn.Linear(5000, 5000)  # the stop is gone afterwards

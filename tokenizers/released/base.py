@@ -105,8 +105,11 @@ def read_state_dict(file: str | Path) -> State:
             f"{path} holds more than tensors, and running code from a checkpoint is not allowed ({reason}); save its "
             "state dict alone: torch.save(checkpoint['state_dict'], FILE)"
         ) from None
-    except (RuntimeError, EOFError) as error:
-        raise UserError(f"{path} cannot be read ({str(error).splitlines()[0] if str(error) else 'cut off'})") from None
+    except Exception as error:  # what is no checkpoint at all makes torch raise whatever its bytes lead to
+        reason = (str(error) or "cut off").splitlines()[0].split(". ")[0]
+        raise UserError(
+            f"{path} cannot be read ({type(error).__name__}: {reason}); it is cut off or no checkpoint: download it again"
+        ) from None
     return _state_within(content, path)
 
 

@@ -74,3 +74,10 @@ def test_pickles_never_run_code(tmp_path, capsys) -> None:
     with pytest.raises(UserError, match="not allowed"):
         released.read_state_dict(tmp_path / "evil.pt")
     assert "code ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
+def test_a_text_file_is_no_checkpoint(tmp_path, name: str) -> None:
+    (tmp_path / name).write_text("hello\n")  # torch's old reader fails with a KeyError on it
+    with pytest.raises(UserError, match="cannot be read"):
+        released.read_state_dict(tmp_path / name)
