@@ -24,7 +24,8 @@ class EMA:
         self.decay, self.every, self.warmup = decay, every, warmup
         self.steps = 0
         self.parameters = {n: p.detach().clone() for n, p in tokenizer.named_parameters()}
-        self.buffers = {n: b.detach().clone() for n, b in tokenizer.named_buffers()}
+        kept = tokenizer.state_dict().keys()  # what is not, belongs to the moment and into no export
+        self.buffers = {n: b.detach().clone() for n, b in tokenizer.named_buffers() if n in kept}
 
     @torch.no_grad()
     def update(self, tokenizer: nn.Module, update: int) -> None:
@@ -42,13 +43,16 @@ class EMA:
     @contextmanager
     def swapped_in(self, tokenizer: nn.Module) -> Iterator[None]:
         """Inside, the tokenizer has the mean's weights. Storages stay: compiled code and DDP hold on to them."""
-        live = dict(tokenizer.named_parameters()) | dict(tokenizer.named_buffers())
+        live = {n: t for n, t in (*tokenizer.named_parameters(), *tokenizer.named_buffers()) if n in self}
         kept = {n: t.detach().clone() for n, t in live.items()}
         try:
             _copy(live, self.parameters | self.buffers)
             yield
         finally:
             _copy(live, kept)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.parameters or name in self.buffers
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "parameters": self.parameters, "buffers": self.buffers}

@@ -1,4 +1,4 @@
-"""What Lightning calls around an update: batches in, frozen parts kept still, clocks. module.py is the update itself."""
+"""What Lightning calls around an update: batches, frozen parts, clocks. module.py is the update itself."""
 
 import time
 from collections.abc import Mapping

@@ -1,0 +1,87 @@
+"""Every experiment file: its form, what it composes to, and two updates, an export and a reload of it on the CPU."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from imtok import from_pretrained
+from imtok.configs.compose import compose_config
+from imtok.configs.instantiate import build, locate
+from imtok.losses.base import LossTerm
+from imtok.training import checkpoint
+from imtok.training.run import run
+
+FOLDER = Path(__file__).parents[2] / "configs" / "experiment"
+FILES = sorted(FOLDER.rglob("*.yaml"))
+# Files in shared/ are what several experiments have in common, and no experiments.
+NAMES = [name for f in FILES if not (name := f.relative_to(FOLDER).with_suffix("").as_posix()).startswith("shared/")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IMTOK_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def test_there_are_experiments() -> None:
+    assert {"quickstart", "vqgan_f16_1024", "vqgan_f16_16384", "llamagen_vq16", "llamagen_vq8"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.relative_to(FOLDER).as_posix())
+def test_form(file: Path) -> None:
+    lines = file.read_text().splitlines()
+    assert lines[0] == "# @package _global_", "without it, keys land below `experiment:` and do nothing"
+    assert len(lines) <= 40
+    if file.relative_to(FOLDER).parts[0] != "shared":
+        recipe = yaml.safe_load(file.read_text())["recipe"]
+        assert {"paper", "published_rfid", "complete"} <= set(recipe), "`imtok recipes` shows these"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_composes_as_published(name: str) -> None:
+    """Without debug=tiny: every part is named, and every loss has a weight and a class."""
+    config = compose_config("train", [f"experiment={name}"])
+    for part in ("encoder", "quantizer", "decoder"):
+        assert locate(config["tokenizer"][part]["_target_"], key=part)
+    assert config["loss"], "nothing to train on"
+    for key, entry in config["loss"].items():
+        assert set(entry) <= {"weight", "term"}, f"loss.{key}: a weight for a term that is not in `override /loss`?"
+        assert "_target_" in entry.get("term", {}), f"loss.{key} has no term"
+        assert issubclass(locate(entry["term"]["_target_"], key=key), LossTerm)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_trains_exports_and_comes_back_the_same(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    words = [f"experiment={name}", "debug=tiny", "data=generated", "evaluate_after=false", "trainer.threads=1"]
+    config = compose_config("train", words)
+    assert run(config, overrides=words, folder=tmp_path) == 0, capsys.readouterr().err
+
+    state = checkpoint.read(tmp_path / "checkpoints" / "last.ckpt")
+    assert state["update"] == 2 and state["skipped_updates"] == 0
+    before = trained_tokenizer(config, state)
+    after = from_pretrained(tmp_path / "tokenizer")
+    assert set(after.state_dict()) == set(state["tokenizer"]), "no discriminator, teacher or LPIPS goes out"
+    batch = next(iter(build(config["data"], key="data").val_loader(max_images=2)))
+    images = batch["image"].float() / 127.5 - 1
+    assert torch.equal(picture(after, images), picture(before, images))
+    assert torch.isfinite(picture(after, images)).all()
+
+
+def trained_tokenizer(config: dict[str, Any], state: dict[str, Any]) -> torch.nn.Module:
+    """From the checkpoint: the running mean's weights, where the experiment has one."""
+    tokenizer = build(config["tokenizer"], key="tokenizer")
+    mean = state["ema"]
+    assert (mean is None) == (config["trainer"]["ema"] is None)
+    tokenizer.load_state_dict(state["tokenizer"] if mean is None else mean["parameters"] | mean["buffers"])
+    return tokenizer.eval()
+
+
+@torch.no_grad()
+def picture(tokenizer: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+    torch.manual_seed(0)
+    return tokenizer.reconstruct(images)
