@@ -4,6 +4,24 @@ import os
 import sys
 from collections.abc import Sequence
 
+# fmt: off
+HYDRA_FLAGS = ("--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r", "--multirun", "-m", "--info", "-i", "--version",
+               "--hydra-help", "--shell-completion", "-sc", "--config-dir", "-cd", "--config-path", "-cp", "--config-name",
+               "-cn", "--experimental-rerun")
+# fmt: on
+
+
+def check_flags(arguments: Sequence[str]) -> None:
+    """Hydra's parser would answer an unknown flag with twelve lines of usage."""
+    from imtok.configs.errors import UserError
+
+    for word in arguments:
+        flag = word.partition("=")[0]
+        if flag.startswith("-") and flag not in HYDRA_FLAGS:
+            raise UserError(
+                f"{flag}: settings are key=value, such as data.root=DIR (`imtok train --help` lists the usual ones)"
+            )
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -25,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         arguments = arguments_for_resume(arguments)
         overrides = [a for a in arguments if not a.startswith("-")]
+        check_flags(arguments)
         os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come through to us instead of Hydra's own report
         register_resolvers()
 

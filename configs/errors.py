@@ -28,6 +28,8 @@ def one_line(error: BaseException) -> str:
     """Collapse an error to one line; operating-system errors get the remedy that their number suggests."""
     if isinstance(error, OSError) and error.errno is not None:
         remedies = {
+            17: "a file is in the way: choose another folder (hydra.run.dir=DIR or --out DIR)",
+            20: "a file is in the way: choose another folder (hydra.run.dir=DIR or --out DIR)",
             13: "no permission: choose a folder you may write to (hydra.run.dir=DIR or --out DIR)",
             28: "the disk is full: free some space; ckpt_path=last then goes on from the last complete checkpoint",
             30: "the file system is read-only: choose another folder (hydra.run.dir=DIR or --out DIR)",

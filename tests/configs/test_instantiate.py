@@ -49,4 +49,5 @@ def test_one_line_and_exit_code(capsys, monkeypatch) -> None:
 
 def test_system_errors_carry_a_remedy() -> None:
     assert "ckpt_path=last" in one_line(OSError(28, "No space left on device", "/runs/x"))
+    assert "choose another folder" in one_line(OSError(17, "File exists", "/runs/x"))
     assert "/runs/x" in one_line(OSError(30, "Read-only file system", "/runs/x"))

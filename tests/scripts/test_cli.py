@@ -64,7 +64,11 @@ def test_help_loads_nothing_heavy(words):
 
 
 def test_unknown_command_and_flag_are_one_line():
-    for words, expected in ((["trian"], "did you mean 'train'?"), (["encode", "x", "--modle", "y"], "")):
+    for words, expected in (
+        (["trian"], "did you mean 'train'?"),
+        (["encode", "x", "--modle", "y"], ""),
+        (["train", "--data.root", "x"], "key=value"),
+    ):
         result = imtok(*words)
         assert result.returncode == 1
         assert result.stderr.startswith("imtok: ") and result.stderr.count("\n") == 1 and expected in result.stderr

@@ -108,7 +108,7 @@ def read_state_dict(file: str | Path) -> State:
     except Exception as error:  # what is no checkpoint at all makes torch raise whatever its bytes lead to
         reason = (str(error) or "cut off").splitlines()[0].split(". ")[0]
         raise UserError(
-            f"{path} cannot be read ({type(error).__name__}: {reason}); it is cut off or no checkpoint: download it again"
+            f"{path} cannot be read ({type(error).__name__}: {reason}); cut off, or no checkpoint: download it again"
         ) from None
     return _state_within(content, path)
 
