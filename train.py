@@ -5,9 +5,11 @@ import sys
 from collections.abc import Sequence
 
 # fmt: off
-HYDRA_FLAGS = ("--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r", "--multirun", "-m", "--info", "-i", "--version",
-               "--hydra-help", "--shell-completion", "-sc", "--config-dir", "-cd", "--config-path", "-cp", "--config-name",
-               "-cn", "--experimental-rerun")
+HYDRA_FLAGS = (
+    "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r", "--multirun", "-m", "--info", "-i", "--version",
+    "--hydra-help", "--shell-completion", "-sc", "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn",
+    "--experimental-rerun",
+)
 # fmt: on
 
 
