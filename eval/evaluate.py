@@ -21,7 +21,8 @@ from .protocol import METRICS, Protocol
 from .provenance import model_facts as facts_of_module
 from .provenance import provenance
 from .report import write_report
-from .results import collect, write_json
+from .results import check_writable, collect, write_json
+from .rows import metric_rows
 
 
 def evaluate(
@@ -51,6 +52,7 @@ def evaluate(
     networks = resolve_networks(protocol, device=device, lpips_factory=lpips_factory)
     rank, world = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
     if rank == 0:
+        check_writable(Path(out_dir))
         print("\n".join([f"protocol {protocol.label}", *networks.lines]), flush=True)
 
     was_training = tokenizer.training
@@ -106,9 +108,13 @@ def evaluate(
         "images_per_second": meters.images / seconds,
     }
     if rank == 0:
-        write_json(results, Path(out_dir) / "metrics.json")
         pictures = {"best": gallery.best, "median": median, "worst": gallery.worst}
-        write_report(results, pictures, out_dir=Path(out_dir), run_dir=run_dir)
+        try:
+            write_json(results, Path(out_dir) / "metrics.json")
+            write_report(results, pictures, out_dir=Path(out_dir), run_dir=run_dir)
+        except OSError:  # the disk filled up meanwhile: the numbers survive on the screen
+            print("\n".join(f"{row.name}: {row.value}" for row in metric_rows(results)), flush=True)
+            raise
     for name in require:
         if not is_present(results, name):
             reason = results["not_computed"].get(name, "its network has random weights")

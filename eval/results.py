@@ -112,6 +112,20 @@ def write_json(results: Mapping[str, Any], file: Path) -> None:
 def write_text(file: Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8", suffix=".part") as draft:
-        draft.write(text)
+        try:
+            draft.write(text)
+            draft.flush()
+        except OSError as error:
+            os.unlink(draft.name)
+            raise OSError(error.errno, error.strerror, str(file)) from error
     os.chmod(draft.name, 0o644)  # temporary files are born private
     os.replace(draft.name, file)
+
+
+def check_writable(folder: Path) -> None:
+    """Before hours of work: a report has about this size."""
+    probe = folder / "metrics.json.probe"
+    try:
+        write_text(probe, " " * 500_000)
+    finally:
+        probe.unlink(missing_ok=True)

@@ -205,3 +205,25 @@ def test_two_shards_merge_to_one() -> None:
     assert left.psnr.result() == whole.psnr.result() and left.codebook.result() == whole.codebook.result()
     assert left.frechet() == pytest.approx(whole.frechet(), rel=1e-9)
     assert left.ssim.result()["ssim"]["mean"] == pytest.approx(whole.ssim.result()["ssim"]["mean"], rel=1e-7)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_pass(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+
+    class NeverAsked(FakeTokenizer):
+        def quantize(self, images):
+            raise AssertionError("an hour of work would be lost")
+
+    with pytest.raises(OSError):
+        run(tmp_path / "file" / "out", tokenizer=NeverAsked())
+
+
+def test_numbers_survive_on_the_screen_when_the_disk_fills_up(tmp_path: Path, monkeypatch, capsys) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("imtok.eval.evaluate.write_json", full)
+    with pytest.raises(OSError, match="No space"):
+        run(tmp_path)
+    assert "PSNR: " in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
