@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ MOVED: dict[str, str] = {}  # old class path -> new one, so that exports outlive
 
 def save_pretrained(tokenizer: Tokenizer, folder: str | Path, *, facts: Mapping[str, Any] | None = None) -> Path:
     """Write the folder. `facts` (experiment, update, metrics ...) go into config.json and the model card."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_model
 
     folder = Path(folder)
@@ -45,7 +47,13 @@ def save_pretrained(tokenizer: Tokenizer, folder: str | Path, *, facts: Mapping[
     }
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing_") as unfinished:
         draft = Path(unfinished)
-        save_model(tokenizer, str(draft / WEIGHTS_FILE), metadata={"format": "pt"})
+        try:
+            save_model(tokenizer, str(draft / WEIGHTS_FILE), metadata={"format": "pt"})
+        except SafetensorError as error:  # a full disk comes as this type, its number in the text
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder / WEIGHTS_FILE)) from error
         (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         (draft / "README.md").write_text(model_card(tokenizer, config))
         for name in (WEIGHTS_FILE, "config.json", "README.md"):

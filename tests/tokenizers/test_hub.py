@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 import imtok
 from imtok.configs.errors import UserError
@@ -110,8 +111,8 @@ def test_newer_format_asks_for_an_upgrade(folder) -> None:
 def test_a_failed_write_leaves_the_old_export(folder, tokenizer_node, monkeypatch) -> None:
     before = (folder / "model.safetensors").read_bytes()
 
-    def full_disk(*args, **kwargs):
-        raise OSError(28, "No space left on device")
+    def full_disk(*args, **kwargs):  # as safetensors says it
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("safetensors.torch.save_model", full_disk)
     with pytest.raises(OSError, match="No space"):
