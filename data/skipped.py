@@ -10,9 +10,12 @@ class SkippedImages:
 
     file_name = "skipped_images.txt"
 
-    def __init__(self, *, folder: str | Path | None = None):
+    def __init__(self, *, folder: str | Path | None = None, fresh: bool = False):
+        """fresh: what an earlier use left in the file does not count."""
         self.path = Path(folder) / self.file_name if folder is not None else None
         self.lines: dict[str, None] = {}  # a set that keeps the order
+        if self.path is not None and fresh:
+            self.path.unlink(missing_ok=True)
         if self.path is not None and self.path.exists():  # a resumed run names each file once, too
             self.lines = dict.fromkeys(self.path.read_text(errors="surrogateescape").splitlines())
 

@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..configs.compose import readable_errors
 from ..configs.errors import UserError, errors_as_one_line
+from ..training.resume import value_of
+from .evaluation_folder import asked_for, default_folder
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -25,7 +28,8 @@ usage: imtok evaluate model=DIR_OR_HUB_ID [data=NAME] [key=value ...]
   protocol.inception=FILE   the 2015 Inception (rFID, Inception Score) from a file; also protocol.lpips_vgg, lpips_alex
   weights=random            of all metric networks: numbers are marked and never called rFID
   require=[rfid,lpips_vgg]  exit with an error if one of these could not be computed (after the report)
-  out=DIR                   default: the model's run folder, else evaluation/MODEL
+  out=DIR                   or hydra.run.dir=DIR. Default: the model's run folder for what the run itself measured,
+                            RUN/evaluations/DATA-SPLIT for anything else, evaluation/MODEL for a model without a run
   device=auto|cpu|cuda      debug=tiny: eight images and random weights, to see that everything works
 
 examples:
@@ -48,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(argv: Sequence[str]) -> int:
+    out_as_run_dir = value_of("hydra.run.dir", argv)
+    argv = [word for word in argv if not word.startswith("hydra.run.dir=")]
     config = composed(argv)
     from imtok.tokenizers.hub import find_folder, read_config
 
@@ -67,31 +73,40 @@ def run(argv: Sequence[str]) -> int:
     from omegaconf import OmegaConf
 
     from imtok.configs.instantiate import build
+    from imtok.data.skipped import SkippedImages
     from imtok.eval.evaluate import check_required, evaluate
     from imtok.scripts.arguments import find_device
     from imtok.tokenizers.hub import from_pretrained
 
-    protocol = build(OmegaConf.to_container(config.protocol, resolve=True), key="protocol")
+    resolved = OmegaConf.to_container(config, resolve=True)
+    protocol = build(resolved["protocol"], key="protocol")
     check_required(config.require, protocol)
-    data = build_data(OmegaConf.to_container(config.data, resolve=True))
+    data = build_data(resolved["data"])
     loader = data.val_loader(config.max_images) if split == "val" else data.all_loader(config.max_images)
     device = find_device(config.device)
     tokenizer = from_pretrained(folder, device=device)
     training = {k: v for k, v in exported.get("training", {}).items() if isinstance(v, str | int | float | bool)}
-    out = Path(config.out).expanduser() if config.out else run_dir or Path("evaluation") / model_name(folder)
+    facts = data.describe()
+    out = asked_for(config.out, out_as_run_dir)
+    if out is None and run_dir is not None:
+        out = default_folder(run_dir=run_dir, config=resolved, facts=facts, split=split)
+    out = out or Path("evaluation") / model_name(folder)
     print(f"{model_name(folder)}: {len(loader.dataset):,} images on {device}, report in {out}", flush=True)
     results = evaluate(
         tokenizer,
         loader,
         protocol=protocol,
         out_dir=out,
-        data_facts=data.describe() | {"evaluated": split},
+        data_facts=facts | {"evaluated": split},
         run_dir=run_dir,
         device=device,
         model_facts={"name": model_name(folder), "folder": str(folder)} | training,
         require=tuple(config.require),
     )
     print_summary(results, out)
+    skipped = SkippedImages(folder=None if out == run_dir else out, fresh=True)  # a run's own list is training's
+    skipped.collect(results["skipped_images"])
+    skipped.report()
     return 0
 
 
@@ -104,7 +119,10 @@ def composed(argv: Sequence[str]) -> "DictConfig":
     if wrong:
         raise UserError(f"{wrong[0]!r}: `imtok evaluate` takes key=value, such as model=DIR (see --help)")
     GlobalHydra.instance().clear()
-    with initialize_config_module("imtok.configs", version_base="1.3", job_name="evaluate"):
+    with (
+        readable_errors("evaluate", argv),
+        initialize_config_module("imtok.configs", version_base="1.3", job_name="evaluate"),
+    ):
         return compose("evaluate", overrides=list(argv))
 
 

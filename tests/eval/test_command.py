@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
+from imtok.configs.compose import compose_config
 from imtok.scripts.evaluate import main
 from imtok.tokenizers.hub import save_pretrained
 from imtok.tokenizers.tokenizer import Tokenizer
@@ -29,7 +32,8 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     run = root / "runs" / "exp" / "stamp"
     save_pretrained(tokenizer, run / "tokenizer", facts={"experiment": "exp"})
-    (run / "config.yaml").write_text("name: exp\n")
+    own = compose_config("train", ["data.count=4", "data.val_count=4", "data.image_size=32", "protocol=mini"])
+    (run / "config.yaml").write_text(yaml.safe_dump(own))
     photos = root / "photos = of mine"
     photos.mkdir()
     generator = np.random.default_rng(0)
@@ -46,12 +50,55 @@ def photos_of(run: Path) -> str:
 def test_a_folder_that_nobody_trained_on_is_judged_whole(run_folder: Path, capsys: pytest.CaptureFixture) -> None:
     words = [f"model={run_folder / 'tokenizer'}", "data=folder", photos_of(run_folder), *QUIET]
     assert main(words) == 0
-    results = json.loads((run_folder / "metrics.json").read_text())
+    folder = run_folder / "evaluations" / "folder-all-mini"
+    results = json.loads((folder / "metrics.json").read_text())
     assert results["num_images"] == 6 and results["skipped"] == 1 and results["data"]["evaluated"] == "all"
     assert results["image_size"] == [32, 32] and results["model"]["name"] == "exp/stamp"
-    assert (run_folder / "report.html").is_file() and (run_folder / "report.md").is_file()
-    printed = capsys.readouterr().out
-    assert results["protocol"]["label"] in printed and "report.html" in printed
+    assert (folder / "report.html").is_file() and (folder / "report.md").is_file()
+    printed, errors = capsys.readouterr()
+    assert results["protocol"]["label"] in printed and str(folder / "report.html") in printed
+    assert "1 image could not be read" in errors
+    assert len((folder / "skipped_images.txt").read_text().splitlines()) == 1
+
+
+@pytest.fixture
+def own_metrics(run_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    monkeypatch.setenv("IMTOK_CACHE", str(tmp_path / "cache"))
+    file = run_folder / "metrics.json"
+    file.write_text('"the run itself wrote this"')
+    yield file
+    file.unlink()
+
+
+def test_only_the_runs_own_images_and_protocol_write_over_its_numbers(run_folder: Path, own_metrics: Path) -> None:
+    own = [f"model={run_folder}", "data=generated", "data.count=4", "data.val_count=4", *QUIET]
+    for other, name in (
+        (["data.seed=1"], "generated-val-mini"),
+        (["max_images=2"], "generated-val-mini-2images"),
+        (["protocol=torchmetrics_default", "+protocol.metrics=[psnr]"], "generated-val-torchmetrics-default"),
+    ):
+        assert main([*own, *other]) == 0
+        assert own_metrics.read_text() == '"the run itself wrote this"', other
+        assert (run_folder / "evaluations" / name / "metrics.json").is_file()
+    assert main(own) == 0
+    assert json.loads(own_metrics.read_text())["num_images"] == 4
+
+
+def test_two_folders_of_photos_stay_apart(run_folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    Image.new("RGB", (40, 40), (9, 99, 199)).save(other / "a.png")
+    for root in (photos_of(run_folder), f"data.root={other}"):
+        assert main([f"model={run_folder}", "data=folder", root, *QUIET]) == 0
+    evaluations = run_folder / "evaluations"
+    assert json.loads((evaluations / "folder-all-mini" / "metrics.json").read_text())["num_images"] == 6
+    assert json.loads((evaluations / "folder-all-mini-other" / "metrics.json").read_text())["num_images"] == 1
+
+
+def test_the_output_folder_under_its_name_in_training(run_folder: Path, tmp_path: Path) -> None:
+    words = [f"model={run_folder}", "data=folder", photos_of(run_folder), *QUIET]
+    assert main([*words, f"hydra.run.dir='{tmp_path / 'a b'}'"]) == 0
+    assert (tmp_path / "a b" / "metrics.json").is_file()
 
 
 def test_the_runs_own_held_out_images_where_it_recorded_them(run_folder: Path, tmp_path: Path) -> None:
@@ -76,12 +123,14 @@ def test_the_runs_own_held_out_images_where_it_recorded_them(run_folder: Path, t
         (["data=generated"], "model="),
         (["model=/nowhere/at/all"], "no such folder"),
         (["model=MODEL", "datas=folder"], "datas"),
+        (["model=MODEL", "data.image_sizes=32"], "did you mean 'data.image_size'"),
         (["model=MODEL", "data=folder", "data.root=/nowhere"], "/nowhere"),
         (["model=MODEL", "protocol=nonsense"], "nonsense"),
         (["model=MODEL", "protocol.rounding=ceil"], "protocol.rounding=ceil"),
         (["model=MODEL", "split=test"], "split=test"),
         (["model=MODEL", "require=[rfids]"], "rfid"),
         (["--model", "MODEL"], "key=value"),
+        (["model=MODEL", "out=here", "hydra.run.dir=there"], "hydra.run.dir=there"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_1(
