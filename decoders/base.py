@@ -13,6 +13,7 @@ class Decoder(nn.Module, ABC):
 
     dim: int | dict[str, int]  # width it reads, given by quantizer.out_dim
     cheap_sample: ClassVar[bool] = True  # False where a picture takes many steps: training then sees none
+    draws_noise: bool = False  # True where `forward` takes `generator`, to override noise that follows from the codes
 
     @abstractmethod
     def forward(self, codes: Latents) -> Tensor: ...
