@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..tokenizers.layers.timm_vit import TimmViT, load_pretrained, patch_grid, pretrained_state
+from ..tokenizers.layers.timm_vit import TimmViT, patch_grid, start_from_pretrained
 from ..tokenizers.types import Latents
 from .base import Decoder
 
@@ -36,7 +36,7 @@ class QueryViTDecoder(Decoder):
         size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
         self.project = nn.Linear(dim, width)
         self.mask_token = nn.Parameter(torch.randn(1, 1, width) * 1e-6)
-        self.sets = nn.Parameter(nn.init.trunc_normal_(torch.empty(2, width), std=(1 / width / 3) ** 0.5))
+        self.sets = nn.Parameter(nn.init.normal_(torch.empty(2, width), std=(1 / width / 3) ** 0.5))
         self.vit = TimmViT(
             width=width,
             depth=depth,
@@ -47,8 +47,7 @@ class QueryViTDecoder(Decoder):
         )
         self.to_pixels = nn.Linear(width, 3 * patch_size**2)
         if pretrained is not None:
-            state = pretrained_state(pretrained, image_size=size, patch_size=patch_size)
-            load_pretrained(self.vit, state, source=pretrained)
+            start_from_pretrained({"": self.vit}, pretrained, image_size=size, patch_size=patch_size)
 
     def forward(self, codes: Latents) -> Tensor:
         stream = codes["main"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..layers.timm_vit import TimmViT, load_pretrained, patch_grid, pretrained_state
+from ..layers.timm_vit import TimmViT, patch_grid, start_from_pretrained
 from ..types import Latents, Stream, StreamShape
 from .base import Encoder
 
@@ -50,17 +50,14 @@ class QueryViTEncoder(Encoder):
         self.patches = nn.Conv2d(3, width, patch_size, stride=patch_size)
         self.queries = nn.Parameter(torch.randn(branches, latent_side**2, width) * 1e-6)
         # Which set a token is of: 0 the image and its class token, 1 + i the queries of branch i.
-        self.sets = nn.Parameter(nn.init.trunc_normal_(torch.empty(1 + branches, width), std=(1 / width / 3) ** 0.5))
+        self.sets = nn.Parameter(nn.init.normal_(torch.empty(1 + branches, width), std=(1 / width / 3) ** 0.5))
         self.vit = TimmViT(
             width=width, depth=depth, num_heads=num_heads, grid=grid, layer_scale=layer_scale, drop_path=drop_path
         )
         self.project = nn.Linear(width, dim // branches)
         if pretrained is not None:
-            state = pretrained_state(pretrained, image_size=self.image_size, patch_size=patch_size)
-            load_pretrained(self.vit, state, source=pretrained)
-            load_pretrained(
-                self.patches, {k: state[f"patch_embed.proj.{k}"] for k in ("weight", "bias")}, source=pretrained
-            )
+            parts = {"": self.vit, "patch_embed.proj.": self.patches}
+            start_from_pretrained(parts, pretrained, image_size=self.image_size, patch_size=patch_size)
 
     def forward(self, images: Tensor) -> Latents:
         x_BND = self.patches(images).flatten(2).transpose(1, 2)

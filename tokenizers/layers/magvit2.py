@@ -1,5 +1,7 @@
 """What Open-MAGVIT2 (Luo et al., arXiv 2409.04410) adds to the residual blocks of VQGAN."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -48,4 +50,4 @@ def depth_to_space(x_BCHW: Tensor) -> Tensor:
 def plain_blocks(count: int, channels_in: int, channels_out: int) -> list[ResBlock]:
     """Residual blocks without biases; the first changes the width."""
     widths = [channels_in] + [channels_out] * count
-    return [ResBlock(channels_in=a, channels_out=b, bias=False) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+    return [ResBlock(channels_in=a, channels_out=b, bias=False) for a, b in pairwise(widths)]

@@ -1,5 +1,7 @@
 """The residual block of MaskGIT's VQGAN, as converted by bytedance/1d-tokenizer."""
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -30,7 +32,4 @@ class MaskgitResBlock(nn.Module):
 
 def maskgit_blocks(count: int, channels_in: int, channels_out: int, dropout: float) -> list[MaskgitResBlock]:
     widths = [channels_in] + [channels_out] * count
-    return [
-        MaskgitResBlock(channels_in=a, channels_out=b, dropout=dropout)
-        for a, b in zip(widths[:-1], widths[1:], strict=True)
-    ]
+    return [MaskgitResBlock(channels_in=a, channels_out=b, dropout=dropout) for a, b in pairwise(widths)]

@@ -10,6 +10,7 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from ...configs.errors import MissingWeights, UserError
 from ..types import Grid
@@ -33,7 +34,7 @@ class TimmViT(nn.Module):
         self.grid = grid
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + grid[0] * grid[1], width))
-        rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
+        rates = [drop_path * block / max(depth - 1, 1) for block in range(depth)]
         self.blocks = nn.Sequential(
             *(
                 Block(
@@ -49,10 +50,10 @@ class TimmViT(nn.Module):
         )
         self.norm = NORM(width)
         nn.init.normal_(self.cls_token, std=1e-6)
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        nn.init.normal_(self.pos_embed, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
     def placed(self, x_BND: Tensor, grid: Grid, *, with_class: bool) -> Tensor:
@@ -77,12 +78,19 @@ def patch_grid(image_size: tuple[int, int], patch_size: int) -> Grid:
     return height // patch_size, width // patch_size
 
 
-def pretrained_state(name: str, *, image_size: tuple[int, int], patch_size: int) -> Mapping[str, Tensor]:
-    """Weights that timm publishes under this name, resampled by timm to the image and patch size."""
+def start_from_pretrained(
+    parts: Mapping[str, nn.Module], name: str, *, image_size: tuple[int, int], patch_size: int
+) -> None:
+    """Fill {prefix of timm's names: our module} with the weights timm publishes, resampled to image and patch size.
+
+    Nothing is fetched where the tokenizer is only measured, on tensors without content.
+    """
+    if any(isinstance(p, FakeTensor) or p.is_meta for part in parts.values() for p in part.parameters()):
+        return
     import timm
 
     if not timm.is_model(name):
-        raise UserError(f"pretrained={name}: timm knows no such model; DINOv2's are vit_base_patch14_dinov2 and others")
+        raise UserError(f"pretrained={name}: timm knows no such model; DINOv2's is vit_base_patch14_dinov2.lvd142m")
     try:
         model = timm.create_model(name, pretrained=True, num_classes=0, img_size=image_size, patch_size=patch_size)
     except Exception as error:  # the hub client raises a dozen unrelated types
@@ -90,13 +98,14 @@ def pretrained_state(name: str, *, image_size: tuple[int, int], patch_size: int)
             f"pretrained={name}: timm could not fetch these weights ({type(error).__name__}); set pretrained to null "
             "to start from random ones"
         ) from error
-    return model.state_dict()
+    fill_from_timm(parts, model.state_dict(), source=name)
 
 
-def load_pretrained(part: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
-    """Fill every tensor of `part` from timm's; what timm has besides (heads, a mask token) is left out."""
-    own = part.state_dict()
-    unfit = [k for k in own if k not in state or state[k].shape != own[k].shape]
-    if unfit:
-        raise UserError(f"pretrained={source}: other sizes than this ViT's ({', '.join(unfit[:3])} ...); match them")
-    part.load_state_dict({k: state[k] for k in own})
+def fill_from_timm(parts: Mapping[str, nn.Module], state: Mapping[str, Tensor], *, source: str) -> None:
+    """Every tensor of `parts` has one in timm's state; what timm has besides (a head, a mask token) is left out."""
+    for prefix, part in parts.items():
+        own = part.state_dict()
+        unfit = [k for k in own if prefix + k not in state or state[prefix + k].shape != own[k].shape]
+        if unfit:
+            raise UserError(f"pretrained={source}: other sizes than this ViT's ({prefix}{unfit[0]} ...); match them")
+        part.load_state_dict({k: state[prefix + k] for k in own})

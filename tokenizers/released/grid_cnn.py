@@ -30,6 +30,7 @@ class Taming(ReleasedFamily):
 
     systems: ClassVar[tuple[str, ...]] = ("vqgan",)
     ignored_prefixes: ClassVar[tuple[str, ...]] = ("loss.",)
+    quantizer_target: ClassVar[str] = "imtok.tokenizers.quantizers.vq.VQ"
 
     def taming_names(self, state: State) -> dict[str, str]:
         """{name in the file: VQGAN's name}."""
@@ -47,7 +48,7 @@ class Taming(ReleasedFamily):
             "image_size": list(image_size),
             "encoder": {"_target_": "imtok.tokenizers.encoders.cnn.CNNEncoder", "dim": dim, **encoder},
             "quantizer": {
-                "_target_": "imtok.tokenizers.quantizers.vq.VQ",
+                "_target_": self.quantizer_target,
                 "codebook_size": codebook_size,
                 **self.quantizer_settings(constructor),
             },

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ...configs.errors import UserError
-from ..layers.resnet import to_tokens
+from ..layers.resnet import to_grid, to_tokens
+from ..quantizers.softmax_codes import dot_entropies
 from ..tokenizer import Tokenizer
 from ..types import Quantized, Stream
 from .base import ReleasedFamily, State
@@ -24,7 +25,7 @@ TRAINING_ONLY = ("loss.", "model_ema.loss", "model_ema.decay", "model_ema.num_up
 def dotless_copies(state: Iterable[str]) -> dict[str, str]:
     """{live name: name of its EMA copy}: the copies' names lost their dots."""
     names = set(state)
-    candidates = {name: EMA + name.replace(".", "") for name in names if not name.startswith(EMA)}
+    candidates = {name: EMA + name.replace(".", "") for name in names if not name.startswith((EMA, "loss."))}
     return {live: copy for live, copy in candidates.items() if copy in names}
 
 
@@ -67,7 +68,7 @@ class OpenMagvit2(ReleasedFamily):
     def entropy_settings(self, constructor: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "temperature": 0.01,
-            "log_offset": 1e-5,
+            "log_rule": "offset",  # log(p + 1e-5)
             "sample_weight": constructor.get("sample_minimization_weight", 1.0),
             "batch_weight": constructor.get("batch_maximization_weight", 1.0),
         }
@@ -97,9 +98,41 @@ class IBQ(Taming):
 
     systems: ClassVar[tuple[str, ...]] = ("ibq",)
     ignored_prefixes: ClassVar[tuple[str, ...]] = TRAINING_ONLY
+    quantizer_target: ClassVar[str] = "imtok.tokenizers.quantizers.ibq.IBQ"
 
     def ema_copies(self, state: State) -> dict[str, str]:
         return dotless_copies(state)
+
+    def quantizer_settings(self, constructor: Mapping[str, Any]) -> dict[str, Any]:
+        temperature = constructor.get("entropy_temperature", 0.01)
+        return {"entropy_temperature": temperature if constructor.get("use_entropy_loss", True) else None}
+
+    def outputs(
+        self, tokenizer: Tokenizer, io: Mapping[str, Tensor], constructor: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
+        out = grid_outputs(tokenizer, io)
+        losses = quantize_in_training(tokenizer, io["z"]).losses
+        out["quantizer_loss"] = losses["commit"] + constructor.get("beta", 0.25) * losses["codebook"]
+        if "entropy" in losses:
+            codebook = tokenizer.quantizer.effective_codebook().detach()
+            z_ND = to_tokens(io["z"]).flatten(0, 1)
+            per_token, of_mean = dot_entropies(z_ND, codebook, tokenizer.quantizer.entropy_temperature)
+            weights = [constructor.get(f"{k}_weight", 1.0) for k in ("sample_minimization", "batch_maximization")]
+            out["sample_entropy"], out["avg_entropy"] = per_token, of_mean
+            out["entropy_loss"] = weights[0] * per_token - weights[1] * of_mean
+        out["grad_z"], out["grad_codebook"] = _gradients(tokenizer, io["z"], io["grad_probe"])
+        return out
+
+
+def _gradients(tokenizer: Tokenizer, z_BDhw: Tensor, probe_BDhw: Tensor) -> tuple[Tensor, Tensor]:
+    """Of sum(probe * codes), through the quantizer alone."""
+    grid = (z_BDhw.shape[2], z_BDhw.shape[3])
+    z_BDhw = z_BDhw.clone().requires_grad_()
+    tokenizer.quantizer.train()
+    codes = tokenizer.quantizer({"main": Stream(to_tokens(z_BDhw), grid)}).codes["main"].x_BND
+    tokenizer.quantizer.eval()
+    parameters = (z_BDhw, tokenizer.quantizer.codebook)
+    return torch.autograd.grad((to_grid(codes, grid) * probe_BDhw).sum(), parameters)
 
 
 def level_sizes(state: State, levels: str, *, channels: int | None) -> dict[str, Any]:
