@@ -1,4 +1,4 @@
-"""Golden vectors of the quantizers of signs and levels (shared/parity/functions), run through the quantizers themselves.
+"""Golden vectors of the quantizers of signs and levels (shared/parity/functions), by the quantizers themselves.
 
 The form of `parity_functions.py`: (config, io, weights) of a fixture to ({output name: our value}, weight keys used).
 Binary entropies are computed in their table form here: published fp32 gradients carry rounding of the published order
@@ -72,7 +72,7 @@ def check_lucidrains(config: Mapping[str, Any], io: Tensors, weights: Tensors | 
     leaf, out = run(quantizer, io["z"])
     commit_weight = facts.get("commitment_loss_weight", 0.0)
     loss = facts.get("entropy_loss_weight", 0.1) * out.losses["entropy"] + commit_weight * out.losses["commit"]
-    batch, _, *grid = io["z"].shape
+    grid = io["z"].shape[2:]
     indices = out.indices["main"].unflatten(1, grid) if grid else out.indices["main"]
     ours = {
         "quantized": as_image(out, io["z"]),

@@ -15,12 +15,22 @@ from .joined_batch import joined_sum
 
 
 def table_entropies(
-    z_NB: Tensor, *, temperature: float, group_bits: int, over_groups: OverGroups = "sum", log_rule: LogRule = "offset"
+    z_NB: Tensor,
+    *,
+    temperature: float,
+    group_bits: int,
+    over_groups: OverGroups = "sum",
+    log_rule: LogRule = "offset",
+    msb_first: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """As `binary_entropies`, for the assignment softmax(2 z.c / temperature)."""
+    """As `binary_entropies`, for the assignment softmax(2 z.c / temperature).
+
+    msb_first: how codes are numbered, which only the order of summation sees.
+    """
     z_GNB = split_groups(z_NB, group_bits, over_groups)
     groups, count, _ = z_GNB.shape
     place = torch.arange(group_bits, device=z_NB.device)
+    place = place.flip(0) if msb_first else place
     codes_KB = ((torch.arange(2**group_bits, device=z_NB.device)[:, None] >> place) & 1).to(z_NB.dtype) * 2 - 1
 
     sums: list[Tensor] | None = None
@@ -37,14 +47,18 @@ def table_entropies(
 def _sums(z_GNB: Tensor, codes_KB: Tensor, temperature: float, log_rule: LogRule) -> list[Tensor]:
     """Over tokens: of the assignments [G, K], and of their entropies."""
     similarity = 2 * (z_GNB @ codes_KB.T)
-    if log_rule == "floor":  # vector-quantize-pytorch multiplies by an inverse temperature; not the same last bit
+    # The two entropies nearly cancel in the gradient, so that even the order in which autograd adds their parts shows:
+    # it goes from the operation made last to the first.
+    if log_rule == "floor":  # vector-quantize-pytorch; x * 100 is not x / 0.01 in the last bit
         p = (similarity * (1 / temperature)).softmax(dim=-1)
-        logs = _log(p, log_rule)
-    else:  # their offset inside the log-softmax cancels but for its rounding
-        logits = similarity / temperature
-        p = logits.softmax(dim=-1)
-        logs = (logits + (PUBLISHED_EPSILON if log_rule == "offset" else 0.0)).log_softmax(dim=-1)
-    return [p.sum(dim=1), -(p * logs).sum()]
+        minus_p = -p
+        per_token = (minus_p * _log(p, log_rule)).sum()
+        return [p.sum(dim=1), per_token]
+    logits = similarity / temperature
+    p = logits.softmax(dim=-1)
+    # Their offset inside the log-softmax cancels but for its rounding.
+    log_p = (logits + (PUBLISHED_EPSILON if log_rule == "offset" else 0.0)).log_softmax(dim=-1)
+    return [p.sum(dim=1), -(p * log_p).sum()]
 
 
 def _log(p: Tensor, log_rule: LogRule) -> Tensor:

@@ -88,6 +88,7 @@ class LFQ(SignQuantizer):
                 group_bits=self.entropy_group_bits,
                 over_groups=self.over_groups,
                 log_rule=self.log_rule,
+                msb_first=self.order == "msb_first",
             )
         return binary_entropies(
             z_BND.flatten(0, 1) * (4 / self.temperature),

@@ -35,6 +35,7 @@ class SignQuantizer(SingleStreamQuantizer):
         self.bits_per_token = bits
         self.groups = groups
         self.scale = scale
+        self.order = order
         self.vocabulary = (2 ** (bits // groups),) * groups
         place = torch.arange(bits // groups)
         place = place if order == "lsb_first" else place.flip(0)
