@@ -48,7 +48,7 @@ class QueryViTEncoder(Encoder):
         grid = patch_grid(self.image_size, patch_size)
 
         self.patches = nn.Conv2d(3, width, patch_size, stride=patch_size)
-        self.queries = nn.Parameter(torch.randn(branches, latent_side**2, width) * 1e-6)
+        self.queries = nn.Parameter(torch.randn(branches * latent_side**2, width) * 1e-6)
         # Which set a token is of: 0 the image and its class token, 1 + i the queries of branch i.
         self.sets = nn.Parameter(nn.init.normal_(torch.empty(1 + branches, width), std=(1 / width / 3) ** 0.5))
         self.vit = TimmViT(
@@ -62,11 +62,11 @@ class QueryViTEncoder(Encoder):
     def forward(self, images: Tensor) -> Latents:
         x_BND = self.patches(images).flatten(2).transpose(1, 2)
         sequence = [self.vit.placed(x_BND, self.vit.grid, with_class=True) + self.sets[0]]
-        for branch in range(self.branches):
-            queries = self.vit.placed(self.queries[branch][None], self.latent_grid, with_class=False)
-            sequence.append((queries + self.sets[1 + branch]).expand(len(images), -1, -1))
+        for branch, queries in enumerate(self.queries.chunk(self.branches)):
+            placed = self.vit.placed(queries[None], self.latent_grid, with_class=False) + self.sets[1 + branch]
+            sequence.append(placed.expand(len(images), -1, -1))
         out = self.vit(torch.cat(sequence, dim=1))
-        out_BPND = out[:, -self.branches * self.queries.shape[1] :].unflatten(1, (self.branches, -1))
+        out_BPND = out[:, -len(self.queries) :].unflatten(1, (self.branches, -1))
         z_BND = self.project(out_BPND).transpose(1, 2).flatten(2)
         return {"main": Stream(z_BND, grid=self.latent_grid)}
 
