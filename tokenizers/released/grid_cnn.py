@@ -42,17 +42,23 @@ class Taming(ReleasedFamily):
         taming = {theirs: state[name] for name, theirs in self.taming_names(state).items()}
         encoder = network_sizes(taming, "encoder", "down")
         decoder = network_sizes(taming, "decoder", "up")
-        codebook_size, dim = taming["quantize.embedding.weight"].shape
         return {
             "_target_": "imtok.tokenizers.tokenizer.Tokenizer",
             "image_size": list(image_size),
-            "encoder": {"_target_": "imtok.tokenizers.encoders.cnn.CNNEncoder", "dim": dim, **encoder},
-            "quantizer": {
-                "_target_": self.quantizer_target,
-                "codebook_size": codebook_size,
-                **self.quantizer_settings(constructor),
+            "encoder": {
+                "_target_": "imtok.tokenizers.encoders.cnn.CNNEncoder",
+                "dim": taming["quant_conv.weight"].shape[0],
+                **encoder,
             },
+            "quantizer": self.quantizer_node(taming, constructor),
             "decoder": {"_target_": "imtok.decoders.cnn.CNNDecoder", **decoder},
+        }
+
+    def quantizer_node(self, taming: State, constructor: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "_target_": self.quantizer_target,
+            "codebook_size": taming["quantize.embedding.weight"].shape[0],
+            **self.quantizer_settings(constructor),
         }
 
     def quantizer_settings(self, constructor: Mapping[str, Any]) -> dict[str, Any]:
