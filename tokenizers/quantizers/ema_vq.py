@@ -13,8 +13,8 @@ from torch import Tensor
 from .base import StreamQuantized
 from .codebook import CodebookQuantizer
 from .nearest import nearest_code
-from .processes import from_first_process, gather_over_processes, process_count, sum_over_processes
-from .revival import Revival, fewest_rows
+from .processes import from_first_process, sum_over_processes
+from .revival import Revival, gather_equal_rows
 
 SMOOTHING = 1e-5  # Laplace smoothing of the counts, as in VQ-VAE-2
 KMEANS_ROUNDS = 10
@@ -93,7 +93,7 @@ class EmaVQ(CodebookQuantizer):
     @torch.no_grad()
     def _start(self, z_ND: Tensor) -> None:
         """k-means over the batch of all processes."""
-        everyone = gather_over_processes(z_ND[: fewest_rows(z_ND)]) if process_count() > 1 else z_ND
+        everyone = gather_equal_rows(z_ND)
         drawn = torch.randint(len(everyone), (self.codebook_size,), device=z_ND.device)
         if len(everyone) >= self.codebook_size:
             drawn = torch.randperm(len(everyone), device=z_ND.device)[: self.codebook_size]

@@ -27,6 +27,7 @@ class IBQ(SingleStreamQuantizer):
     """
 
     loss_names: ClassVar[tuple[str, ...]] = ("commit", "codebook")
+    joined_batch_equal: ClassVar[bool] = True
 
     def __init__(
         self,

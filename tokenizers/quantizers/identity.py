@@ -1,5 +1,7 @@
 """No quantization: the continuous baseline of the same encoder and decoder."""
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from ..types import IndexSegment, Latents, Quantized, Shapes
@@ -38,6 +40,8 @@ class ContinuousBottleneck(SingleStreamQuantizer):
 
 class Identity(ContinuousBottleneck):
     """Vectors pass as they are, through a narrower `code_dim` if one is set."""
+
+    joined_batch_equal: ClassVar[bool] = True
 
     def __init__(self, *, dim: int, code_dim: int | None = None) -> None:
         super().__init__(dim=dim, code_dim=code_dim)

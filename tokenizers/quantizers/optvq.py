@@ -1,5 +1,7 @@
 """OptVQ (Zhang et al., arXiv 2412.15195; SFTok): a batch's vectors are spread over the codes by optimal transport."""
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +21,8 @@ class OptVQ(CodebookQuantizer):
     rounds: of row and column normalisation.
     sinkhorn_in_eval: SFTok's published behaviour; an image's indices then depend on the batch around it. Off: nearest.
     """
+
+    joined_batch_equal: ClassVar[bool] = True
 
     def __init__(
         self,

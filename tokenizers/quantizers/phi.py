@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class Phi(nn.Module):
-    """h <- (1 - ratio) h + ratio conv(h); of `convs` 3x3 convolutions, each with a place on [0, 1], the scale's nearest.
+    """h <- (1 - ratio) h + ratio conv(h), by that of `convs` 3x3 convolutions whose place on [0, 1] is nearest.
 
     VAR puts four at 1/12 ... 11/12, and any other number in the middle of equal stretches.
     """

@@ -1,6 +1,7 @@
 """Codes that nobody chooses, put back among the vectors."""
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from .nearest import nearest_code
@@ -40,10 +41,8 @@ class Revival(nn.Module):
         if not len(dead):
             return nobody
         # At most as many as there are vectors, or copies of one vector would share its tokens.
+        z_ND = gather_equal_rows(z_ND)
         vectors = len(z_ND)
-        if process_count() > 1:
-            z_ND = gather_over_processes(z_ND[: fewest_rows(z_ND)])
-            vectors = len(z_ND)
         dead = from_first_process(dead[torch.randperm(len(dead), device=dead.device)][:vectors])
         drawn = from_first_process(torch.randperm(vectors, device=z_ND.device)[: len(dead)])
         self.usage[dead] = 1.0
@@ -58,14 +57,15 @@ def clustering_reset(codebook_KD: Tensor, z_ND: Tensor, usage_K: Tensor, decay: 
     running share of tokens, alpha = exp(-10 K p / (1 - decay) - 1e-3) and e <- (1 - alpha) e + alpha z_nearest.
     """
     alpha_K1 = torch.exp(-10 * usage_K / (1 - decay) - 1e-3)[:, None]  # usage is K p
-    if process_count() > 1:
-        z_ND = gather_over_processes(z_ND[: fewest_rows(z_ND)])
+    z_ND = gather_equal_rows(z_ND)
     closest = z_ND[nearest_code(codebook_KD, z_ND.contiguous())]
     return torch.lerp(codebook_KD, closest, alpha_K1)
 
 
-def fewest_rows(z_ND: Tensor) -> int:
-    """Ranks may hold unequal batches; gathering needs equal ones."""
-    rows = torch.tensor(len(z_ND), device=z_ND.device)
-    torch.distributed.all_reduce(rows, op=torch.distributed.ReduceOp.MIN)
-    return int(rows)
+def gather_equal_rows(rows: Tensor) -> Tensor:
+    """Rows of all ranks; where ranks hold unequal batches, as many of each as the smallest has."""
+    if process_count() == 1:
+        return rows
+    fewest = torch.tensor(len(rows), device=rows.device)
+    dist.all_reduce(fewest, op=dist.ReduceOp.MIN)
+    return gather_over_processes(rows[: int(fewest)])

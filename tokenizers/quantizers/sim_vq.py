@@ -3,6 +3,8 @@
 Ours rather than vector-quantize-pytorch's, which holds the [tokens, codes] distances; the numbers are the same.
 """
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +17,8 @@ class SimVQ(CodebookQuantizer):
 
     bias: a biased map (TA-Tok); SimVQ and DualViTok have none.
     """
+
+    joined_batch_equal: ClassVar[bool] = True
 
     def __init__(
         self,
