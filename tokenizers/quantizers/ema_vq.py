@@ -42,7 +42,7 @@ class EmaVQ(CodebookQuantizer):
         rotation_trick: bool = False,
         decay: float = 0.99,
         revive_below: float = 0.0,
-        usage_decay: float = 0.99,
+        usage_decay: float = 0.9,
         kmeans_init: bool = False,
         entropy_temperature: float | None = None,
     ) -> None:

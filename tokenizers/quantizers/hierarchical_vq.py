@@ -40,7 +40,7 @@ class HierarchicalVQ(SingleStreamQuantizer):
         unit_length: bool = False,
         decay: float = 0.99,
         revive_below: float = 0.0,
-        usage_decay: float = 0.99,
+        usage_decay: float = 0.9,
     ) -> None:
         streams = None if isinstance(dim, int) else dict(dim)
         if streams is not None and set(streams) != {"semantic", "pixel"}:

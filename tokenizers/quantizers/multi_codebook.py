@@ -23,7 +23,7 @@ class MultiCodebook(SingleStreamQuantizer):
         unit_length: bool = True,
         rotation_trick: bool = False,
         revive_below: float = 0.0,
-        usage_decay: float = 0.99,
+        usage_decay: float = 0.9,
         entropy_temperature: float | None = None,
     ) -> None:
         super().__init__(dim=dim, code_dim=code_dim)

@@ -178,7 +178,7 @@ class MultiScaleVQ(MultiScaleQuantizer):
         phi_ratio: float = 0.5,
         unit_length: bool = True,
         revive_below: float = 0.0,
-        usage_decay: float = 0.99,
+        usage_decay: float = 0.9,
         quantizer_dropout: float = 0.0,
         least_stages: int = 1,
         commit_reduction: Literal["mean", "sum"] = "mean",

@@ -34,7 +34,7 @@ class PCAVQ(VQ):
         unit_length: bool = False,
         rotation_trick: bool = False,
         revive_below: float = 0.0,
-        usage_decay: float = 0.99,
+        usage_decay: float = 0.9,
         entropy_temperature: float | None = None,
     ) -> None:
         width = code_dim or dim

@@ -36,7 +36,7 @@ class ResidualVQ(SingleStreamQuantizer):
         update: Literal["gradient", "ema"] = "gradient",
         decay: float = 0.99,
         revive_below: float = 0.0,
-        usage_decay: float = 0.99,
+        usage_decay: float = 0.9,
         quantizer_dropout: float = 0.0,
         least_stages: int = 1,
         rotation_trick: bool = False,

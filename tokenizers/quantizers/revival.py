@@ -14,7 +14,7 @@ class Revival(nn.Module):
     below: share of the even spread under which a code is dead; 0 is off, and then nothing is counted unless `counts`.
     """
 
-    def __init__(self, *, codebook_size: int, below: float, decay: float = 0.99, counts: bool = False) -> None:
+    def __init__(self, *, codebook_size: int, below: float, decay: float = 0.9, counts: bool = False) -> None:
         super().__init__()
         if not 0 <= below < 1:
             raise ValueError(f"revive_below={below}: a share of the even spread, from 0 (off) to below 1")

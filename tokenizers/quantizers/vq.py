@@ -22,7 +22,8 @@ class VQ(CodebookQuantizer):
     revive_below: codes chosen fewer times than this share of an even spread (running mean) are put on random vectors
         of the batch; 0 turns it off.
     reset: `dead` does so; `clustering` moves every code towards its nearest vector instead, the further the less it
-        is used (Clustering-VQ), and reads only `usage_decay`.
+        is used (Clustering-VQ); published with usage_decay=0.99.
+    usage_decay: of the running mean; 0.9 calls a code dead that nobody chose for 33 updates (with revive_below=0.03).
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class VQ(CodebookQuantizer):
         rotation_trick: bool = False,
         revive_below: float = 0.0,
         reset: Literal["dead", "clustering"] = "dead",
-        usage_decay: float = 0.99,
+        usage_decay: float = 0.9,
         entropy_temperature: float | None = None,
     ) -> None:
         super().__init__(
