@@ -40,7 +40,7 @@ class GumbelVQ(SingleStreamQuantizer):
         if temperature <= 0 or (temperature_end is not None and temperature_end <= 0):
             raise ValueError(f"temperature={temperature}, temperature_end={temperature_end}: numbers above 0")
         if temperature_end is not None and temperature_updates < 1:
-            raise ValueError(f"temperature_updates={temperature_updates}: over how many updates does it fall?")
+            raise ValueError(f"temperature_end={temperature_end}: set temperature_updates, the updates it falls over")
         self.vocabulary = (codebook_size,)
         self.start, self.updates = temperature, temperature_updates
         self.end = temperature if temperature_end is None else temperature_end
