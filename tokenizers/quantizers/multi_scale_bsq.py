@@ -69,6 +69,6 @@ class MultiScaleBSQ(MultiScaleQuantizer):
         kept = residual_BDhw if keep_B is None else residual_BDhw[keep_B]
         if not len(kept):
             return {}
-        logits_NB = kept.permute(0, 2, 3, 1).flatten(0, 2) * (4 / self.code_dim**0.5)
+        logits_NB = kept.permute(0, 2, 3, 1).flatten(0, 2) * (4 * self.scale**scale / self.code_dim**0.5)
         per_token, of_mean = binary_entropies(logits_NB, group_bits=1, over_groups="sum")
         return {"entropy": per_token - of_mean}
