@@ -71,6 +71,11 @@ class Tokenizer(nn.Module):
     def tokenize(self, images: Tensor) -> Tensor | dict[str, Tensor]:
         """Images in [-1, 1] to int64 indices [B, M, K]; a dict by stream when the streams' K differ."""
         indices = self.quantize(images).indices
+        if not indices:
+            raise UserError(
+                f"this tokenizer is continuous ({type(self.quantizer).__name__}) and has no indices; "
+                "`imtok quantize` makes a discrete one of it"
+            )
         if len({t.shape[-1] for t in indices.values()}) > 1:
             return indices
         return torch.cat(list(indices.values()), dim=1)
@@ -104,7 +109,9 @@ class Tokenizer(nn.Module):
         if generator is None:
             return self.decoder(codes)
         if not self.decoder.draws_noise:
-            raise UserError(f"generator: tokenizer.decoder ({type(self.decoder).__name__}) draws no noise; leave it out")
+            raise UserError(
+                f"generator: tokenizer.decoder ({type(self.decoder).__name__}) draws no noise; leave it out"
+            )
         return self.decoder(codes, generator=generator)
 
     # -- facts ------------------------------------------------------------------------------------------------------

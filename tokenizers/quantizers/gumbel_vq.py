@@ -49,6 +49,9 @@ class GumbelVQ(SingleStreamQuantizer):
         self.project_in = nn.Identity()  # the scores are the projection
         self.scores = nn.Linear(dim, codebook_size)
         self.codebook = nn.Parameter(torch.randn(codebook_size, self.code_dim))
+        if self.code_dim == dim:  # a token's first draws look like it, where a random layer starts with a lottery
+            with torch.no_grad():
+                self.scores.weight.copy_(self.codebook)
 
     def set_update(self, update: int) -> None:
         done = min(1.0, update / self.updates) if self.updates else 0.0

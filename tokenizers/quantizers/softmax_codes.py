@@ -22,7 +22,7 @@ def chunks(z_ND: Tensor, codes: int) -> list[Tensor]:
     elif z_ND.shape[1] <= 32:
         rows = max(16, 2**18 // codes)
     else:  # the gradient of the codebook is read and written once a chunk: wide codes want fewer chunks
-        rows = max(64, 2**20 // codes)
+        rows = max(64, 2**21 // codes)
     return list(z_ND.split(rows))
 
 

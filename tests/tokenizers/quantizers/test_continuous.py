@@ -5,6 +5,9 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
+from imtok.configs.errors import UserError
+from imtok.configs.instantiate import build
+from imtok.tokenizers.hub import from_pretrained, save_pretrained
 from imtok.tokenizers.quantizers.gaussian_scalar import GaussianScalar, normal_values
 from imtok.tokenizers.quantizers.identity import Identity
 from imtok.tokenizers.quantizers.kl import KL
@@ -19,6 +22,17 @@ def test_identity_passes_vectors_and_gradients() -> None:
     assert torch.equal(out.codes["main"].x_BND, z)
     assert out.indices == {} and Identity(dim=6).bits(SHAPES) == 0
     assert Identity(dim=6, code_dim=2)({"main": Stream(z)}).codes["main"].x_BND.shape == (2, 10, 6)
+
+
+def test_a_continuous_tokenizer_says_so(tokenizer_node, tmp_path) -> None:
+    node = {**tokenizer_node, "quantizer": {"_target_": "imtok.tokenizers.quantizers.kl.KL"}}
+    save_pretrained(build(node, key="tokenizer"), tmp_path)
+    tokenizer = from_pretrained(tmp_path)
+    images = torch.rand(1, 3, 32, 32) * 2 - 1
+    assert tokenizer.reconstruct(images).shape == images.shape
+    assert tokenizer.bits_per_image == 0 and tokenizer.num_tokens == 0
+    with pytest.raises(UserError, match="continuous"):
+        tokenizer.tokenize(images)
 
 
 def test_kl_is_torchs_divergence_and_samples_in_training_only() -> None:
