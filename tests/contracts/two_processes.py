@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from imtok.configs.instantiate import build, locate
 from imtok.tokenizers.quantizers.base import Quantizer
+from imtok.tokenizers.quantizers.binary_entropy import binary_entropies
 from imtok.tokenizers.types import Stream
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "tokenizer" / "quantizer"
@@ -97,11 +98,21 @@ def train(name: str, *, rank: int, world: int) -> dict[str, Any]:
     return {"state": state, "history": history, "joined_batch_equal": declared}
 
 
+def unequal_batches(*, rank: int, world: int) -> dict[str, Any]:
+    """Entropies of 30 and 50 tokens on two ranks, and the gradient of each rank's own tokens."""
+    logits = torch.randn(80, 6, generator=torch.Generator().manual_seed(7))
+    own = (logits if world == 1 else logits.split([30, 50])[rank]).clone().requires_grad_()
+    per_token, of_mean = binary_entropies(own, group_bits=6)
+    (per_token - 2 * of_mean).backward()
+    return {"per_token": per_token.item(), "of_mean": of_mean.item(), "grad": own.grad / world}  # DDP's mean
+
+
 def main(rank: int, world: int, store: str, out: str) -> None:
     torch.set_num_threads(1)
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
-    torch.save({name: train(name, rank=rank, world=world) for name in names()}, out)
+    results = {name: train(name, rank=rank, world=world) for name in names()}
+    torch.save(results | {"unequal batches": unequal_batches(rank=rank, world=world)}, out)
     if world > 1:
         dist.destroy_process_group()
 
