@@ -1,4 +1,4 @@
-"""Latent perturbation (RobustTok, Qiu et al., arXiv 2503.08354): the decoder learns to live with a generator's slips."""
+"""Latent perturbation (RobustTok, Qiu et al., arXiv 2503.08354): a decoder that lives with a generator's slips."""
 
 from collections.abc import Sequence
 
