@@ -1,6 +1,7 @@
 """What a decoder promises."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ class Decoder(nn.Module, ABC):
     dim: int | dict[str, int]  # width it reads, given by quantizer.out_dim
     loss_names: ClassVar[tuple[str, ...]] = ()  # keys of what training_losses returns
     cheap_sample: ClassVar[bool] = True  # False where a picture takes many steps: training then sees none
+    draws_noise: bool = False  # True where `forward` takes `generator`, to override noise that follows from the codes
 
     @abstractmethod
     def forward(self, codes: Latents) -> Tensor: ...
@@ -22,6 +24,10 @@ class Decoder(nn.Module, ABC):
     def last_layer(self) -> nn.Parameter | None:
         """The weight whose gradients the adaptive GAN weight compares; None where there is no such layer."""
         return None
+
+    def adapted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A sister's weights, made to fit: where a second training stage widens what the first one trained."""
+        return dict(state)
 
     def training_losses(self, codes: Latents, images: Tensor) -> dict[str, Tensor]:
         """Losses of decoders that train without a cheap sample; raw, named."""

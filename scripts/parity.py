@@ -108,14 +108,14 @@ def run_system(config: dict[str, Any], io: Watched, weights: dict[str, "Tensor"]
     family = released.find(str(config["system"]))
     constructor = {**config.get("constructor", {}), **config.get("size_overrides", {})}
     tokenizer, report = family.import_state(
-        weights, image_size=tuple(config.get("image_size", (256, 256))), constructor=constructor
+        weights, image_size=_height_width(config.get("image_size", 256)), constructor=constructor
     )
     return family.outputs(tokenizer, io, constructor), set(report.used)
 
 
 def run_function(config: dict[str, Any], io: Watched, weights: dict[str, "Tensor"]) -> tuple[Mapping, set[str]]:
     """The same for a pure function."""
-    from imtok.eval.parity_functions import FUNCTIONS
+    from imtok.eval.parity import FUNCTIONS
 
     name = str(config["function"])
     if name not in FUNCTIONS:

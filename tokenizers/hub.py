@@ -189,7 +189,7 @@ def _renamed(node: Any) -> Any:
 
 
 def _plain(node: Any) -> Any:
-    """Config values as JSON, without the keys that only training reads."""
+    """Config values as JSON, without the keys that only training reads or that name weights to start from."""
     if isinstance(node, Mapping):
-        return {k: _plain(v) for k, v in node.items() if k != "tiny"}
+        return {k: None if k == "pretrained" else _plain(v) for k, v in node.items() if k != "tiny"}
     return [_plain(v) for v in node] if isinstance(node, (list, tuple)) else node

@@ -71,30 +71,48 @@ class Tokenizer(nn.Module):
     def tokenize(self, images: Tensor) -> Tensor | dict[str, Tensor]:
         """Images in [-1, 1] to int64 indices [B, M, K]; a dict by stream when the streams' K differ."""
         indices = self.quantize(images).indices
+        if not indices:
+            raise UserError(
+                f"this tokenizer is continuous ({type(self.quantizer).__name__}) and has no indices; "
+                "`imtok quantize` makes a discrete one of it"
+            )
         if len({t.shape[-1] for t in indices.values()}) > 1:
             return indices
         return torch.cat(list(indices.values()), dim=1)
 
     @torch.no_grad()
     def detokenize(
-        self, indices: Tensor | dict[str, Tensor], *, image_size: int | Sequence[int] | None = None
+        self,
+        indices: Tensor | dict[str, Tensor],
+        *,
+        image_size: int | Sequence[int] | None = None,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Indices to images in [-1, 1]; `image_size` where they were made from images of another size."""
+        """Indices to images in [-1, 1]; `image_size` where they were made from images of another size.
+
+        generator: for decoders that draw noise; without one the same indices give the same picture.
+        """
         size = _height_width(image_size) if image_size is not None else self.image_size
         layout = self.index_layout(size)
         if isinstance(indices, Tensor):
             indices = _split_by_stream(indices, layout, size)
         codes = self.quantizer.indices_to_codes(indices, self.encoder.stream_shapes(size))
-        return self.decode(codes).clamp(-1, 1)
+        return self.decode(codes, generator=generator).clamp(-1, 1)
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
         """Through the codes and back, clamped to [-1, 1]."""
         return self.decode(self.quantize(images).codes).clamp(-1, 1)
 
-    def decode(self, codes: Latents) -> Tensor:
+    def decode(self, codes: Latents, *, generator: torch.Generator | None = None) -> Tensor:
         """Codes to images, unclamped."""
-        return self.decoder(codes)
+        if generator is None:
+            return self.decoder(codes)
+        if not self.decoder.draws_noise:
+            raise UserError(
+                f"generator: tokenizer.decoder ({type(self.decoder).__name__}) draws no noise; leave it out"
+            )
+        return self.decoder(codes, generator=generator)
 
     # -- facts ------------------------------------------------------------------------------------------------------
 

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..configs.errors import UserError, did_you_mean
+from ..decoders.base import Decoder
 from .reporting import say
 
 
@@ -37,12 +38,22 @@ def init_from(tokenizer: nn.Module, source: str | Mapping[str, Any]) -> None:
             k: v for k, v in load_file(str(folder_of(name, key) / WEIGHTS_FILE)).items() if k.startswith(f"{part}.")
         }
         wanted = {k: v for k, v in own.items() if k.startswith(f"{part}.")}
+        given = _adapted(tokenizer, part, given)
         check_state(wanted, given, source=f"{key}={name}")
         tokenizer.load_state_dict(given, strict=False)
         loaded |= set(given)
     fresh = sorted(set(own) - loaded)
     names = f": {', '.join(fresh[:3])}{' ...' if len(fresh) > 3 else ''}" if fresh else ""
     say(f"init_from: {len(loaded)} tensors loaded ({', '.join(source)}), {len(fresh)} fresh{names}")
+
+
+def _adapted(tokenizer: nn.Module, part: str, given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A decoder may know how to take the weights of a smaller sister (WeTok's second stage)."""
+    module = tokenizer.get_submodule(part)
+    if not isinstance(module, Decoder):
+        return given
+    state = module.adapted({k.removeprefix(f"{part}."): v for k, v in given.items()})
+    return {f"{part}.{k}": v for k, v in state.items()}
 
 
 def freeze_parts(tokenizer: nn.Module, parts: list[str]) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from imtok.eval.parity_functions import FUNCTIONS
+from imtok.eval.parity import FUNCTIONS
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -15,14 +15,15 @@ def group_norm(channels: int) -> nn.GroupNorm:
 class ResBlock(nn.Module):
     """norm, SiLU, 3x3 convolution, twice; a 1x1 convolution on the skip where the width changes."""
 
-    def __init__(self, *, channels_in: int, channels_out: int, dropout: float = 0.0) -> None:
+    def __init__(self, *, channels_in: int, channels_out: int, dropout: float = 0.0, bias: bool = True) -> None:
         super().__init__()
+        same_width = channels_in == channels_out
         self.norm1 = group_norm(channels_in)
-        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=bias)
         self.norm2 = group_norm(channels_out)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
-        self.skip = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=bias)
+        self.skip = nn.Identity() if same_width else nn.Conv2d(channels_in, channels_out, 1, bias=bias)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x_BCHW)))

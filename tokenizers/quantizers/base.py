@@ -18,6 +18,7 @@ class Quantizer(nn.Module, ABC):
     out_dim: int | dict[str, int]  # width the decoder reads
     loss_names: ClassVar[tuple[str, ...]] = ()  # keys of Quantized.losses in training mode
     stochastic: ClassVar[bool] = False  # True where even eval draws random numbers; reports say so
+    joined_batch_equal: ClassVar[bool] = False  # several processes train it as one would on the joined batch
 
     @abstractmethod
     def forward(self, latents: Latents) -> Quantized: ...

@@ -22,7 +22,7 @@ State = dict[str, Tensor]
 class ImportReport:
     """Which keys of the file went where."""
 
-    used: list[str] = field(default_factory=list)
+    used: list[str] = field(default_factory=list)  # became ours, or was read and held against what we compute
     ignored: list[str] = field(default_factory=list)  # discriminator, perceptual net, usage buffers ...
 
 
@@ -57,11 +57,15 @@ class ReleasedFamily(ABC):
     ) -> tuple[Tokenizer, ImportReport]:
         """Build the tokenizer and fill it; every key is used, knowingly ignored, or an error by name."""
         size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        copies = self.ema_copies(state)
+        state = {k: state[copies.get(k, k)] for k in state if k not in set(copies.values())}
         ignored = [k for k in state if k.startswith(self.ignored_prefixes)] if self.ignored_prefixes else []
         state = {k: v for k, v in state.items() if k not in set(ignored)}
         try:
-            names = self.rename(state)
             node = self.tokenizer_node(state, image_size=size, constructor=constructor or {})
+            checked = self.check_tables(state, constructor=constructor or {})
+            state = {k: v for k, v in state.items() if k not in checked}
+            names = self.rename(state)
         except KeyError as error:
             raise UserError(
                 f"the weights have no {error.args[0]!r}, so they are not of the family {'/'.join(self.systems)}"
@@ -73,7 +77,17 @@ class ReleasedFamily(ABC):
         untrained = {k: v for k, v in own.items() if k in self.not_in_release(own)}
         check_state(own, {**untrained, **converted, **unknown}, source=f"the file, read as {self.systems[0]},")
         tokenizer.load_state_dict({**untrained, **converted})
-        return tokenizer.eval(), ImportReport(used=sorted(names), ignored=sorted(ignored))
+        used = [copies.get(name, name) for name in names]
+        ignored += [name for name in copies if name in names]  # the live weights, beside their EMA copies
+        return tokenizer.eval(), ImportReport(used=sorted([*used, *checked]), ignored=sorted(ignored))
+
+    def ema_copies(self, state: State) -> dict[str, str]:
+        """{name: name of its EMA copy in the same file}; copies are preferred, as papers evaluate them."""
+        return {}
+
+    def check_tables(self, state: State, *, constructor: Mapping[str, Any]) -> set[str]:
+        """Names of tensors that follow from the sizes: checked here, and nothing that we store."""
+        return set()
 
     def convert(self, our_name: str, tensor: Tensor) -> Tensor:
         """For families that store a tensor in another shape or order."""

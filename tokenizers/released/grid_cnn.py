@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..layers.resnet import to_grid, to_tokens
 from ..tokenizer import Tokenizer
 from ..types import Stream
 from .base import ReleasedFamily, State
@@ -29,6 +30,7 @@ class Taming(ReleasedFamily):
 
     systems: ClassVar[tuple[str, ...]] = ("vqgan",)
     ignored_prefixes: ClassVar[tuple[str, ...]] = ("loss.",)
+    quantizer_target: ClassVar[str] = "imtok.tokenizers.quantizers.vq.VQ"
 
     def taming_names(self, state: State) -> dict[str, str]:
         """{name in the file: VQGAN's name}."""
@@ -40,17 +42,23 @@ class Taming(ReleasedFamily):
         taming = {theirs: state[name] for name, theirs in self.taming_names(state).items()}
         encoder = network_sizes(taming, "encoder", "down")
         decoder = network_sizes(taming, "decoder", "up")
-        codebook_size, dim = taming["quantize.embedding.weight"].shape
         return {
             "_target_": "imtok.tokenizers.tokenizer.Tokenizer",
             "image_size": list(image_size),
-            "encoder": {"_target_": "imtok.tokenizers.encoders.cnn.CNNEncoder", "dim": dim, **encoder},
-            "quantizer": {
-                "_target_": "imtok.tokenizers.quantizers.vq.VQ",
-                "codebook_size": codebook_size,
-                **self.quantizer_settings(constructor),
+            "encoder": {
+                "_target_": "imtok.tokenizers.encoders.cnn.CNNEncoder",
+                "dim": taming["quant_conv.weight"].shape[0],
+                **encoder,
             },
+            "quantizer": self.quantizer_node(taming, constructor),
             "decoder": {"_target_": "imtok.decoders.cnn.CNNDecoder", **decoder},
+        }
+
+    def quantizer_node(self, taming: State, constructor: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "_target_": self.quantizer_target,
+            "codebook_size": taming["quantize.embedding.weight"].shape[0],
+            **self.quantizer_settings(constructor),
         }
 
     def quantizer_settings(self, constructor: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,39 +178,34 @@ def _inner(name: str) -> str:
 
 
 @torch.no_grad()
-def grid_outputs(tokenizer: Tokenizer, io: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def grid_outputs(tokenizer: Tokenizer, io: Mapping[str, Tensor], **to_decoder: Tensor) -> dict[str, Tensor]:
     """The steps of one grid tokenizer, each from the stored output of the step before."""
     tokenizer.eval()
-    encoder_out = tokenizer.encoder.features(io["image"])
-    z = tokenizer.encoder.project(encoder_out)
     stored_z = io["z"]
     grid = (stored_z.shape[2], stored_z.shape[3])
-    quantized = tokenizer.quantizer({"main": Stream(_tokens(stored_z), grid)})
-    codes_BDhw = quantized.codes["main"].x_BND.transpose(1, 2).unflatten(2, grid)
-    stored_codes = {"main": Stream(_tokens(io["quantized"]), grid)}
+    out = {"encoder_out": tokenizer.encoder.features(io["image"])} if "encoder_out" in io else {}
+    quantized = tokenizer.quantizer({"main": Stream(to_tokens(stored_z), grid)})
+    codes_BDhw = to_grid(quantized.codes["main"].x_BND, grid)
+    stored_codes = {"main": Stream(to_tokens(io["quantized"]), grid)}
     return {
-        "encoder_out": encoder_out,
-        "z": z,
-        "indices": quantized.indices["main"][..., 0].view(io["indices"].shape),
-        "indices (end to end)": tokenizer.tokenize(io["image"])[..., 0].view(io["indices"].shape),
+        **out,
+        "z": to_grid(tokenizer.encoder(io["image"])["main"].x_BND, grid),
+        "indices": quantized.indices["main"].view(io["indices"].shape),
+        "indices (end to end)": tokenizer.tokenize(io["image"]).view(io["indices"].shape),
         "quantized": codes_BDhw,
         "quantized (from indices)": tokenizer.quantizer.indices_to_codes(
-            {"main": io["indices"].reshape(len(stored_z), -1, 1)},
+            {"main": io["indices"].reshape(quantized.indices["main"].shape)},
             tokenizer.stream_shapes(tuple(io["image"].shape[-2:])),
         )["main"]
         .x_BND.transpose(1, 2)
         .unflatten(2, grid),
-        "decoded": tokenizer.decode(stored_codes),
+        "decoded": tokenizer.decoder(stored_codes, **to_decoder),
     }
 
 
 @torch.no_grad()
 def training_losses(tokenizer: Tokenizer, z_BDhw: Tensor) -> dict[str, Tensor]:
     tokenizer.quantizer.train()
-    losses = tokenizer.quantizer({"main": Stream(_tokens(z_BDhw), tuple(z_BDhw.shape[-2:]))}).losses
+    losses = tokenizer.quantizer({"main": Stream(to_tokens(z_BDhw), tuple(z_BDhw.shape[-2:]))}).losses
     tokenizer.quantizer.eval()
     return losses
-
-
-def _tokens(z_BDhw: Tensor) -> Tensor:
-    return z_BDhw.flatten(2).transpose(1, 2)

@@ -66,18 +66,6 @@ def test_dead_codes_are_put_on_vectors_of_the_batch() -> None:
     assert bool(torch.isfinite(vq.codebook).all())
 
 
-@pytest.mark.parametrize("unit_length", [False, True])
-def test_backward_after_a_revival(unit_length: bool) -> None:
-    vq, z = VQ(dim=4, codebook_size=64, unit_length=unit_length, revive_below=0.9), torch.randn(1, 50, 4)
-    before = vq.codebook.detach().clone()
-    vq.usage.zero_()
-    z.requires_grad_()
-    out = run(vq, z)
-    assert not torch.equal(vq.codebook, before)
-    (sum(out.losses.values()) + out.codes["main"].x_BND.sum()).backward()
-    assert bool(torch.isfinite(vq.codebook.grad).all())
-
-
 def test_nothing_is_revived_in_eval_or_without_gradients() -> None:
     vq = VQ(dim=4, codebook_size=64, revive_below=0.5)
     before = vq.codebook.clone()
@@ -87,7 +75,59 @@ def test_nothing_is_revived_in_eval_or_without_gradients() -> None:
     with torch.no_grad():
         run(vq, torch.randn(1, 100, 4))
     assert torch.equal(vq.codebook, before)
-    assert torch.equal(vq.usage, torch.ones(64))
+    assert torch.equal(vq.revival.usage, torch.ones(64))
+
+
+def test_revival_with_unit_length_leaves_the_backward_pass_whole() -> None:
+    vq = VQ(dim=4, codebook_size=64, unit_length=True, revive_below=0.9, usage_decay=0.1, entropy_temperature=0.1)
+    before, z = vq.codebook.detach().clone(), torch.randn(1, 20, 4, requires_grad=True)
+    out = run(vq, z)
+    sum(out.losses.values()).backward()
+    assert not torch.equal(vq.codebook, before)
+    assert bool(torch.isfinite(vq.codebook.grad).all())
+
+
+def test_clustering_reset_is_the_published_formula() -> None:
+    vq, z = VQ(dim=4, codebook_size=8, reset="clustering", usage_decay=0.9), torch.randn(1, 50, 4)
+    before = vq.codebook.detach().clone()
+    indices = run(vq, z).indices["main"].flatten()
+    p = 0.9 * torch.full((8,), 1 / 8) + 0.1 * torch.bincount(indices, minlength=8) / 50
+    alpha = torch.exp(-10 * 8 * p / (1 - 0.9) - 1e-3)[:, None]
+    closest = z[0][torch.cdist(before, z[0]).argmin(dim=1)]
+    torch.testing.assert_close(vq.codebook.detach(), (1 - alpha) * before + alpha * closest)
+
+
+def test_clustering_reset_ends_a_collapse() -> None:
+    vq, z = VQ(dim=4, codebook_size=64, reset="clustering", usage_decay=0.5), torch.randn(1, 512, 4)
+    with torch.no_grad():
+        vq.codebook.copy_(100 + torch.randn(64, 4))
+        vq.codebook[0] = 0.0
+    used = [run(vq, torch.randn(1, 512, 4)).indices["main"].unique().numel() for _ in range(40)]
+    assert used[0] == 1
+    assert used[-1] > 10
+    assert bool(torch.isfinite(run(vq, z).codes["main"].x_BND).all())
+
+
+def test_rotation_trick_equals_the_library() -> None:
+    from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to as theirs
+
+    vq = VQ(dim=6, codebook_size=16, rotation_trick=True)
+    z, probe = torch.randn(2, 10, 6, requires_grad=True), torch.randn(2, 10, 6)
+    out = run(vq, z)
+    codes = vq.codebook[out.indices["main"][..., 0]].detach()
+    torch.testing.assert_close(out.codes["main"].x_BND, codes, rtol=0, atol=1e-6)
+    grad = torch.autograd.grad((out.codes["main"].x_BND * probe).sum(), z)[0]
+    torch.testing.assert_close(grad, torch.autograd.grad((theirs(z, codes) * probe).sum(), z)[0], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(grad, probe)
+
+
+def test_rotation_trick_survives_opposite_vectors() -> None:
+    vq = VQ(dim=2, codebook_size=2, rotation_trick=True)
+    with torch.no_grad():
+        vq.codebook.copy_(torch.tensor([[-1.0, 0.0], [-1.0, 0.0]]))
+    z = torch.tensor([[[2.0, 0.0], [0.0, 0.0]]], requires_grad=True)
+    run(vq, z).codes["main"].x_BND.sum().backward()
+    assert bool(torch.isfinite(z.grad).all())
 
 
 def test_entropy_is_a_loss_only_when_asked() -> None:
@@ -97,10 +137,21 @@ def test_entropy_is_a_loss_only_when_asked() -> None:
     z = torch.randn(1, 9, 4)
     p = (-(z[0][:, None] - vq.codebook[None]).square().sum(-1) / 0.5).softmax(-1).double()
     expected = -(p * p.log()).sum(-1).mean() + (p.mean(0) * p.mean(0).log()).sum()
-    assert float(run(vq, z).losses["entropy"]) == pytest.approx(float(expected), abs=2e-4)  # their 1e-5 inside the logs
+    assert run(vq, z).losses["entropy"].item() == pytest.approx(expected.item(), abs=2e-4)  # their 1e-5 inside the logs
 
 
-@pytest.mark.parametrize("settings", [{"codebook_size": 1}, {"codebook_size": 8, "revive_below": 1.5}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"codebook_size": 1},
+        {"codebook_size": 2**40},
+        {"revive_below": 1.5},
+        {"reset": "sometimes"},
+        {"reset": "clustering", "revive_below": 0.1},
+        {"usage_decay": 1.0},
+        {"entropy_temperature": 0.0},
+    ],
+)
 def test_impossible_settings(settings) -> None:
     with pytest.raises(ValueError, match=next(reversed(settings))):
         VQ(dim=4, **settings)

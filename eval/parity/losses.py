@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..losses.adversarial import gan_losses
-from ..losses.adversarial.adaptive_weight import AdaptiveWeight
-from ..losses.adversarial.lecam import LeCam
-from ..losses.adversarial.patchgan import PatchGAN, from_taming_keys
+from ...losses.adversarial import gan_losses
+from ...losses.adversarial.adaptive_weight import AdaptiveWeight
+from ...losses.adversarial.lecam import LeCam
+from ...losses.adversarial.patchgan import PatchGAN, from_taming_keys
 
 Tensors = dict[str, Tensor]
 Check = Callable[[Mapping[str, Any], Tensors, Tensors | None], tuple[Tensors, set[str]]]

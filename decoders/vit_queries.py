@@ -1,0 +1,65 @@
+"""A ViT that paints an image from latent tokens: the decoder of ImageFolder (arXiv 2410.01756) and XQ-GAN."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..tokenizers.layers.timm_vit import TimmViT, patch_grid, start_from_pretrained
+from ..tokenizers.types import Latents
+from .base import Decoder
+
+
+class QueryViTDecoder(Decoder):
+    """One mask token a patch, then the codes, in one sequence; what the mask tokens become is painted, patch by patch.
+
+    dim: width of the codes, all branches side by side. Both sets have a class token and the ViT's positions.
+    pretrained: name of timm weights to start from.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int = 64,
+        image_size: int | Sequence[int] = 256,
+        patch_size: int = 16,
+        width: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        layer_scale: float | None = 1e-5,
+        drop_path: float = 0.1,
+        pretrained: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.patch_size = patch_size
+        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        self.project = nn.Linear(dim, width)
+        self.mask_token = nn.Parameter(torch.randn(1, 1, width) * 1e-6)
+        self.sets = nn.Parameter(nn.init.normal_(torch.empty(2, width), std=(1 / width / 3) ** 0.5))
+        self.vit = TimmViT(
+            width=width,
+            depth=depth,
+            num_heads=num_heads,
+            grid=patch_grid(size, patch_size),
+            layer_scale=layer_scale,
+            drop_path=drop_path,
+        )
+        self.to_pixels = nn.Linear(width, 3 * patch_size**2)
+        if pretrained is not None:
+            start_from_pretrained({"": self.vit}, pretrained, image_size=size, patch_size=patch_size)
+
+    def forward(self, codes: Latents) -> Tensor:
+        stream = codes["main"]
+        assert stream.grid is not None, "this decoder needs codes on a grid, for their positions"
+        height, width = self.vit.grid
+        masks = self.mask_token.expand(len(stream.x_BND), height * width, -1)
+        picture = self.vit.placed(masks, self.vit.grid, with_class=True) + self.sets[0]
+        latents = self.vit.placed(self.project(stream.x_BND), stream.grid, with_class=True) + self.sets[1]
+        x_BND = self.vit(torch.cat([picture, latents], dim=1))[:, 1 : 1 + height * width]
+        patches = self.to_pixels(x_BND).unflatten(2, (self.patch_size, self.patch_size, 3)).unflatten(1, self.vit.grid)
+        return patches.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)  # [B, 3, h p, w p]
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        return self.to_pixels.weight

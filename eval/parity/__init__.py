@@ -1,0 +1,7 @@
+"""Golden vectors of pure functions (shared/parity/functions): which of our own code answers for which name."""
+
+from .binary import FUNCTIONS as BINARY
+from .codebooks import FUNCTIONS as CODEBOOKS
+from .losses import FUNCTIONS as LOSSES
+
+FUNCTIONS = LOSSES | CODEBOOKS | BINARY

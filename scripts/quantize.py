@@ -1,0 +1,131 @@
+"""Make a discrete tokenizer of a continuous one (kl, identity), without training: TokenBridge's scalar quantization."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..configs.errors import UserError
+from .arguments import Arguments, add_device, find_device, positive
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..tokenizers.tokenizer import Tokenizer
+
+EXAMPLES = (
+    "imtok quantize --model runs/kl/STAMP/tokenizer --out kl_6bit/ --bits 6 --images photos/",
+    "imtok quantize --model DIR --out DIR_8bit --bits 8 --per-channel --generated",
+)
+SCALAR = "imtok.tokenizers.quantizers.gaussian_scalar.GaussianScalar"
+
+
+def image_batches(tokenizer: "Tokenizer", options: Any) -> "Iterator[Tensor]":
+    """Pictures in [-1, 1] on the tokenizer's device, --limit of them, centre-cropped to its size."""
+    import torch
+
+    from imtok.data.range import to_model_range
+
+    size = tokenizer.image_size
+    if options.generated:
+        from imtok.data.generated import GeneratedImages
+
+        pictures = GeneratedImages(image_size=max(size), count=options.limit, val_count=1, cache=False)
+        source = pictures.split_sources().train
+        read = [source.read(i)[:, : size[0], : size[1]] for i in range(options.limit)]
+        for start in range(0, len(read), options.batch_size):
+            yield to_model_range(torch.stack(read[start : start + options.batch_size]).to(tokenizer.device))
+        return
+
+    from .encode import Pictures, batches, list_inputs
+
+    if size[0] != size[1]:
+        raise UserError(f"--images={options.images}: pictures are cropped square, the tokenizer takes {size}")
+    _, files = list_inputs([options.images])
+    used = 0
+    for batch in batches(Pictures(files[: options.limit], size, "centre"), 0, options.batch_size, 0):
+        good = [image for image, _ in batch if image is not None]
+        used += len(good)
+        if good:
+            yield to_model_range(torch.stack(good).to(tokenizer.device))
+    if not used:
+        raise UserError(f"--images={options.images}: none of the {len(files)} files could be read")
+
+
+def make_discrete(tokenizer: "Tokenizer", **settings: Any) -> "Tokenizer":
+    """The same encoder and decoder around a scalar quantizer that is not fitted yet."""
+    from imtok.configs.instantiate import build
+
+    old = tokenizer.config["quantizer"]
+    node = {**tokenizer.config, "quantizer": {"_target_": SCALAR, "continuous": dict(old), **settings}}
+    discrete = build(node, key="tokenizer")
+    state = {  # the bottleneck moves one level down, everything else stays where it is
+        f"quantizer.continuous.{k.removeprefix('quantizer.')}" if k.startswith("quantizer.") else k: v
+        for k, v in tokenizer.state_dict().items()
+    }
+    missing, unexpected = discrete.load_state_dict(state, strict=False)
+    assert not unexpected and set(missing) == {"quantizer.mean", "quantizer.spread"}, (missing, unexpected)
+    return discrete.to(tokenizer.device).eval()
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = Arguments("quantize", str(__doc__), examples=EXAMPLES)
+    parser.add_argument("--model", required=True, metavar="DIR", help="an exported continuous tokenizer, or a hub id")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the discrete tokenizer goes")
+    parser.add_argument(
+        "--bits", type=positive, default=6, metavar="N", help="of each channel (default 6, as published)"
+    )
+    parser.add_argument(
+        "--per-channel", action="store_true", help="fit mean and spread of each channel, not one spread"
+    )
+    parser.add_argument(
+        "--range", type=float, default=5.0, metavar="X", help="spreads that the values reach (default 5)"
+    )
+    parser.add_argument("--std-range", type=float, default=3.0, metavar="X", help="of the normal's values (default 3)")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--images", metavar="DIR", help="a folder of images (any depth) whose latents are fitted")
+    where.add_argument("--generated", action="store_true", help="fit on generated pictures instead")
+    parser.add_argument("--limit", type=positive, default=1024, metavar="N", help="images to fit on (default 1024)")
+    parser.add_argument("--batch-size", type=positive, default=16, metavar="N")
+    parser.add_argument("--overwrite", action="store_true", help="write even where --out holds a tokenizer")
+    add_device(parser)
+    options = parser.parse_args(argv)
+    if (options.out / "config.json").exists() and not options.overwrite:
+        raise UserError(f"--out={options.out} holds a tokenizer already; another folder, or --overwrite")
+
+    import torch
+
+    from imtok.tokenizers.hub import read_config, save_pretrained
+    from imtok.tokenizers.quantizers.gaussian_scalar import GaussianScalar
+    from imtok.tokenizers.quantizers.identity import ContinuousBottleneck
+
+    from .models import load_model
+
+    tokenizer, model = load_model(options.model, find_device(options.device))
+    if not isinstance(tokenizer.quantizer, ContinuousBottleneck):
+        raise UserError(
+            f"--model={options.model}: its quantizer, {type(tokenizer.quantizer).__name__}, is discrete already; "
+            "give a tokenizer trained with tokenizer/quantizer=kl or identity"
+        )
+    settings = {"bits": options.bits, "per_channel": options.per_channel}
+    settings |= {"range": options.range, "std_range": options.std_range}
+    discrete = make_discrete(tokenizer, **settings)
+    scalar = discrete.quantizer
+    assert isinstance(scalar, GaussianScalar)
+    with torch.no_grad():
+        scalar.fit(discrete.encoder(images)["main"].x_BND for images in image_batches(tokenizer, options))
+        first = next(image_batches(tokenizer, options))
+        apart = (tokenizer.reconstruct(first) - discrete.reconstruct(first)).square().mean(dim=(1, 2, 3))
+        outside = ((scalar.latent(discrete.encoder(first)["main"].x_BND) - scalar.mean) / scalar.spread).abs()
+    beyond = float((outside > options.range).float().mean())
+    psnr = float((10 * (4 / apart.clamp(min=1e-12)).log10()).mean())
+
+    facts = dict(read_config(Path(model["model"])).get("training", {}))
+    facts["quantized_after_training"] = {"bits": options.bits, "images": options.limit, "from": model["model_sha256"]}
+    save_pretrained(discrete, options.out, facts=facts)
+    print(
+        f"{scalar.code_dim} channels x {options.bits} bits a token, {discrete.bits_per_image:g} bits an image; "
+        f"spread {float(scalar.spread.mean()):.4g}, {beyond:.2%} beyond the range"
+    )
+    print(f"its pictures and the continuous tokenizer's: PSNR {psnr:.2f} dB over {len(first)} images")
+    print(f"written: {options.out}")
+    return 0

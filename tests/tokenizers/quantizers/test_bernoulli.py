@@ -1,0 +1,49 @@
+"""Coins with the right odds, thresholds where asked, gradients of the probability."""
+
+import pytest
+import torch
+
+from imtok.tokenizers.quantizers.bernoulli import Bernoulli
+from imtok.tokenizers.types import Stream
+
+
+def test_coins_have_the_probability_of_their_logit() -> None:
+    quantizer = Bernoulli(dim=3, bits=3, sample="always").eval()
+    logits = torch.tensor([-1.0, 0.0, 2.0]).expand(1, 20000, 3)
+    bits = quantizer.quantize(logits).codes_BND
+    torch.testing.assert_close(bits.mean(dim=(0, 1)), logits[0, 0].sigmoid(), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("sample", "stochastic", "random_in_training"),
+    [("always", True, True), ("training", False, True), ("never", False, False)],
+)
+def test_randomness_is_what_is_declared(sample: str, stochastic: bool, random_in_training: bool) -> None:
+    quantizer, given = Bernoulli(dim=8, bits=12, sample=sample), {"main": Stream(torch.randn(2, 30, 8))}
+    assert quantizer.stochastic is stochastic
+    for training, expected in ((False, stochastic), (True, random_in_training)):
+        quantizer.train(training)
+        first, second = quantizer(given).indices["main"], quantizer(given).indices["main"]
+        assert torch.equal(first, second) is not expected
+
+
+def test_code_is_the_sum_of_the_rows_of_its_bits() -> None:
+    quantizer = Bernoulli(dim=5, bits=4, sample="never").eval()
+    table = quantizer.project_out.weight.T  # [bits, dim], ELM's `embed`
+    codes = quantizer.project_out(quantizer.lookup(torch.tensor([[[0b0101]]])))
+    torch.testing.assert_close(codes[0, 0], table[0] + table[2])
+
+
+def test_gradient_is_that_of_the_probability() -> None:
+    logits, weight = torch.randn(1, 6, 4, requires_grad=True), torch.randn(1, 6, 4)
+    quantizer = Bernoulli(dim=4, bits=4).train()
+    (quantizer.quantize(logits).codes_BND * weight).sum().backward()
+    p = logits.detach().sigmoid()
+    torch.testing.assert_close(logits.grad, weight * p * (1 - p))
+
+
+def test_too_many_bits_are_refused() -> None:
+    with pytest.raises(ValueError, match="bits=63"):
+        Bernoulli(dim=4, bits=63)
+    with pytest.raises(ValueError, match="sample=often"):
+        Bernoulli(dim=4, sample="often")

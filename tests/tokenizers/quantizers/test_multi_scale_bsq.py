@@ -1,0 +1,26 @@
+"""The entropy of binary pyramids, where corners shrink from scale to scale, against its formula."""
+
+import torch
+import torch.nn.functional as F
+
+from imtok.tokenizers.quantizers.multi_scale_bsq import MultiScaleBSQ
+from imtok.tokenizers.types import Stream
+
+
+def entropy(p: torch.Tensor) -> torch.Tensor:
+    return -(p * p.log() + (1 - p) * (1 - p).log())
+
+
+def test_entropy_weighs_each_scales_own_corners() -> None:
+    quantizer = MultiScaleBSQ(dim=6, bits=6, scales=[1, 2, 4], scale=0.5, phi_convs=0).train()
+    z = torch.randn(3, 16, 6)
+    loss = quantizer({"main": Stream(z, (4, 4))}).losses["entropy"]
+    left = F.normalize(z, dim=-1).transpose(1, 2).unflatten(2, (4, 4)).double()
+    expected = torch.zeros((), dtype=torch.float64)
+    for number, side in enumerate([1, 2, 4]):
+        corner = 0.5**number / 6**0.5
+        p = torch.sigmoid(4 * corner * left.permute(0, 2, 3, 1).reshape(-1, 6))
+        expected += (entropy(p).sum(dim=1).mean() - entropy(p.mean(dim=0)).sum()) / 3
+        codes = torch.where(F.interpolate(left, (side, side), mode="area") > 0, corner, -corner)
+        left = left - (codes if side == 4 else F.interpolate(codes, (4, 4), mode="bicubic"))
+    torch.testing.assert_close(loss.double(), expected, atol=1e-5, rtol=1e-4)

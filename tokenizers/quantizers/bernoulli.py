@@ -1,0 +1,49 @@
+"""Bernoulli bits (binary auto-encoder of ELM, arXiv 2410.16257, and Instella-T2I, 2506.21022)."""
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .base import SingleStreamQuantizer, StreamQuantized
+from .sign import MAX_INDEX_BITS
+
+
+class Bernoulli(SingleStreamQuantizer):
+    """A linear map to one logit a bit, a coin of probability sigmoid(logit), and a linear map of the bits to the code.
+
+    Raw loss `commit`: mean p (1 - p), which draws a bit's probability to 0 or 1 (published weight 0).
+
+    sample: "always" draws in eval too, as ELM's published models do: then `stochastic` is True and metrics vary;
+        "training" thresholds at 1/2 in eval (Instella-T2I); "never" thresholds everywhere (ELM's `deter`).
+    """
+
+    loss_names: ClassVar[tuple[str, ...]] = ("commit",)
+
+    def __init__(
+        self, *, dim: int, bits: int = 16, sample: Literal["always", "training", "never"] = "training"
+    ) -> None:
+        if not 1 <= bits <= MAX_INDEX_BITS:
+            raise ValueError(f"bits={bits}: an index of 1 to {MAX_INDEX_BITS} bits fits int64")
+        if sample not in ("always", "training", "never"):
+            raise ValueError(f"sample={sample}: expected always, training or never")
+        super().__init__(dim=dim, code_dim=bits)
+        self.project_in = nn.Linear(dim, bits)
+        self.project_out = nn.Linear(bits, dim, bias=False)  # the code table: a code is the sum of its bits' rows
+        self.vocabulary = (2**bits,)
+        self.sample = sample
+        self.stochastic = sample == "always"
+        self.register_buffer("place", torch.arange(bits), persistent=False)
+
+    def quantize(self, z_BND: Tensor) -> StreamQuantized:
+        probability = z_BND.sigmoid()
+        draws = self.sample == "always" or (self.sample == "training" and self.training)
+        bits = torch.bernoulli(probability.detach()) if draws else (z_BND > 0).to(z_BND.dtype)
+        indices = (bits.long() << self.place).sum(dim=-1, keepdim=True)
+        if not self.training:
+            return StreamQuantized(bits, indices)
+        losses = {"commit": (probability * (1 - probability)).mean()}
+        return StreamQuantized(probability + (bits - probability).detach(), indices, losses)
+
+    def lookup(self, indices_BNK: Tensor) -> Tensor:
+        return ((indices_BNK >> self.place) & 1).to(torch.float32)

@@ -1,0 +1,76 @@
+"""Gumbel-softmax quantization (Jang et al., arXiv 1611.01144; DALL-E's and VQGAN's discrete VAE)."""
+
+import math
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .base import SingleStreamQuantizer, StreamQuantized
+from .codebook import check_codebook_size
+from .softmax_codes import choose_code, dot_entropies
+
+
+class GumbelVQ(SingleStreamQuantizer):
+    """A learned layer scores the codes; training draws one with Gumbel noise, eval takes the highest.
+
+    Loss, raw: `kl`, the divergence of softmax(scores) from the even distribution, mean over tokens, in nats.
+
+    code_dim: width of the embeddings; scores are a linear layer of the encoder's width.
+    temperature, temperature_end, temperature_updates: cosine fall of the softmax's temperature over updates.
+    sample_in_eval: draw in eval too, as VQGAN's published code does; reports then say "stochastic".
+    """
+
+    loss_names: ClassVar[tuple[str, ...]] = ("kl",)
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        codebook_size: int = 1024,
+        code_dim: int | None = None,
+        temperature: float = 1.0,
+        temperature_end: float | None = None,
+        temperature_updates: int = 0,
+        sample_in_eval: bool = False,
+    ) -> None:
+        super().__init__(dim=dim, code_dim=code_dim)
+        check_codebook_size(codebook_size, max(dim, self.code_dim))
+        if temperature <= 0 or (temperature_end is not None and temperature_end <= 0):
+            raise ValueError(f"temperature={temperature}, temperature_end={temperature_end}: numbers above 0")
+        if temperature_end is not None and temperature_updates < 1:
+            raise ValueError(f"temperature_end={temperature_end}: set temperature_updates, the updates it falls over")
+        self.vocabulary = (codebook_size,)
+        self.start, self.updates = temperature, temperature_updates
+        self.end = temperature if temperature_end is None else temperature_end
+        self.temperature = temperature
+        self.stochastic = sample_in_eval
+        self.project_in = nn.Identity()  # the scores are the projection
+        self.scores = nn.Linear(dim, codebook_size)
+        self.codebook = nn.Parameter(torch.randn(codebook_size, self.code_dim))
+        if self.code_dim == dim:  # a token's first draws look like it, where a random layer starts with a lottery
+            with torch.no_grad():
+                self.scores.weight.copy_(self.codebook)
+
+    def set_update(self, update: int) -> None:
+        done = min(1.0, update / self.updates) if self.updates else 0.0
+        self.temperature = self.end + (self.start - self.end) * (1 + math.cos(math.pi * done)) / 2
+
+    def quantize(self, z_BND: Tensor) -> StreamQuantized:
+        z, keys, bias = z_BND.flatten(0, 1), self.scores.weight.float(), self.scores.bias.float()
+        # The seed comes from torch's own stream, so that a resumed run draws the same noise.
+        drawing = self.training or self.stochastic
+        seed = int(torch.randint(2**62, ())) if drawing else None
+        codes, indices_N = choose_code(
+            z, keys, self.codebook.float(), bias_K=bias, temperature=self.temperature, noise_seed=seed
+        )
+        indices = indices_N.view(*z_BND.shape[:2], 1)
+        codes = codes.view(*z_BND.shape[:2], -1)
+        if not self.training:
+            return StreamQuantized(codes, indices)
+        per_token, _ = dot_entropies(z, keys, 1.0, bias)
+        return StreamQuantized(codes, indices, {"kl": math.log(len(keys)) - per_token})
+
+    def lookup(self, indices_BNK: Tensor) -> Tensor:
+        return F.embedding(indices_BNK[..., 0], self.codebook.float())

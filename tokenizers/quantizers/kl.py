@@ -1,0 +1,58 @@
+"""The diagonal Gaussian bottleneck of KL autoencoders (Kingma and Welling; Rombach et al., arXiv 2112.10752)."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .base import StreamQuantized
+from .identity import ContinuousBottleneck
+
+LOG_VARIANCE_RANGE = (-30.0, 20.0)
+
+
+class KL(ContinuousBottleneck):
+    """Sampled while training, the mean in eval.
+
+    Loss, raw: `kl` against the unit normal, summed over a token's channels, mean over tokens, in nats. (LDM and MAR sum
+    over tokens too: their weight 1e-6 is 1e-6 x tokens here, 2.6e-4 for 16x16.)
+
+    latent_dim: channels of the latent; null: as wide as the encoder, or half of it without `project`.
+    project: linear layers from the encoder's width to mean and log-variance, and back where widths differ. Off: the
+        encoder gives both already, twice the latent's width (`double_z`), and the decoder reads the latent.
+    sample_in_eval: eval samples too (TokenBridge's VAE), which reports show as "stochastic".
+    """
+
+    loss_names: ClassVar[tuple[str, ...]] = ("kl",)
+
+    def __init__(
+        self, *, dim: int, latent_dim: int | None = None, project: bool = True, sample_in_eval: bool = False
+    ) -> None:
+        if not project and (dim % 2 or latent_dim not in (None, dim // 2)):
+            raise ValueError(
+                f"latent_dim={latent_dim}: without project the encoder's width, {dim}, holds mean and log-variance, "
+                f"so the latent has {dim // 2}" + (" and the width must be even" if dim % 2 else "")
+            )
+        latent_dim = latent_dim or (dim if project else dim // 2)
+        if latent_dim < 1:
+            raise ValueError(f"latent_dim={latent_dim}: at least 1")
+        super().__init__(dim=dim, code_dim=latent_dim)
+        self.project_in = nn.Linear(dim, 2 * latent_dim) if project else nn.Identity()
+        if not project:
+            self.project_out, self.out_dim = nn.Identity(), latent_dim
+        self.stochastic = sample_in_eval
+
+    def mean(self, x_BND: Tensor) -> Tensor:
+        return self.project_in(x_BND).chunk(2, dim=-1)[0]
+
+    def quantize(self, z_BND: Tensor) -> StreamQuantized:
+        mean, log_variance = z_BND.chunk(2, dim=-1)
+        log_variance = log_variance.clamp(*LOG_VARIANCE_RANGE)
+        none = z_BND.new_empty(*z_BND.shape[:2], 0)
+        sampled = mean
+        if self.training or self.stochastic:
+            sampled = mean + (log_variance / 2).exp() * torch.randn_like(mean)
+        if not self.training:
+            return StreamQuantized(sampled, none)
+        kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=-1).mean()
+        return StreamQuantized(sampled, none, {"kl": kl})

@@ -1,0 +1,98 @@
+"""Lookup-free quantization: every channel becomes its sign (MAGVIT-v2, arXiv 2310.05737; Open-MAGVIT2, 2409.04410).
+
+Ours rather than vector-quantize-pytorch's LFQ, which builds the table of tokens x codes for its entropies (14 GiB at
+2^18 codes and 2048 tokens), computes them wrongly over several processes, and numbers codes in the other bit order.
+"""
+
+from typing import ClassVar, Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .base import StreamQuantized
+from .binary_entropy import LogRule, OverGroups, binary_entropies, check_group_bits
+from .binary_entropy_table import table_entropies
+from .sign import BitOrder, SignQuantizer
+
+
+class LFQ(SignQuantizer):
+    """Raw losses: `commit` mean (z - sg(code))^2; `entropy`, sample_weight * H(code | token) - batch_weight * H(code).
+
+    temperature: of the soft assignment; 0.01 as published, where only |z| < 0.02 feels the entropy.
+    entropy_group_bits: bits of one joint distribution of H(code); all of them by default, which is exact. More than 18
+        bits must be split: the sum over groups is an upper bound of the joint entropy.
+    log_rule: "exact"; "offset", the published log(p + 1e-5), which hides the codes rarer than 1e-5; "floor",
+        log(max(p, 1e-5)) of vector-quantize-pytorch.
+    entropy_form: "factorised", or "table": every code of every token in the published arithmetic, for parity; "floor"
+        needs it.
+    groups: indices a token; one, as long as it fits an int64. grouped_lfq.py has WeTok's entropy.
+    bound: squash z to (-1, 1) by 2 sigmoid(z) - 1 first (SigLu of UniWeTok), so that entropy and commit can agree.
+    """
+
+    loss_names: ClassVar[tuple[str, ...]] = ("commit", "entropy")
+    joined_batch_equal: ClassVar[bool] = True
+    over_groups: OverGroups = "sum"
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        bits: int = 10,
+        temperature: float = 0.01,
+        sample_weight: float = 1.0,
+        batch_weight: float = 1.0,
+        entropy_group_bits: int | None = None,
+        log_rule: LogRule = "exact",
+        entropy_form: Literal["factorised", "table"] = "factorised",
+        bound: bool = False,
+        groups: int = 1,
+        order: BitOrder = "lsb_first",
+    ) -> None:
+        super().__init__(dim=dim, bits=bits, groups=groups, scale=1.0, order=order)
+        if not temperature > 0:
+            raise ValueError(f"temperature={temperature}: expected a number above 0, as published 0.01")
+        if log_rule not in ("exact", "offset", "floor"):
+            raise ValueError(f"log_rule={log_rule}: expected exact, offset or floor")
+        if entropy_form not in ("factorised", "table"):
+            raise ValueError(f"entropy_form={entropy_form}: expected factorised or table")
+        if log_rule == "floor" and entropy_form == "factorised":
+            raise ValueError("log_rule=floor: a floored logarithm does not factorise; set entropy_form=table")
+        self.temperature = temperature
+        self.sample_weight = sample_weight
+        self.batch_weight = batch_weight
+        self.log_rule: LogRule = log_rule
+        self.entropy_form = entropy_form
+        self.bound = bound
+        self.entropy_group_bits = check_group_bits(bits=bits, group_bits=entropy_group_bits or bits // groups)
+
+    def quantize(self, z_BND: Tensor) -> StreamQuantized:
+        if self.bound:
+            z_BND = (z_BND / 2).tanh()  # = 2 sigmoid(z) - 1
+        codes, indices = self.signs(z_BND), self.to_indices(z_BND)
+        if not self.training:
+            return StreamQuantized(codes, indices)
+        per_token, of_mean = self.entropies(z_BND)
+        losses = {
+            "commit": F.mse_loss(z_BND, codes),
+            "entropy": self.sample_weight * per_token - self.batch_weight * of_mean,
+        }
+        stats = {"entropy_per_token": per_token.detach(), "entropy_of_mean": of_mean.detach()}
+        return StreamQuantized(z_BND + (codes - z_BND).detach(), indices, losses, stats)
+
+    def entropies(self, z_BND: Tensor) -> tuple[Tensor, Tensor]:
+        """H(code | token) and H(code) of softmax(2 z.c / temperature): 4 z / temperature is a bit's log-odds."""
+        if self.entropy_form == "table":
+            return table_entropies(
+                z_BND.flatten(0, 1),
+                temperature=self.temperature,
+                group_bits=self.entropy_group_bits,
+                over_groups=self.over_groups,
+                log_rule=self.log_rule,
+                msb_first=self.order == "msb_first",
+            )
+        return binary_entropies(
+            z_BND.flatten(0, 1) * (4 / self.temperature),
+            group_bits=self.entropy_group_bits,
+            over_groups=self.over_groups,
+            log_rule=self.log_rule,
+        )

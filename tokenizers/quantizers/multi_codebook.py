@@ -1,0 +1,57 @@
+"""Multi-codebook quantization (UniTok, arXiv 2502.20321): channels in chunks, each with its own small codebook."""
+
+import torch
+from torch import Tensor, nn
+
+from .base import SingleStreamQuantizer, StreamQuantized
+from .vq import VQ
+
+
+class MultiCodebook(SingleStreamQuantizer):
+    """K = codebooks indices a token; losses are means over codebooks.
+
+    codebook_size, code_dim: entries of each codebook, and width of all chunks together (UniTok: 8 x 4096 x 8 of 64).
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        codebooks: int = 8,
+        codebook_size: int = 4096,
+        code_dim: int | None = None,
+        unit_length: bool = True,
+        rotation_trick: bool = False,
+        revive_below: float = 0.0,
+        usage_decay: float = 0.9,
+        entropy_temperature: float | None = None,
+    ) -> None:
+        super().__init__(dim=dim, code_dim=code_dim)
+        if codebooks < 1 or self.code_dim % codebooks:
+            raise ValueError(f"codebooks={codebooks}: the width of the codes, {self.code_dim}, does not divide by it")
+        self.vocabulary = (codebook_size,) * codebooks
+        self.books = nn.ModuleList(
+            VQ(
+                dim=self.code_dim // codebooks,
+                codebook_size=codebook_size,
+                unit_length=unit_length,
+                rotation_trick=rotation_trick,
+                revive_below=revive_below,
+                usage_decay=usage_decay,
+                entropy_temperature=entropy_temperature,
+            )
+            for _ in range(codebooks)
+        )
+        self.loss_names = self.books[0].loss_names
+
+    def quantize(self, z_BND: Tensor) -> StreamQuantized:
+        pieces = [book.quantize(z) for book, z in zip(self.books, z_BND.chunk(len(self.books), dim=-1), strict=True)]
+        return StreamQuantized(
+            torch.cat([p.codes_BND for p in pieces], dim=-1),
+            torch.cat([p.indices_BNK for p in pieces], dim=-1),
+            {name: torch.stack([p.losses[name] for p in pieces]).mean() for name in pieces[0].losses},
+        )
+
+    def lookup(self, indices_BNK: Tensor) -> Tensor:
+        pieces = zip(self.books, indices_BNK.split(1, dim=-1), strict=True)
+        return torch.cat([book.lookup(index) for book, index in pieces], dim=-1)

@@ -1,0 +1,108 @@
+"""PCA-reweighted VQ (DINO-Tok): search along the components that vary; in 768 dimensions all distances look alike."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from .base import StreamQuantized
+from .processes import sum_over_processes
+from .vq import VQ
+
+LEAST_WEIGHT = 1e-2  # of the square root: the way back divides by it
+
+
+class PCAVQ(VQ):
+    """VQ of x' = W^(1/2) U^T (x - mean), and back by the inverse on the components that are kept.
+
+    No code of the paper is public; this is its text: W are eigenvalues over the largest (weighting=eigenvalue), or
+    one (weighting=none, "dominant subspace"), never their inverse: whitening would stress noise.
+
+    components: how many are kept; null keeps all.
+    fit_updates: training forwards whose moments make the basis when `fit` was not called; 0: identity until `fit`.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        codebook_size: int = 1024,
+        code_dim: int | None = None,
+        components: int | None = None,
+        weighting: str = "eigenvalue",
+        fit_updates: int = 0,
+        unit_length: bool = False,
+        rotation_trick: bool = False,
+        revive_below: float = 0.0,
+        usage_decay: float = 0.9,
+        entropy_temperature: float | None = None,
+    ) -> None:
+        width = code_dim or dim
+        kept = components or width
+        if not 1 <= kept <= width:
+            raise ValueError(f"components={components}: from 1 to the width of the vectors, {width}")
+        if weighting not in ("eigenvalue", "none"):
+            raise ValueError(f"weighting={weighting}: known: eigenvalue, none")
+        if fit_updates < 0:
+            raise ValueError(f"fit_updates={fit_updates}: 0 or more")
+        super().__init__(
+            dim=dim,
+            codebook_size=codebook_size,
+            code_dim=code_dim,
+            unit_length=unit_length,
+            rotation_trick=rotation_trick,
+            revive_below=revive_below,
+            usage_decay=usage_decay,
+            entropy_temperature=entropy_temperature,
+        )
+        if kept < width:
+            self.codebook = nn.Parameter(self.codebook.detach()[:, :kept].contiguous())
+        self.components, self.weighting, self.fit_updates = kept, weighting, fit_updates
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("basis", torch.eye(width)[:, :kept].contiguous())  # columns, by falling eigenvalue
+        self.register_buffer("scale", torch.ones(kept))  # W^(1/2)
+        # Sums of 1, x and x x^T while fitting.
+        self.register_buffer("moments_count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("moments_sum", torch.zeros(width, dtype=torch.float64))
+        self.register_buffer("moments_product", torch.zeros(width, width, dtype=torch.float64))
+        self.register_buffer("fitted", torch.zeros((), dtype=torch.int64))  # training forwards seen
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[Tensor]) -> None:
+        """From vectors [..., D] of the training set; sums over processes."""
+        for x in batches:
+            self._add_moments(x.reshape(-1, len(self.mean)))
+        self._solve()
+        self.fitted.fill_(max(1, self.fit_updates))
+
+    def quantize(self, z_BND: Tensor) -> StreamQuantized:
+        if self.training and torch.is_grad_enabled() and int(self.fitted) < self.fit_updates:
+            self._add_moments(z_BND.detach().reshape(-1, z_BND.shape[-1]))
+            self.fitted += 1
+            seen = int(self.fitted)
+            if seen & (seen - 1) == 0 or seen == self.fit_updates:  # 1, 2, 4, ... : the basis settles early
+                self._solve()
+        result = super().quantize((z_BND - self.mean) @ self.basis * self.scale)
+        result.codes_BND = self._back(result.codes_BND)
+        return result
+
+    def lookup(self, indices_BNK: Tensor) -> Tensor:
+        return self._back(super().lookup(indices_BNK))
+
+    def _back(self, codes: Tensor) -> Tensor:
+        return (codes / self.scale) @ self.basis.T + self.mean
+
+    def _add_moments(self, x_ND: Tensor) -> None:
+        x = x_ND.double()
+        self.moments_count += sum_over_processes(x.new_tensor(float(len(x))))
+        self.moments_sum += sum_over_processes(x.sum(dim=0))
+        self.moments_product += sum_over_processes(x.T @ x)
+
+    def _solve(self) -> None:
+        mean = self.moments_sum / self.moments_count
+        values, vectors = torch.linalg.eigh(self.moments_product / self.moments_count - mean[:, None] * mean)
+        values, vectors = values.flip(0)[: self.components], vectors.flip(1)[:, : self.components]
+        self.mean.copy_(mean)
+        self.basis.copy_(vectors)
+        if self.weighting == "eigenvalue":
+            self.scale.copy_((values / values[0]).clamp(min=0).sqrt().clamp(min=LEAST_WEIGHT))

@@ -1,0 +1,117 @@
+"""Residual VQ (Lee et al., arXiv 2203.01941; SoundStream): each stage codes what the stages before left over."""
+
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..types import Latents, Quantized, Shapes, Stream
+from .base import SingleStreamQuantizer, StreamQuantized
+from .depth_dropout import check_depth_dropout, draw_depths, kept_mean
+from .ema_vq import EmaVQ
+from .straight_through import rotate_to, straight_through
+from .vq import VQ
+
+
+class ResidualVQ(SingleStreamQuantizer):
+    """K = stages indices a token; the code is the sum. Losses, raw, are means over stages.
+
+    shared: one codebook for all stages (RQ-VAE, VILA-U, DualToken).
+    update: how codebooks learn: `gradient` (losses codebook and commit) or `ema` (commit).
+    quantizer_dropout: share of training samples that end after a random number of stages, at least `least_stages`;
+        their later indices are -1, and -1 adds nothing in decoding either.
+    """
+
+    loss_names: ClassVar[tuple[str, ...]] = ("codebook", "commit")
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        stages: int = 4,
+        codebook_size: int = 1024,
+        code_dim: int | None = None,
+        shared: bool = False,
+        update: Literal["gradient", "ema"] = "gradient",
+        decay: float = 0.99,
+        revive_below: float = 0.0,
+        usage_decay: float = 0.9,
+        quantizer_dropout: float = 0.0,
+        least_stages: int = 1,
+        rotation_trick: bool = False,
+    ) -> None:
+        super().__init__(dim=dim, code_dim=code_dim)
+        if stages < 1:
+            raise ValueError(f"stages={stages}: at least 1")
+        if update not in ("gradient", "ema"):
+            raise ValueError(f"update={update}: known: gradient, ema")
+        check_depth_dropout(quantizer_dropout, least_stages, stages)
+        self.stages, self.quantizer_dropout, self.least_stages = stages, quantizer_dropout, least_stages
+        self.vocabulary = (codebook_size,) * stages
+        self._depths_B: Tensor | None = None
+        self.cross = rotate_to if rotation_trick else straight_through
+        books: list[VQ | EmaVQ] = []
+        for _ in range(1 if shared else stages):
+            common = {"dim": self.code_dim, "codebook_size": codebook_size, "revive_below": revive_below}
+            if update == "ema":
+                books.append(EmaVQ(**common, decay=decay, usage_decay=usage_decay))
+            else:
+                books.append(VQ(**common, usage_decay=usage_decay))
+        self.books = nn.ModuleList(books)
+        if update == "ema":
+            self.loss_names = ("commit",)
+
+    def book(self, stage: int) -> VQ | EmaVQ:
+        return self.books[stage % len(self.books)]
+
+    def draw_depths(self, samples: int, device: torch.device) -> Tensor | None:
+        return draw_depths(
+            samples, share=self.quantizer_dropout, least=self.least_stages, stages=self.stages, device=device
+        )
+
+    def forward(self, latents: Latents, *, depths_B: Tensor | None = None) -> Quantized:
+        """depths_B: stages of each sample, where a product of quantizers draws them for all its parts."""
+        self._depths_B = depths_B
+        return super().forward(latents)
+
+    def quantize(self, z_BND: Tensor) -> StreamQuantized:
+        depths_B = self._depths_B
+        if depths_B is None and self.training:
+            depths_B = self.draw_depths(len(z_BND), z_BND.device)
+        total, indices = torch.zeros_like(z_BND), []
+        commit, codebook = z_BND.new_zeros(()), z_BND.new_zeros(())
+        for stage in range(self.stages):
+            book, residual = self.book(stage), z_BND - total.detach()
+            codes_KD = book.effective_codebook()
+            index_BN = book.assign(residual.detach().flatten(0, 1), codes_KD.detach()).view(z_BND.shape[:2])
+            codes = F.embedding(index_BN, codes_KD)
+            keep_B = None if depths_B is None else depths_B > stage
+            if self.training:
+                commit = commit + kept_mean((residual - codes.detach()).square().mean(dim=(1, 2)), keep_B)
+                codebook = codebook + kept_mean((codes - residual.detach()).square().mean(dim=(1, 2)), keep_B)
+                if torch.is_grad_enabled():
+                    book.learn(residual.detach().flatten(0, 1), index_BN.flatten())
+            if keep_B is not None:
+                index_BN = index_BN.masked_fill(~keep_B[:, None], -1)
+                codes = codes * keep_B[:, None, None]
+            total = total + codes
+            indices.append(index_BN)
+        stacked = torch.stack(indices, dim=-1)
+        if not self.training:
+            return StreamQuantized(total, stacked)
+        losses = {"commit": commit / self.stages, "codebook": codebook / self.stages}
+        return StreamQuantized(self.cross(z_BND, total), stacked, {name: losses[name] for name in self.loss_names})
+
+    def lookup(self, indices_BNK: Tensor) -> Tensor:
+        codes = indices_BNK.new_zeros((), dtype=torch.float32)
+        for stage, index_BN in enumerate(indices_BNK.unbind(dim=-1)):
+            chosen = F.embedding(index_BN.clamp(min=0), self.book(stage).effective_codebook())
+            codes = codes + chosen * (index_BN >= 0)[..., None]
+        return codes
+
+    def indices_to_codes(self, indices: dict[str, Tensor], shapes: Shapes) -> Latents:
+        main = indices["main"]  # not clamped: -1 in a later stage means that the sample ended before it
+        mask = main[..., 0] >= 0
+        codes = self.project_out(self.lookup(torch.where(mask[..., None], main, 0)))
+        return {"main": Stream(codes, shapes["main"].grid, None if bool(mask.all()) else mask)}

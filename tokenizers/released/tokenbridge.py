@@ -1,0 +1,62 @@
+"""The KL autoencoder of MAR and TokenBridge (kl16.ckpt): VQGAN's network around a Gaussian, not a codebook."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..layers.resnet import to_grid, to_tokens
+from ..tokenizer import Tokenizer
+from ..types import Stream
+from .base import ImportReport, State
+from .grid_cnn import Taming
+
+LATENT_SCALE = 0.2325  # TokenBridge and MAR multiply latents by it
+
+
+class KL16(Taming):
+    """The continuous tokenizer, as `imtok quantize` takes it: eval gives the mean."""
+
+    systems: ClassVar[tuple[str, ...]] = ("tokenbridge_vae",)
+
+    def quantizer_node(self, taming: State, constructor: Mapping[str, Any]) -> dict[str, Any]:
+        return {"_target_": "imtok.tokenizers.quantizers.kl.KL", "project": False}
+
+    @torch.no_grad()
+    def outputs(
+        self, tokenizer: Tokenizer, io: Mapping[str, Tensor], constructor: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
+        latents = tokenizer.encoder(io["image"])
+        grid = latents["main"].grid
+        out = {
+            "moments": to_grid(latents["main"].x_BND, grid),
+            "mean": to_grid(tokenizer.quantizer(latents).codes["main"].x_BND, grid),
+        }
+        if "z" in io:
+            out["decoded"] = tokenizer.decode({"main": Stream(to_tokens(io["z"]), grid)})
+        return out
+
+
+class TokenBridge(KL16):
+    """The same with the published post-training quantizer: 64 values a channel."""
+
+    systems: ClassVar[tuple[str, ...]] = ("tokenbridge",)
+
+    def quantizer_node(self, taming: State, constructor: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "_target_": "imtok.tokenizers.quantizers.gaussian_scalar.GaussianScalar",
+            "bits": constructor.get("bits", 6),
+            "range": constructor.get("range", 5.0),
+            "continuous": super().quantizer_node(taming, constructor),
+        }
+
+    def not_in_release(self, own: State) -> set[str]:
+        return {"quantizer.mean", "quantizer.spread"}
+
+    def import_state(
+        self, state: State, *, image_size: int | tuple[int, int] = 256, constructor: Mapping[str, Any] | None = None
+    ) -> tuple[Tokenizer, ImportReport]:
+        tokenizer, report = super().import_state(state, image_size=image_size, constructor=constructor)
+        tokenizer.quantizer.spread.fill_(1 / LATENT_SCALE)
+        return tokenizer, report
