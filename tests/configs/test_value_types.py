@@ -63,8 +63,8 @@ def test_build_names_the_key_and_the_value() -> None:
 
 
 def test_what_only_the_class_can_tell_is_one_line_too() -> None:
-    huge = {"_target_": "imtok.tokenizers.quantizers.vq.VQ", "dim": 4, "codebook_size": 10**30}
-    with pytest.raises(UserError, match=r"q: VQ cannot be made of these settings") as caught:
+    huge = {"_target_": "imtok.tokenizers.encoders.cnn.CNNEncoder", "channels": 4 * 10**30}
+    with pytest.raises(UserError, match=r"q: CNNEncoder cannot be made of these settings") as caught:
         build(huge, key="q")
     assert "\n" not in str(caught.value)
 
