@@ -31,7 +31,7 @@ def one_line(error: BaseException) -> str:
             17: "a file is in the way: choose another folder (hydra.run.dir=DIR or --out DIR)",
             20: "a file is in the way: choose another folder (hydra.run.dir=DIR or --out DIR)",
             13: "no permission: choose a folder you may write to (hydra.run.dir=DIR or --out DIR)",
-            28: "the disk is full: free some space; ckpt_path=last then goes on from the last complete checkpoint",
+            28: "the disk is full: free some space, then run this again (a training goes on with ckpt_path=last)",
             30: "the file system is read-only: choose another folder (hydra.run.dir=DIR or --out DIR)",
         }
         where = f" {error.filename}" if error.filename else ""

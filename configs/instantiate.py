@@ -95,7 +95,8 @@ def build(node: Mapping[str, Any], *, key: str, trusted: bool = True, **given: A
     except UserError:
         raise
     except ValueError as error:
-        raise UserError(f"{key}: {error}") from error
+        named = str(error).partition("=")[0] in accepted  # "channels=30: ..." is about a key of this node
+        raise UserError(f"{key}.{error}" if named else f"{key}: {error}") from error
     except (TypeError, RuntimeError, OverflowError, MemoryError, RecursionError) as error:
         said = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(

@@ -198,14 +198,21 @@ class TokenStore:
             raise UserError(f"{folder} is no finished token store; {why}")
         self.folder = folder
         self.index: dict[str, Any] = _read_json(folder / "index.json")
-        if self.index.get("format") != FORMAT:
+        if not isinstance(self.index, dict) or self.index.get("format") != FORMAT:
             raise UserError(f"{folder}/index.json is not a token store's; `imtok encode` writes them")
-        if self.index["format_version"] > FORMAT_VERSION:
-            raise UserError(f"{folder} was written by a newer imtok: pip install --upgrade imtok")
-        self.keys: list[str] = self.index["keys"]
-        self.labels: list[int] = self.index["labels"]
-        streams = {name: (shape[0], shape[1]) for name, shape in self.index["streams"].items()}
-        self.packing = Packing(streams, self.index["dtype"])
+        try:  # the file may come from anywhere
+            if int(self.index["format_version"]) > FORMAT_VERSION:
+                raise UserError(f"{folder} was written by a newer imtok: pip install --upgrade imtok")
+            self.keys: list[str] = [str(key) for key in self.index["keys"]]
+            self.labels: list[int] = [int(label) for label in self.index["labels"]]
+            streams = {name: (int(shape[0]), int(shape[1])) for name, shape in self.index["streams"].items()}
+            self.packing = Packing(streams, np.dtype(self.index["dtype"]).name)
+            counts = [int(shard["count"]) for shard in self.index["shards"]]
+            self.image_size = (int(self.index["image_size"][0]), int(self.index["image_size"][1]))
+            if not sum(counts) == len(self.keys) == len(self.labels):
+                raise UserError(f"{folder}/index.json: its shards hold {sum(counts)} images, its keys {len(self.keys)}")
+        except (KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
+            raise UserError(f"{folder}/index.json is damaged ({type(error).__name__}: {error}); encode again") from None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -230,8 +237,8 @@ class TokenStore:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON ({error})") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON ({str(error)[:200]}); encode again with --overwrite") from None
 
 
 def _short(value: Any) -> str:

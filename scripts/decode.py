@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("tokens", type=Path, metavar="TOKENS", help="what `imtok encode` wrote")
     parser.add_argument("--model", required=True, metavar="DIR", help="the tokenizer/ folder that made the tokens")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the pictures go")
-    parser.add_argument("--batch-size", type=positive, default=16, metavar="N")
+    parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="images at a time (default 16)")
     parser.add_argument("--limit", type=positive, metavar="N", help="the first N images only")
     parser.add_argument("--force", action="store_true", help="decode tokens that another model made")
     add_device(parser)
@@ -45,12 +45,13 @@ def main(argv: Sequence[str]) -> int:
 
     store = TokenStore(options.tokens)
     tokenizer, model = load_model(options.model, find_device(options.device))
-    if store.index["model_sha256"] != model["model_sha256"] and not options.force:
+    if store.index.get("model_sha256") != model["model_sha256"] and not options.force:
         raise UserError(
-            f"{options.tokens} was made by another model ({store.index['model']}, sha256 "
-            f"{store.index['model_sha256'][:12]}; --model has {model['model_sha256'][:12]}); give that one, or --force"
+            f"{options.tokens} was made by another model ({store.index.get('model')}, sha256 "
+            f"{str(store.index.get('model_sha256'))[:12]}; --model has {model['model_sha256'][:12]}); give that one, "
+            "or --force"
         )
-    size = tuple(store.index["image_size"])
+    size = store.image_size
     names = dict(zip(store.keys, picture_names(store.keys), strict=True))
     total = min(len(store), options.limit or len(store))
     done = 0
@@ -67,7 +68,11 @@ def main(argv: Sequence[str]) -> int:
         for key, picture in list(zip(keys, pictures, strict=True))[: total - done]:
             path = options.out / names[key]
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture).save(path)
+            try:
+                Image.fromarray(picture).save(path)
+            except OSError:  # a full disk: no half a picture
+                path.unlink(missing_ok=True)
+                raise
         done += len(keys)
     print(f"{total} pictures of {size[1]}x{size[0]}: {options.out}")
     return 0

@@ -135,7 +135,7 @@ def main(argv: Sequence[str]) -> int:
         help="imtok: packed shards and index.json (default); beside them, on demand, llamagen: codes/i.npy and "
         "labels/i.npy; jsonl: one line an image (RAR)",
     )
-    parser.add_argument("--batch-size", type=positive, default=16, metavar="N")
+    parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="images at a time (default 16)")
     parser.add_argument(
         "--image-size",
         type=positive,
@@ -175,7 +175,10 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--image-size={' '.join(map(str, size))}: one number, or height and width")
     if options.crop == "centre" and size[0] != size[1]:
         raise UserError(f"--image-size={size[0]} {size[1]}: a centre crop is square; use --crop none, or one number")
-    layout = tokenizer.index_layout(size)
+    try:
+        layout = tokenizer.index_layout(size)
+    except UserError as error:  # the YAML's name of what is a flag here
+        raise UserError(str(error).replace("data.image_size", "--image-size")) from None
     if not layout:
         raise UserError(
             f"--model={options.model}: this tokenizer has no indices (continuous), so there is nothing to store"

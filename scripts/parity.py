@@ -2,12 +2,13 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..configs.errors import UserError, did_you_mean, one_line
+from ..configs.errors import UserError, one_line
 from .arguments import Arguments
 
 if TYPE_CHECKING:
@@ -119,9 +120,7 @@ def run_function(config: dict[str, Any], io: Watched, weights: dict[str, "Tensor
 
     name = str(config["function"])
     if name not in FUNCTIONS:
-        raise UserError(
-            f"function {name!r} is not known; {did_you_mean(name, FUNCTIONS)}; known: {', '.join(sorted(FUNCTIONS))}"
-        )
+        raise UserError(f"function {name!r} is not known; known: {', '.join(sorted(FUNCTIONS))}")
     outputs, used = FUNCTIONS[name](config, io, weights or None)
     return outputs, set(used)
 
@@ -183,6 +182,13 @@ def print_table(results: Sequence[Result]) -> None:
     console.print(table)
 
 
+def fixtures_in(given: Path) -> list[Path]:
+    """The folder itself, or the fixtures right below it."""
+    if (given / "config.json").is_file():
+        return [given]
+    return sorted(file.parent for file in given.glob("*/config.json")) or [given]
+
+
 def main(argv: Sequence[str]) -> int:
     parser = Arguments(
         "parity", str(__doc__), examples=["imtok parity ../shared/parity/vqgan", "imtok parity fixtures/*"]
@@ -197,7 +203,8 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
 
     results, refused = [], []
-    for folder in arguments.folders:
+    folders = [found for given in arguments.folders for found in fixtures_in(given)]
+    for folder in folders:
         try:
             results.append(check(folder))
         except (UserError, OSError) as error:
@@ -205,8 +212,10 @@ def main(argv: Sequence[str]) -> int:
     if results:
         print_table(results)
     good = sum(result.ok for result in results)
-    if len(arguments.folders) > 1:
-        print(f"{good} of {len(arguments.folders)} folders hold")
+    if len(folders) > 1:
+        print(f"{good} of {len(folders)} folders hold")
     if refused:
-        raise UserError("; ".join(refused))
+        for line in refused[:-1]:
+            print(f"imtok: {line}", file=sys.stderr)
+        raise UserError(refused[-1])
     return 0 if good == len(results) else 1

@@ -47,6 +47,17 @@ def facts(config: Mapping[str, Any], cost: "UpdateCost") -> dict[str, Any]:
     }
 
 
+def amount(number: float, *, base: int = 1000) -> str:
+    """Three digits or so and the unit that suits: 0.23 M, 3.1 G; with base 1024 in bytes: 12.5 MiB."""
+    units = ("", "k", "M", "G", "T", "P") if base == 1000 else ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+    for unit in units:
+        if abs(number) < base or unit == units[-1]:
+            break
+        number /= base
+    digits = 0 if unit in ("", "B") else 2 if number < 10 else 1 if number < 100 else 0
+    return f"{number:.{digits}f} {unit}".rstrip()
+
+
 def print_plan(plan: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -62,17 +73,15 @@ def print_plan(plan: Mapping[str, Any]) -> None:
 
     console = Console()
     console.print(f"[bold]{plan['experiment']}[/bold]\n")
-    parameters = {name: f"{n / 1e6:.2f} M" for name, n in plan["parameters"].items()}
-    table("parameters", parameters | {"trained": f"{sum(plan['trained'].values()) / 1e6:.2f} M"})
-    table(
-        "FLOPs, one forward of one image", {k: f"{v / 1e9:.2f} G" for k, v in plan["forward_flops_per_image"].items()}
-    )
+    parameters = {name: amount(n) for name, n in plan["parameters"].items()}
+    table("parameters", parameters | {"trained": amount(sum(plan["trained"].values()))})
+    table("FLOPs, one forward of one image", {k: amount(v) for k, v in plan["forward_flops_per_image"].items()})
     table(
         f"FLOPs, one update of {plan['images_per_update']} images",
-        {k: f"{v / 1e12:.3f} T" for k, v in plan["update_flops"].items()},
+        {k: amount(v) for k, v in plan["update_flops"].items()},
     )
-    memory = {name: f"{n / 2**30:.2f} GiB" for name, n in plan["memory_bytes"].items()}
-    memory["total"] = f"{plan['memory_total_bytes'] / 2**30:.2f} GiB"
+    memory = {name: amount(n, base=1024) for name, n in plan["memory_bytes"].items()}
+    memory["total"] = amount(plan["memory_total_bytes"], base=1024)
     table(f"memory, estimated: batch {plan['batch_size']}, {plan['precision']}", memory)
     table(
         "tokens",

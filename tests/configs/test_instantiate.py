@@ -24,7 +24,7 @@ def test_given_arguments_are_checked_against_the_yaml() -> None:
         ({"_target_": "imtok.tokenizers.quantizers.vq.VQQ"}, "did you mean 'VQ'"),
         ({"_target_": "imtok.nowhere.Class"}, "no module"),
         ({"_target_": VQ, "dim": 4, "_partial_": True}, "_partial_"),
-        ({"_target_": VQ, "dim": 4, "codebook_size": 1}, r"part: codebook_size=1"),
+        ({"_target_": VQ, "dim": 4, "codebook_size": 1}, r"part\.codebook_size=1"),
     ],
 )
 def test_mistakes_name_the_key(node, said: str) -> None:

@@ -127,6 +127,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss is in KiB on Linux only")
 def test_memory_estimate_is_within_a_factor_of_a_real_run():
     """Factor 1.5 either way."""

@@ -140,3 +140,30 @@ def test_no_images_is_one_line(given, model, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"no such file or folder|no image files"):
         run_encode(tmp_path / given, model, tmp_path / "tokens")
+
+
+def test_a_size_the_model_cannot_take_names_the_flag(pictures, model, tmp_path):
+    with pytest.raises(UserError, match="--image-size"):
+        run_encode(pictures, model, tmp_path / "tokens", "--image-size", "31")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"keys": ["../out.png"] * 7},
+        {"keys": 3},
+        {"streams": {"main": [1]}},
+        {"dtype": "no type"},
+        {"shards": [{"file": "tokens_00000.npy", "count": 10**6}]},
+        {"image_size": None},
+        {"format_version": "new"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_hostile_or_damaged_index_is_one_line_and_writes_nothing(change, pictures, model, tmp_path):
+    run_encode(pictures, model, tmp_path / "tokens")
+    index = tmp_path / "tokens" / "index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | change))
+    with pytest.raises(ValueError):  # foreseen: the command prints it as one line
+        decode.main([str(tmp_path / "tokens"), "--model", str(model), "--out", str(tmp_path / "a" / "out")])
+    assert not (tmp_path / "a").exists() and not list(tmp_path.glob("**/out.png"))

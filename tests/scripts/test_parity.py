@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from imtok.configs.errors import UserError
-from imtok.scripts.parity import check, compare, main
+from imtok.scripts.parity import check, compare, fixtures_in, main
 
 FIXTURES = Path(os.environ.get("IMTOK_PARITY", Path(__file__).parents[3] / "shared" / "parity"))
 needs_fixtures = pytest.mark.skipif(not FIXTURES.is_dir(), reason="no parity fixtures beside the clone")
@@ -99,7 +99,10 @@ def test_unknown_names_and_unreadable_folders_are_refused_in_one_line(tmp_path, 
     with pytest.raises(UserError, match="neither 'system' nor 'function'"):
         main([str(tmp_path / "neither")])
     with pytest.raises(UserError, match=r"no config\.json"):
+        main([str(tmp_path / "nowhere")])
+    with pytest.raises(UserError):
         main([str(tmp_path)])
+    assert capsys.readouterr().err.count("imtok: ") == 2  # a line each, the last one is raised
     (tmp_path / "neither" / "config.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
         main([str(tmp_path / "neither")])
@@ -116,3 +119,13 @@ def test_tolerances():
     assert not compare("x", stored[:50], stored).ok
     assert not compare("x", torch.tensor([1, 2]), torch.tensor([1, 3])).ok
     assert compare("x", torch.tensor([1, 0]), torch.tensor([True, False])).ok
+
+
+def test_a_folder_of_fixtures_stands_for_all_of_them(tmp_path):
+    for name in ("b", "a"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    (tmp_path / "neither").mkdir()
+    assert fixtures_in(tmp_path) == [tmp_path / "a", tmp_path / "b"]
+    assert fixtures_in(tmp_path / "a") == [tmp_path / "a"]
+    assert fixtures_in(tmp_path / "neither") == [tmp_path / "neither"]  # refused by name later

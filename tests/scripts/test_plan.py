@@ -5,7 +5,7 @@ import json
 import pytest
 
 from imtok.configs.errors import UserError
-from imtok.scripts.plan import main
+from imtok.scripts.plan import amount, main
 
 
 def test_json_holds_together(capsys):
@@ -29,3 +29,14 @@ def test_mistakes_are_one_line():
         main(["experiment=quikstart"])
     with pytest.raises(UserError, match="key=value"):
         main(["quickstart"])
+
+
+def test_amounts_carry_the_unit_that_suits():
+    given = {0: "0", 999: "999", 93_000: "93.0 k", 71_880_000: "71.9 M", 1.2e12: "1.20 T", 5e18: "5000 P"}
+    assert {n: amount(n) for n in given} == given
+    assert amount(50 * 2**20, base=1024) == "50.0 MiB" and amount(2.5 * 2**30, base=1024) == "2.50 GiB"
+
+
+def test_a_width_that_disagrees_with_the_encoder_names_its_key():
+    with pytest.raises(UserError, match=r"tokenizer\.quantizer\.dim=3.*need"):
+        main(["debug=tiny", "tokenizer.quantizer.dim=3"])
