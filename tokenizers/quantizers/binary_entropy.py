@@ -32,12 +32,17 @@ def check_group_bits(*, bits: int, group_bits: int, name: str = "entropy_group_b
     if group_bits < 1 or bits % group_bits:
         raise ValueError(f"{name}={group_bits}: {bits} bits cannot be split into groups of that many")
     if group_bits > MAX_JOINT_BITS:
-        fitting = max(g for g in range(1, MAX_JOINT_BITS + 1) if bits % g == 0)
+        fitting = widest_group(bits)
         raise ValueError(
             f"{name}={group_bits}: the joint distribution of 2^{group_bits} codes is too large; at most "
             f"{MAX_JOINT_BITS} bits a group, so for {bits} bits for example {name}={fitting}"
         )
     return group_bits
+
+
+def widest_group(bits: int) -> int:
+    """Bits of the largest equal groups that still have a joint distribution."""
+    return max(g for g in range(1, MAX_JOINT_BITS + 1) if bits % g == 0)
 
 
 def split_groups(x_NB: Tensor, group_bits: int, over_groups: OverGroups) -> Tensor:
