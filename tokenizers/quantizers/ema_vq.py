@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .base import StreamQuantized
 from .codebook import CodebookQuantizer
+from .finite import finite_on_all_processes
 from .nearest import nearest_code
 from .processes import from_first_process, sum_over_processes
 from .revival import Revival, gather_equal_rows
@@ -69,12 +70,15 @@ class EmaVQ(CodebookQuantizer):
         return self.codebook.clone() if self.training else self.codebook
 
     def quantize(self, z_BND: Tensor) -> StreamQuantized:
-        if self.training and torch.is_grad_enabled() and not self.started:
+        starting = self.training and torch.is_grad_enabled() and not self.started
+        if starting and finite_on_all_processes(z_BND.detach()):
             self._start(self._comparable(z_BND.detach().flatten(0, 1)))
         return super().quantize(z_BND)
 
     @torch.no_grad()
     def learn(self, z_ND: Tensor, indices_N: Tensor) -> None:
+        if not finite_on_all_processes(z_ND):
+            return
         z_ND = self._comparable(z_ND)
         counts, sums = sums_by_code(z_ND, indices_N, self.codebook_size)
         self.counts.lerp_(counts, 1 - self.decay)
