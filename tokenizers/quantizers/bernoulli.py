@@ -6,19 +6,21 @@ import torch
 from torch import Tensor, nn
 
 from .base import SingleStreamQuantizer, StreamQuantized
+from .binary_entropy import binary_entropies, widest_group
 from .sign import MAX_INDEX_BITS
 
 
 class Bernoulli(SingleStreamQuantizer):
     """A linear map to one logit a bit, a coin of probability sigmoid(logit), and a linear map of the bits to the code.
 
-    Raw loss `commit`: mean p (1 - p), which draws a bit's probability to 0 or 1 (published weight 0).
+    Raw losses, both with published weight 0: `commit` mean p (1 - p), which draws a bit's probability to 0 or 1, and
+    `entropy` H(code | token) - H(code) of the coins themselves, jointly over groups of at most 18 bits.
 
     sample: "always" draws in eval too, as ELM's published models do: then `stochastic` is True and metrics vary;
         "training" thresholds at 1/2 in eval (Instella-T2I); "never" thresholds everywhere (ELM's `deter`).
     """
 
-    loss_names: ClassVar[tuple[str, ...]] = ("commit",)
+    loss_names: ClassVar[tuple[str, ...]] = ("commit", "entropy")
 
     def __init__(
         self, *, dim: int, bits: int = 16, sample: Literal["always", "training", "never"] = "training"
@@ -31,6 +33,7 @@ class Bernoulli(SingleStreamQuantizer):
         self.project_in = nn.Linear(dim, bits)
         self.project_out = nn.Linear(bits, dim, bias=False)  # the code table: a code is the sum of its bits' rows
         self.vocabulary = (2**bits,)
+        self.entropy_group_bits = widest_group(bits)
         self.sample = sample
         self.stochastic = sample == "always"
         self.register_buffer("place", torch.arange(bits), persistent=False)
@@ -42,7 +45,8 @@ class Bernoulli(SingleStreamQuantizer):
         indices = (bits.long() << self.place).sum(dim=-1, keepdim=True)
         if not self.training:
             return StreamQuantized(bits, indices)
-        losses = {"commit": (probability * (1 - probability)).mean()}
+        per_token, of_mean = binary_entropies(z_BND.flatten(0, 1), group_bits=self.entropy_group_bits)
+        losses = {"commit": (probability * (1 - probability)).mean(), "entropy": per_token - of_mean}
         return StreamQuantized(probability + (bits - probability).detach(), indices, losses)
 
     def lookup(self, indices_BNK: Tensor) -> Tensor:

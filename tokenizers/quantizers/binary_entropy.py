@@ -32,12 +32,17 @@ def check_group_bits(*, bits: int, group_bits: int, name: str = "entropy_group_b
     if group_bits < 1 or bits % group_bits:
         raise ValueError(f"{name}={group_bits}: {bits} bits cannot be split into groups of that many")
     if group_bits > MAX_JOINT_BITS:
-        fitting = max(g for g in range(1, MAX_JOINT_BITS + 1) if bits % g == 0)
+        fitting = widest_group(bits)
         raise ValueError(
             f"{name}={group_bits}: the joint distribution of 2^{group_bits} codes is too large; at most "
             f"{MAX_JOINT_BITS} bits a group, so for {bits} bits for example {name}={fitting}"
         )
     return group_bits
+
+
+def widest_group(bits: int) -> int:
+    """Bits of the largest equal groups that still have a joint distribution."""
+    return max(g for g in range(1, MAX_JOINT_BITS + 1) if bits % g == 0)
 
 
 def split_groups(x_NB: Tensor, group_bits: int, over_groups: OverGroups) -> Tensor:
@@ -93,19 +98,22 @@ def summed_code_probability(logits_GNB: Tensor) -> Tensor:
 
 
 def _code_probability_sum(logits_GNB: Tensor) -> Tensor:
-    plus, minus = logits_GNB.sigmoid(), (-logits_GNB).sigmoid()  # 1 - plus would lose its small values
     low = logits_GNB.shape[-1] // 2
-    high_table = _half_table(plus[..., low:], minus[..., low:])
-    low_table = _half_table(plus[..., :low], minus[..., :low])
+    low_table, high_table = _half_table(logits_GNB[..., :low]), _half_table(logits_GNB[..., low:])
     return (high_table.transpose(1, 2) @ low_table).flatten(1)
 
 
-def _half_table(plus_GNB: Tensor, minus_GNB: Tensor) -> Tensor:
-    """[G, N, 2^b] probabilities of the codes of these bits; one column of ones where there are none."""
-    table = plus_GNB.new_ones(*plus_GNB.shape[:2], 1)
-    for plus, minus in zip(plus_GNB.unbind(-1), minus_GNB.unbind(-1), strict=True):
-        table = (torch.stack([minus, plus], dim=-1)[..., :, None] * table[..., None, :]).flatten(-2)
-    return table
+def _half_table(logits_GNB: Tensor) -> Tensor:
+    """[G, N, 2^b] probabilities of the codes of these bits: exp of the sum of log p(bit).
+
+    As one product with the codes' bits, each next to its opposite: only the terms of a code's own bits enter its sum,
+    and those are near 0 where the code matters, so that nothing cancels.
+    """
+    bits = logits_GNB.shape[-1]
+    place = torch.arange(bits, device=logits_GNB.device)
+    set_BK = ((torch.arange(2**bits, device=logits_GNB.device) >> place[:, None]) & 1).to(logits_GNB.dtype)
+    log_p = torch.cat([F.logsigmoid(logits_GNB), F.logsigmoid(-logits_GNB)], dim=-1)
+    return (log_p @ torch.cat([set_BK, 1 - set_BK])).exp()
 
 
 def _bit_entropy(logits: Tensor) -> Tensor:

@@ -70,7 +70,8 @@ class EmaVQ(CodebookQuantizer):
         return self.codebook.clone() if self.training else self.codebook
 
     def quantize(self, z_BND: Tensor) -> StreamQuantized:
-        if self.training and torch.is_grad_enabled() and not self.started:
+        starting = self.training and torch.is_grad_enabled() and not self.started
+        if starting and finite_on_all_processes(z_BND.detach()):
             self._start(self._comparable(z_BND.detach().flatten(0, 1)))
         return super().quantize(z_BND)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ...configs.instantiate import build
 from .base import SingleStreamQuantizer, StreamQuantized
+from .finite import finite_on_all_processes
 from .identity import ContinuousBottleneck
 from .processes import mean_over_processes
 from .straight_through import straight_through
@@ -105,7 +106,7 @@ class GaussianScalar(SingleStreamQuantizer):
         indices = self.to_indices(z.detach())
         codes = self.to_values(indices)
         if self.training:
-            if self.follow and torch.is_grad_enabled():
+            if self.follow and torch.is_grad_enabled() and finite_on_all_processes(z.detach()):
                 flat = z.detach().flatten(0, 1)
                 self._set(mean_over_processes(flat.mean(0)), mean_over_processes(flat.square().mean(0)), self.follow)
             codes = straight_through(z, codes)

@@ -49,9 +49,12 @@ class GumbelVQ(SingleStreamQuantizer):
         self.project_in = nn.Identity()  # the scores are the projection
         self.scores = nn.Linear(dim, codebook_size)
         self.codebook = nn.Parameter(torch.randn(codebook_size, self.code_dim))
-        if self.code_dim == dim:  # a token's first draws look like it, where a random layer starts with a lottery
+        if self.code_dim == dim:
+            # Scores start as -|z - e|^2 / 2 up to a constant, so that first draws are near their token. A random layer
+            # starts as a lottery, and half as many codes were in use after 150 updates.
             with torch.no_grad():
                 self.scores.weight.copy_(self.codebook)
+                self.scores.bias.copy_(-self.codebook.square().sum(dim=1) / 2)
 
     def set_update(self, update: int) -> None:
         done = min(1.0, update / self.updates) if self.updates else 0.0

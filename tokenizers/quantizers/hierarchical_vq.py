@@ -11,6 +11,7 @@ from ..types import IndexSegment, Latents, Quantized, Shapes, Stream
 from .base import SingleStreamQuantizer, StreamQuantized
 from .codebook import check_codebook_size
 from .ema_vq import EmaVQ
+from .finite import finite_on_all_processes
 from .revival import Revival, gather_equal_rows
 from .straight_through import straight_through
 
@@ -140,6 +141,8 @@ class HierarchicalVQ(SingleStreamQuantizer):
     @torch.no_grad()
     def _revive(self, z_ND: Tensor, joint_N: Tensor) -> None:
         """At most one sub-code of each semantic code an update, put on the first vector that this code holds."""
+        if not finite_on_all_processes(z_ND):
+            return
         self.revival.count(joint_N)
         z_ND, joint_N = (gather_equal_rows(t) for t in (z_ND, joint_N))
         least, which = self.revival.usage.view(-1, self.sub_size).min(dim=1)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import StreamQuantized
+from .finite import finite_on_all_processes
 from .processes import sum_over_processes
 from .vq import VQ
 
@@ -76,7 +77,8 @@ class PCAVQ(VQ):
         self.fitted.fill_(max(1, self.fit_updates))
 
     def quantize(self, z_BND: Tensor) -> StreamQuantized:
-        if self.training and torch.is_grad_enabled() and int(self.fitted) < self.fit_updates:
+        fitting = self.training and torch.is_grad_enabled() and int(self.fitted) < self.fit_updates
+        if fitting and finite_on_all_processes(z_BND.detach()):
             self._add_moments(z_BND.detach().reshape(-1, z_BND.shape[-1]))
             self.fitted += 1
             seen = int(self.fitted)

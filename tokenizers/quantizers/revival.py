@@ -4,6 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .finite import finite_on_all_processes
 from .nearest import nearest_code
 from .processes import from_first_process, gather_over_processes, process_count, sum_over_processes
 
@@ -34,7 +35,7 @@ class Revival(nn.Module):
     def replacements(self, z_ND: Tensor, indices_N: Tensor) -> tuple[Tensor, Tensor]:
         """(dead codes, vectors of the batch to put them on), the same on every rank; marks them as used."""
         nobody = indices_N.new_empty(0), z_ND[:0]
-        if self.below == 0:
+        if self.below == 0 or not finite_on_all_processes(z_ND):
             return nobody
         self.count(indices_N)
         dead = (self.usage < self.below).nonzero()[:, 0]

@@ -71,9 +71,9 @@ class VQ(CodebookQuantizer):
 
     @torch.no_grad()
     def learn(self, z_ND: Tensor, indices_N: Tensor) -> None:
-        if not self.revival.counts or not finite_on_all_processes(z_ND):
-            return
         if self.reset == "clustering":
+            if not finite_on_all_processes(z_ND):
+                return
             self.revival.count(indices_N)
             self.codebook.copy_(clustering_reset(self.codebook.float(), z_ND, self.revival.usage, self.revival.decay))
             return

@@ -47,3 +47,14 @@ def test_too_many_bits_are_refused() -> None:
         Bernoulli(dim=4, bits=63)
     with pytest.raises(ValueError, match="sample=often"):
         Bernoulli(dim=4, sample="often")
+
+
+def test_entropies_are_those_of_the_coins() -> None:
+    quantizer = Bernoulli(dim=4, bits=20).train()  # above 18 bits: by groups
+    assert quantizer.entropy_group_bits == 10
+    logits = torch.randn(1, 300, 20)
+    coins = torch.distributions.Bernoulli(logits=logits)
+    flat = torch.zeros(1, 300, 20)  # fair coins: both entropies are 20 bits
+    assert float(quantizer.quantize(flat).losses["entropy"]) == pytest.approx(0, abs=1e-4)
+    difference = quantizer.quantize(logits).losses["entropy"]
+    assert float(difference) < float(coins.entropy().sum(-1).mean()) - 9  # a mean that is near uniform over 2 x 2^10

@@ -93,3 +93,11 @@ def test_no_one_hot_table_is_built() -> None:
     with Watch():
         vq({"main": Stream(torch.randn(1, 2048, 4))})
     assert largest <= 2**18  # the whole table would be 2**25
+
+
+def test_bad_batches_teach_nothing() -> None:
+    vq, z = EmaVQ(dim=4, codebook_size=8, revive_below=0.9, kmeans_init=True), torch.randn(1, 50, 4)
+    z[0, 3, 1] = float("inf")
+    before = {name: value.clone() for name, value in vq.state_dict().items()}
+    vq({"main": Stream(z)})
+    assert all(torch.equal(value, before[name]) for name, value in vq.state_dict().items())

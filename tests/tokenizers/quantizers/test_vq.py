@@ -87,6 +87,16 @@ def test_revival_with_unit_length_leaves_the_backward_pass_whole() -> None:
     assert bool(torch.isfinite(vq.codebook.grad).all())
 
 
+@pytest.mark.parametrize("settings", [{"revive_below": 0.9}, {"reset": "clustering"}])
+def test_bad_batches_teach_nothing(settings) -> None:
+    vq, z = VQ(dim=4, codebook_size=8, **settings), torch.randn(1, 50, 4)
+    z[0, 3, 1] = float("nan")
+    before = vq.codebook.detach().clone()
+    run(vq, z)
+    assert torch.equal(vq.codebook, before)
+    assert torch.equal(vq.revival.usage, torch.ones(8))
+
+
 def test_clustering_reset_is_the_published_formula() -> None:
     vq, z = VQ(dim=4, codebook_size=8, reset="clustering", usage_decay=0.9), torch.randn(1, 50, 4)
     before = vq.codebook.detach().clone()
