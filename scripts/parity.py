@@ -102,6 +102,10 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, "Tensor"], dict
         raise UserError(f"{folder}: cannot be read: {error}") from error
 
 
+def _height_width(size: int | list[int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
 def run_system(config: dict[str, Any], io: Watched, weights: dict[str, "Tensor"]) -> tuple[Mapping, set[str]]:
     """Outputs and used weight keys of a released system, through the reader that `imtok import-weights` uses."""
     from imtok.tokenizers import released
