@@ -15,7 +15,7 @@ from ..configs.errors import MissingWeights, UserError
 from ..tokenizers.types import TokenizerOutput
 from .base import LossTerm
 
-SETTING = "loss.semantic.term.weights"
+SETTING = "loss.semantic_infonce.term.weights"
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -45,7 +45,7 @@ class SemanticInfoNCE(LossTerm):
         if weights not in ("pretrained", "random"):
             raise UserError(f"{SETTING}={weights}: give pretrained or random")
         if not 0 <= leave_out < 1:
-            raise UserError(f"loss.semantic.term.leave_out={leave_out}: a share of the batch, from 0 to below 1")
+            raise UserError(f"loss.semantic_infonce.term.leave_out={leave_out}: a share of the batch, from 0 to below 1")
         self.teacher_name = teacher
         self.weights = weights
         self.branch = branch
@@ -104,7 +104,7 @@ class SemanticInfoNCE(LossTerm):
             except Exception as error:  # the hub client raises a dozen unrelated types
                 raise MissingWeights(
                     f"{SETTING}=pretrained: timm could not fetch {self.teacher_name} ({type(error).__name__}); "
-                    f"set loss.semantic=null to train without, or {SETTING}=random to try things"
+                    f"set loss.semantic_infonce=null to train without, or {SETTING}=random to try things"
                 ) from error
         return teacher.requires_grad_(False).eval()
 

@@ -1,4 +1,4 @@
-"""Our functions against the stored outputs of the published code."""
+"""Our losses against the stored outputs of the published code."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from imtok.eval.parity import FUNCTIONS
+from imtok.eval.parity.losses import FUNCTIONS
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -81,7 +81,7 @@ def test_two_processes_are_one_with_the_joined_batch(tmp_path) -> None:
 def test_the_term_trains_the_codes_and_the_shared_projection() -> None:
     tokenizer = build(NODE, key="tokenizer").train()
     node = {
-        "semantic": {
+        "semantic_infonce": {
             "weight": 0.1,
             "term": {"_target_": f"{SemanticInfoNCE.__module__}.SemanticInfoNCE", "weights": "random"},
         }
@@ -89,14 +89,14 @@ def test_the_term_trains_the_codes_and_the_shared_projection() -> None:
     losses = WeightedLosses.from_config(node, tokenizer)
     assert not list(losses.parameters())
     assert not losses.state_dict()
-    assert losses.random_weights == ["semantic"]
+    assert losses.random_weights == ["semantic_infonce"]
     images = torch.rand(4, 3, 32, 32) * 2 - 1
     output = tokenizer(images)
     losses({"image": images}, output, 0).total.backward()
     assert float(tokenizer.encoder.project.weight.grad.abs().sum()) > 0
     assert float(tokenizer.encoder.queries.grad[9:].abs().sum()) > 0
 
-    term = losses.terms["semantic"]
+    term = losses.terms["semantic_infonce"]
     teacher = term.teacher(((images + 1) / 2 - term.mean) / term.deviation)
     codes = output.quantized.codes["main"].x_BND[..., 4:].mean(dim=1)  # of the last branch
     expected = by_hand(tokenizer.encoder.project(teacher), codes, 1.0)

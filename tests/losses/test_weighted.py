@@ -111,9 +111,9 @@ def test_pixel_terms_need_a_picture(FakeTokenizer):
 
 
 def test_every_shipped_yaml_names_itself_and_builds(FakeTokenizer):
-    tokenizer = FakeTokenizer(loss_names=("codebook", "commit", "entropy"))
+    tokenizer = FakeTokenizer(loss_names=("codebook", "commit", "entropy", "kl"))
     for path in LOSS_YAMLS.glob("*.yaml"):
         (name, entry), *rest = yaml.safe_load(path.read_text()).items()
         assert (name, rest) == (path.stem, [])
-        if name in ("l1", "l2", "codebook", "commit", "entropy"):
+        if name in ("l1", "l2", "codebook", "commit", "entropy", "kl"):
             assert set(WeightedLosses.from_config({name: entry}, tokenizer).terms) == {name}
