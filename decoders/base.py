@@ -18,7 +18,8 @@ class Decoder(nn.Module, ABC):
     draws_noise: bool = False  # True where `forward` takes `generator`, to override noise that follows from the codes
 
     @abstractmethod
-    def forward(self, codes: Latents) -> Tensor: ...
+    def forward(self, codes: Latents) -> Tensor:
+        """Decoders that read captions take `conditions` too, those that draw noise `generator`."""
 
     @property
     def last_layer(self) -> nn.Parameter | None:
@@ -30,5 +31,5 @@ class Decoder(nn.Module, ABC):
         return dict(state)
 
     def training_losses(self, codes: Latents, images: Tensor) -> dict[str, Tensor]:
-        """Losses of decoders that train without a cheap sample; raw, named."""
+        """Losses of decoders that train without a cheap sample; raw, named. `images`: what the encoder saw."""
         return {}

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +18,7 @@ class LossTerm(nn.Module, ABC):
     """
 
     needs_reconstruction: ClassVar[bool] = False
+    taps: Mapping[str, str] = MappingProxyType({})  # {name in output.features: module path in the tokenizer}
     free: ClassVar[bool] = False  # True: costs nothing, so it is logged at weight 0 as well
     optional: bool = False  # True: left out, with a note, where the tokenizer does not offer what it reads
 

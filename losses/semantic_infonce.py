@@ -45,7 +45,9 @@ class SemanticInfoNCE(LossTerm):
         if weights not in ("pretrained", "random"):
             raise UserError(f"{SETTING}={weights}: give pretrained or random")
         if not 0 <= leave_out < 1:
-            raise UserError(f"loss.semantic_infonce.term.leave_out={leave_out}: a share of the batch, from 0 to below 1")
+            raise UserError(
+                f"loss.semantic_infonce.term.leave_out={leave_out}: a share of the batch, from 0 to below 1"
+            )
         self.teacher_name = teacher
         self.weights = weights
         self.branch = branch

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..configs.errors import UserError, did_you_mean
 from ..configs.instantiate import build
+from ..tokenizers.feature_taps import tap
 from ..tokenizers.types import TokenizerOutput
 from .base import LossTerm
 from .schedule import Schedule, schedule_of
@@ -59,6 +60,7 @@ class WeightedLosses(nn.Module):
             reason = term.misfit(tokenizer)
             if reason is None:
                 terms[name] = term
+                tap(tokenizer, term.taps, key=f"loss.{name}.term.taps")
             elif term.optional:
                 notes.append(f"left out loss.{name}{reason}")
                 del weights[name]

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from ..configs.errors import UserError
 from ..configs.instantiate import build
+from .feature_taps import FeatureTaps
+from .index_tensors import height_width, split_by_stream
 from .types import IndexSegment, Latents, Quantized, StreamShape, TokenizerOutput
 
 
@@ -16,6 +18,10 @@ class Tokenizer(nn.Module):
 
     image_size: what it was trained at (an int, or height and width); fully convolutional parts take others too.
     encoder, quantizer, decoder: YAML nodes; the quantizer is given `dim` by the encoder, the decoder by the quantizer.
+    space: node of what encoder and decoder work in, pixels when None; frozen.
+    token_dropout: node of which tokens the decoder may see in training; a tokenizer with one takes any `num_tokens`.
+    conditioner: node of what turns captions into the tensor that the decoder reads besides codes.
+    heads: nodes of further outputs read from the codes, by name: semantic features.
     """
 
     builds_own_parts: ClassVar[bool] = True
@@ -27,30 +33,61 @@ class Tokenizer(nn.Module):
         encoder: Mapping[str, Any],
         quantizer: Mapping[str, Any],
         decoder: Mapping[str, Any],
+        space: Mapping[str, Any] | None = None,
+        token_dropout: Mapping[str, Any] | None = None,
+        conditioner: Mapping[str, Any] | None = None,
+        heads: Mapping[str, Mapping[str, Any]] | None = None,
         trusted: bool = True,
     ) -> None:
         super().__init__()
-        self.image_size: tuple[int, int] = _height_width(image_size)
-        self.encoder = build(encoder, key="tokenizer.encoder", trusted=trusted)
+        self.image_size: tuple[int, int] = height_width(image_size)
+        self.space = build(space, key="tokenizer.space", trusted=trusted).requires_grad_(False) if space else None
+        seen = {"in_channels": self.space.channels} if self.space else {}
+        self.encoder = build(encoder, key="tokenizer.encoder", trusted=trusted, **seen)
         self.quantizer = build(quantizer, key="tokenizer.quantizer", trusted=trusted, dim=self.encoder.dim)
-        self.decoder = build(decoder, key="tokenizer.decoder", trusted=trusted, dim=self.quantizer.out_dim)
+        width = self.quantizer.out_dim
+        self.token_dropout = (
+            build(token_dropout, key="tokenizer.token_dropout", trusted=trusted) if token_dropout else None
+        )
+        self.conditioner = build(conditioner, key="tokenizer.conditioner", trusted=trusted) if conditioner else None
+        given: dict[str, Any] = {"dim": width}
+        if self.space is not None:
+            given["out_channels"] = self.space.channels
+        if self.conditioner is not None:
+            given["condition_dim"] = self.conditioner.dim
+        self.decoder = build(decoder, key="tokenizer.decoder", trusted=trusted, **given)
+        self.heads = nn.ModuleDict(
+            {
+                name: build(node, key=f"tokenizer.heads.{name}", trusted=trusted, dim=width)
+                for name, node in (heads or {}).items()
+            }
+        )
+        nodes = {"encoder": encoder, "quantizer": quantizer, "decoder": decoder}
+        nodes |= {"space": space, "token_dropout": token_dropout, "conditioner": conditioner, "heads": heads}
         self.config: dict[str, Any] = {
             "_target_": f"{type(self).__module__}.{type(self).__qualname__}",
             "image_size": list(self.image_size),
-            "encoder": dict(encoder),
-            "quantizer": dict(quantizer),
-            "decoder": dict(decoder),
+            **{name: dict(node) for name, node in nodes.items() if node},
         }
+        self.taps = FeatureTaps()
         self.index_layout()  # an image size that cannot work fails here, before the first batch
 
     # -- training ---------------------------------------------------------------------------------------------------
 
-    def forward(self, images: Tensor) -> TokenizerOutput:
-        latents = self.encoder(images)
+    def forward(self, images: Tensor, conditions: Tensor | None = None) -> TokenizerOutput:
+        seen = images if self.space is None else self.space.encode(images)
+        latents = self.encoder(seen)
         quantized = self.quantizer(latents)
-        decoder_losses = self.decoder.training_losses(quantized.codes, images) if self.training else {}
-        reconstruction = self.decoder(quantized.codes) if self.decoder.cheap_sample else None
-        return TokenizerOutput(latents, quantized, reconstruction, decoder_losses)
+        codes = quantized.codes if self.token_dropout is None else self.token_dropout(quantized.codes)
+        given = {} if self.conditioner is None else {"conditions": conditions}
+        decoder_losses = self.decoder.training_losses(codes, seen, **given) if self.training else {}
+        reconstruction = self.decode(codes, conditions=conditions) if self.decoder.cheap_sample else None
+        heads = {name: head(codes) for name, head in self.heads.items()}
+        return TokenizerOutput(latents, quantized, reconstruction, decoder_losses, heads, self.taps.collect())
+
+    def conditions_of(self, batch: Mapping[str, Any]) -> Tensor | None:
+        """What the decoder reads besides codes; None for tokenizers without a conditioner."""
+        return None if self.conditioner is None else self.conditioner(batch["caption"])
 
     @property
     def last_layer(self) -> nn.Parameter | None:
@@ -62,15 +99,22 @@ class Tokenizer(nn.Module):
     # -- use --------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def quantize(self, images: Tensor) -> Quantized:
-        """Encode and quantize, all that the quantizer says (codes, indices, stats)."""
+    def quantize(self, images: Tensor, *, num_tokens: int | Sequence[int] | None = None) -> Quantized:
+        """Encode and quantize, all that the quantizer says (codes, indices, stats).
+
+        num_tokens: how many tokens an image keeps, one number or one a picture; for tokenizers of variable length.
+        """
         self._check_images(images)
-        return self.quantizer(self.encoder(images))
+        quantized = self.quantizer(self.encoder(images if self.space is None else self.space.encode(images)))
+        return quantized if num_tokens is None else self._variable().keep(quantized, num_tokens)
 
     @torch.no_grad()
-    def tokenize(self, images: Tensor) -> Tensor | dict[str, Tensor]:
-        """Images in [-1, 1] to int64 indices [B, M, K]; a dict by stream when the streams' K differ."""
-        indices = self.quantize(images).indices
+    def tokenize(self, images: Tensor, *, num_tokens: int | Sequence[int] | None = None) -> Tensor | dict[str, Tensor]:
+        """Images in [-1, 1] to int64 indices [B, M, K]; a dict by stream when the streams' K differ.
+
+        With one `num_tokens` M is that number; with one a picture, M is the longest and -1 stands after the shorter.
+        """
+        indices = self.quantize(images, num_tokens=num_tokens).indices
         if not indices:
             raise UserError(
                 f"this tokenizer is continuous ({type(self.quantizer).__name__}) and has no indices; "
@@ -85,39 +129,58 @@ class Tokenizer(nn.Module):
         self,
         indices: Tensor | dict[str, Tensor],
         *,
+        conditions: Tensor | None = None,
         image_size: int | Sequence[int] | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Indices to images in [-1, 1]; `image_size` where they were made from images of another size.
 
+        conditions: `tokenizer.conditioner(captions)`, for tokenizers that have one.
         generator: for decoders that draw noise; without one the same indices give the same picture.
         """
-        size = _height_width(image_size) if image_size is not None else self.image_size
-        layout = self.index_layout(size)
+        size = height_width(image_size) if image_size is not None else self.image_size
         if isinstance(indices, Tensor):
-            indices = _split_by_stream(indices, layout, size)
-        codes = self.quantizer.indices_to_codes(indices, self.encoder.stream_shapes(size))
-        return self.decode(codes, generator=generator).clamp(-1, 1)
+            if self.token_dropout is not None:
+                indices = self.token_dropout.padded(indices, self.num_tokens)
+            indices = split_by_stream(indices, self.index_layout(size), size)
+        codes = self.quantizer.indices_to_codes(indices, self.stream_shapes(size))
+        return self.decode(codes, conditions=conditions, generator=generator).clamp(-1, 1)
 
     @torch.no_grad()
-    def reconstruct(self, images: Tensor) -> Tensor:
+    def reconstruct(
+        self,
+        images: Tensor,
+        *,
+        conditions: Tensor | None = None,
+        num_tokens: int | Sequence[int] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """Through the codes and back, clamped to [-1, 1]."""
-        return self.decode(self.quantize(images).codes).clamp(-1, 1)
+        codes = self.quantize(images, num_tokens=num_tokens).codes
+        return self.decode(codes, conditions=conditions, generator=generator).clamp(-1, 1)
 
-    def decode(self, codes: Latents, *, generator: torch.Generator | None = None) -> Tensor:
+    def decode(
+        self, codes: Latents, *, conditions: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Codes to images, unclamped."""
-        if generator is None:
-            return self.decoder(codes)
-        if not self.decoder.draws_noise:
-            raise UserError(
-                f"generator: tokenizer.decoder ({type(self.decoder).__name__}) draws no noise; leave it out"
-            )
-        return self.decoder(codes, generator=generator)
+        given: dict[str, Any] = {}
+        if generator is not None:
+            if not self.decoder.draws_noise:
+                decoder = type(self.decoder).__name__
+                raise UserError(f"generator: tokenizer.decoder ({decoder}) draws no noise; leave it out")
+            given["generator"] = generator
+        if self.conditioner is not None:
+            if conditions is None:
+                raise UserError("conditions: this tokenizer's decoder reads captions; tokenizer.conditioner(captions)")
+            given["conditions"] = conditions
+        made = self.decoder(codes, **given)
+        return made if self.space is None else self.space.decode(made)
 
     # -- facts ------------------------------------------------------------------------------------------------------
 
     def stream_shapes(self, image_size: tuple[int, int] | None = None) -> dict[str, StreamShape]:
-        return self.encoder.stream_shapes(image_size or self.image_size)
+        size = image_size or self.image_size
+        return self.encoder.stream_shapes(size if self.space is None else self.space.size(size))
 
     def index_layout(self, image_size: tuple[int, int] | None = None) -> tuple[IndexSegment, ...]:
         try:
@@ -149,6 +212,14 @@ class Tokenizer(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    def _variable(self) -> nn.Module:
+        if self.token_dropout is None:
+            raise UserError(
+                f"num_tokens: this tokenizer always has {self.num_tokens} tokens; one of variable length is trained "
+                "with tokenizer/token_dropout=NAME"
+            )
+        return self.token_dropout
+
     def _check_images(self, images: Tensor) -> None:
         if images.ndim != 4 or images.shape[1] != 3:
             raise UserError(f"images have shape {list(images.shape)}; expected [batch, 3, height, width]")
@@ -168,26 +239,3 @@ class Tokenizer(nn.Module):
         from .hub import from_pretrained
 
         return from_pretrained(path_or_hub_id, **options)
-
-
-def _height_width(size: int | Sequence[int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-
-
-def _split_by_stream(
-    indices: Tensor, layout: tuple[IndexSegment, ...], image_size: tuple[int, int]
-) -> dict[str, Tensor]:
-    """[B, M, K] to {stream: [B, M_stream, K]}, in the order the layout declares."""
-    lengths: dict[str, int] = {}
-    for segment in layout:
-        lengths[segment.stream] = lengths.get(segment.stream, 0) + segment.length
-    total, codebooks = sum(lengths.values()), len(layout[0].vocabulary)
-    if indices.ndim != 3 or indices.shape[1] != total or indices.shape[2] != codebooks:
-        raise UserError(
-            f"indices have shape {list(indices.shape)}; images of {image_size[0]}x{image_size[1]} have "
-            f"[batch, {total}, {codebooks}] (pass image_size= for another size)"
-        )
-    limits = torch.tensor([max(s.vocabulary) for s in layout])
-    if indices.numel() and int(indices.max()) >= int(limits.max()):
-        raise UserError(f"indices reach {int(indices.max())}, but the codebook has {int(limits.max())} entries")
-    return dict(zip(lengths, indices.split(list(lengths.values()), dim=1), strict=True))

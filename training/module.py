@@ -95,7 +95,7 @@ class TokenizerTraining(TrainingHooks):
 
     def _generator_backward(self, batch: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:
         with self.precision.autocast():
-            output = self.tokenizer(batch["image"])
+            output = self.tokenizer(batch["image"], self.tokenizer.conditions_of(batch))
             if output.reconstruction is not None:
                 output.reconstruction = output.reconstruction.float()  # differences of pixels in bf16 would be rounded
             values = self.losses(batch, output, self.update)

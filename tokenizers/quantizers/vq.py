@@ -71,6 +71,8 @@ class VQ(CodebookQuantizer):
 
     @torch.no_grad()
     def learn(self, z_ND: Tensor, indices_N: Tensor) -> None:
+        if not self.revival.counts:
+            return
         if self.reset == "clustering":
             if not finite_on_all_processes(z_ND):
                 return

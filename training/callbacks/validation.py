@@ -52,7 +52,7 @@ def validate(training: TokenizerTraining) -> dict[str, float]:
             batch = training.on_after_batch_transfer(batch, 0)
             count = len(batch["image"])
             with training.precision.autocast():
-                output = tokenizer(batch["image"])
+                output = tokenizer(batch["image"], tokenizer.conditions_of(batch))
                 if output.reconstruction is None:
                     output.reconstruction = tokenizer.decode(output.quantized.codes)
                 output.reconstruction = output.reconstruction.float()

@@ -1,0 +1,1 @@
+"""Heads: what else is read from the codes beside the picture."""

@@ -1,0 +1,46 @@
+"""Lengths in training and in use, without any one distribution."""
+
+import pytest
+import torch
+
+from imtok.configs.errors import UserError
+from imtok.tokenizers.token_dropout.base import TokenDropout
+from imtok.tokenizers.types import Quantized, Stream
+
+
+class EveryOther(TokenDropout):
+    def draw(self, batch: int, num_tokens: int, device: torch.device) -> torch.Tensor:
+        return 1 + torch.arange(batch, device=device) % num_tokens
+
+
+def quantized(batch: int = 3, tokens: int = 4) -> Quantized:
+    x = torch.arange(batch * tokens * 2.0).view(batch, tokens, 2)
+    return Quantized({"main": Stream(x)}, {"main": torch.arange(batch * tokens).view(batch, tokens, 1)})
+
+
+def test_training_masks_what_lies_behind_the_drawn_length_and_eval_nothing():
+    dropout, codes = EveryOther(), quantized().codes
+    mask = dropout(codes)["main"].mask_BN
+    assert mask.tolist() == [[True, False, False, False], [True, True, False, False], [True, True, True, False]]
+    assert dropout.eval()(codes)["main"].mask_BN is None
+
+
+def test_one_length_cuts_and_one_a_picture_masks():
+    dropout = EveryOther().eval()
+    cut = dropout.keep(quantized(), 2)
+    assert cut.indices["main"][..., 0].tolist() == [[0, 1], [4, 5], [8, 9]]
+    assert cut.codes["main"].mask_BN.sum(1).tolist() == [2, 2, 2]
+    ragged = dropout.keep(quantized(), [1, 3, 2])
+    assert ragged.indices["main"][..., 0].tolist() == [[0, -1, -1], [4, 5, 6], [8, 9, -1]]
+    assert ragged.codes["main"].mask_BN.sum(1).tolist() == [1, 3, 2]
+    assert dropout.padded(ragged.indices["main"], 4)[..., 0].tolist() == [
+        [0, -1, -1, -1],
+        [4, 5, 6, -1],
+        [8, 9, -1, -1],
+    ]
+
+
+@pytest.mark.parametrize("wanted", [0, 5, [1, 2], [1, 2, 9]])
+def test_lengths_that_cannot_be(wanted):
+    with pytest.raises(UserError, match="num_tokens"):
+        EveryOther().keep(quantized(), wanted)

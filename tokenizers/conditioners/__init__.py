@@ -1,0 +1,1 @@
+"""Conditioners: captions to what a decoder reads besides codes."""

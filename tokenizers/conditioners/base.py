@@ -1,0 +1,15 @@
+"""What a conditioner promises."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class Conditioner(nn.Module, ABC):
+    """Captions to the tensor [B, T, D] that a decoder reads besides codes."""
+
+    dim: int  # D, the decoder's condition_dim
+
+    @abstractmethod
+    def forward(self, captions: Sequence[str]) -> Tensor: ...

@@ -1,0 +1,1 @@
+"""Spaces: what encoder and decoder work in when it is not pixels."""

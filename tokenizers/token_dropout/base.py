@@ -1,0 +1,60 @@
+"""What token dropout promises: random lengths in training, chosen ones in use."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ...configs.errors import UserError
+from ..types import Latents, Quantized, Stream
+
+
+class TokenDropout(nn.Module, ABC):
+    """Prefixes of the stream `main`: training shows the decoder a random length, use a chosen one.
+
+    A token that is dropped is not there for anybody: mask_BN is False at its place, and its index is -1.
+    """
+
+    @abstractmethod
+    def draw(self, batch: int, num_tokens: int, device: torch.device) -> Tensor:
+        """Lengths [B] of one training batch, each from 1 to num_tokens."""
+
+    def forward(self, codes: Latents) -> Latents:
+        if not self.training:
+            return codes
+        stream = codes["main"]
+        batch, num_tokens = stream.x_BND.shape[:2]
+        return {"main": _shortened(stream, self.draw(batch, num_tokens, stream.x_BND.device))}
+
+    def keep(self, quantized: Quantized, num_tokens: int | Sequence[int]) -> Quantized:
+        """The first tokens only: one number for all (the rest is cut off), or one a picture (the rest is masked)."""
+        stream, indices = quantized.codes["main"], quantized.indices.get("main")
+        batch, total = stream.x_BND.shape[:2]
+        lengths = [num_tokens] * batch if isinstance(num_tokens, int) else [int(n) for n in num_tokens]
+        if len(lengths) != batch:
+            raise UserError(f"num_tokens has {len(lengths)} lengths for {batch} images")
+        if not all(1 <= n <= total for n in lengths):
+            raise UserError(f"num_tokens={num_tokens}: from 1 to {total} for this tokenizer")
+        shown = _shortened(stream, torch.tensor(lengths, device=stream.x_BND.device))
+        if indices is None:
+            return replace(quantized, codes={"main": shown})
+        longest = max(lengths)
+        indices = indices.masked_fill(~shown.mask_BN[..., None], -1)[:, :longest]
+        return replace(quantized, codes={"main": shown}, indices={"main": indices})
+
+    def padded(self, indices_BMK: Tensor, total: int) -> Tensor:
+        """Shorter sequences filled up with -1, which says: no token here."""
+        missing = total - indices_BMK.shape[1]
+        if missing <= 0:
+            return indices_BMK
+        return nn.functional.pad(indices_BMK, (0, 0, 0, missing), value=-1)
+
+
+def _shortened(stream: Stream, lengths_B: Tensor) -> Stream:
+    places = torch.arange(stream.x_BND.shape[1], device=stream.x_BND.device)
+    mask_BN = places < lengths_B[:, None]
+    if stream.mask_BN is not None:
+        mask_BN = mask_BN & stream.mask_BN
+    return Stream(stream.x_BND, stream.grid, mask_BN)
