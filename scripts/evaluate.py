@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..configs.compose import readable_errors
+from ..configs.compose import apply_tiny, readable_errors
 from ..configs.errors import UserError, errors_as_one_line
 from ..training.resume import value_of
 from .evaluation_folder import asked_for, default_folder
@@ -30,7 +30,7 @@ usage: imtok evaluate model=DIR_OR_HUB_ID [data=NAME] [key=value ...]
   require=[rfid,lpips_vgg]  exit with an error if one of these could not be computed (after the report)
   out=DIR                   or hydra.run.dir=DIR. Default: the model's run folder for what the run itself measured,
                             RUN/evaluations/DATA-SPLIT for anything else, evaluation/MODEL for a model without a run
-  device=auto|cpu|cuda      debug=tiny: eight images and random weights, to see that everything works
+  device=auto|cpu|cuda      debug=tiny: few images, random weights, to see that everything works
 
 examples:
   imtok evaluate model=runs/quickstart/STAMP/tokenizer data=folder data.root=photos
@@ -52,9 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(argv: Sequence[str]) -> int:
+    from omegaconf import OmegaConf
+
     out_as_run_dir = value_of("hydra.run.dir", argv)
     argv = [word for word in argv if not word.startswith("hydra.run.dir=")]
     config = composed(argv)
+    if OmegaConf.select(config, "debug.sets"):
+        apply_tiny(config, argv)
+        config.max_images = min(config.max_images or 8, 8)
     from imtok.tokenizers.hub import find_folder, read_config
 
     if config.model is None:
@@ -65,12 +70,6 @@ def run(argv: Sequence[str]) -> int:
         config.data.image_size = square_size(exported["image"]["size"])
     run_dir = run_folder(folder)
     split = chosen_split(config, run_dir)
-    if config.debug == "tiny":
-        config.weights, config.max_images = "random", min(config.max_images or 8, 8)
-    elif config.debug is not None:
-        raise UserError(f"debug={config.debug}: tiny, or leave it out")
-
-    from omegaconf import OmegaConf
 
     from imtok.configs.instantiate import build
     from imtok.data.skipped import SkippedImages

@@ -61,6 +61,14 @@ def test_a_folder_that_nobody_trained_on_is_judged_whole(run_folder: Path, capsy
     assert len((folder / "skipped_images.txt").read_text().splitlines()) == 1
 
 
+def test_debug_tiny_is_quick_and_says_that_its_weights_are_random(run_folder: Path, tmp_path: Path) -> None:
+    words = [f"model={run_folder}", "data=folder", photos_of(run_folder), f"out={tmp_path / 'out'}", "device=cpu"]
+    assert main([*words, "debug=tiny", "data.eval_batch_size=3"]) == 0
+    results = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert results["num_images"] == 6 and results["image_size"] == [32, 32]  # the model's size, not tiny's
+    assert results["random_weights"] and "rfid" not in results
+
+
 @pytest.fixture
 def own_metrics(run_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     monkeypatch.setenv("IMTOK_CACHE", str(tmp_path / "cache"))
