@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         @hydra.main(version_base="1.3", config_path="pkg://imtok.configs", config_name="train")
         def task(cfg: DictConfig) -> None:
+            from contextlib import suppress
             from pathlib import Path
 
             hydra_config = HydraConfig.get()
@@ -58,10 +59,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             config = settle(cfg, given)
             from imtok.training.run import run
 
+            folder = Path(hydra_config.runtime.output_dir)
             try:
-                exit_codes.append(run(config, overrides=given, folder=Path(hydra_config.runtime.output_dir)))
+                exit_codes.append(run(config, overrides=given, folder=folder))
             except Exception as error:  # Hydra would print a line of its own above ours
                 failures.append(error)
+                with suppress(OSError):  # Hydra made it; nothing is in it where we refused to begin
+                    folder.rmdir()
 
         sys.argv = [sys.argv[0], *arguments]
         with readable_errors("train", overrides):

@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
     from imtok.training import checkpoint
 
     source = find_checkpoint(options.source.expanduser())
-    state = checkpoint.read(source)
+    state = checkpoint.read(source, named="")
     tokenizer, weights = build_from(state, options.weights, source)
     facts = {"experiment": state["config"].get("name"), "update": state["update"], "weights": weights}
     save_pretrained(tokenizer, options.out, facts=facts)

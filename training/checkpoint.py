@@ -4,7 +4,6 @@ Frozen networks of loss terms and discriminators (LPIPS, teachers) are left out:
 """
 
 import io
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,26 +68,35 @@ def write(path: Path, state: Mapping[str, Any]) -> None:
     write_atomically(path, lambda file: file.write(memory.getbuffer()))
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path, *, named: str = "ckpt_path=") -> dict[str, Any]:
+    """named: how the user gave the file, put before it in error lines."""
+    given = f"{named}{path}"
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
+        raise UserError(f"{given}: no such file; ckpt_path=last takes the newest run of the experiment") from None
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # torch raises whatever its unpickler stumbles over, with a page of advice
         raise UserError(
-            f"ckpt_path={path}: no such file; ckpt_path=last takes the newest run of the experiment"
-        ) from None
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise UserError(f"ckpt_path={path}: cannot be read ({str(error).splitlines()[0]}); is it cut off?") from error
+            f"{given}: cannot be read; it is cut off, or no checkpoint of imtok (those are RUN/checkpoints/*.ckpt)"
+        ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(
-            f"ckpt_path={path}: not a training checkpoint of imtok; init_from=DIR starts from an exported tokenizer"
+            f"{given}: not a training checkpoint of imtok; init_from=DIR starts from an exported tokenizer, "
+            "imtok import-weights reads the checkpoints of other projects"
+        )
+    if state["format_version"] > FORMAT_VERSION:
+        raise UserError(
+            f"{given}: written by imtok {state['versions']['imtok']}, newer than this one; pip install -U imtok"
         )
     return state
 
 
-def restore(
+def check_fits(
     training: "TokenizerTraining", state: Mapping[str, Any], *, source: Path, config: Mapping[str, Any]
 ) -> None:
-    """Fill in everything; another architecture is refused before anything has changed."""
+    """Another architecture is refused by the names that differ; changes nothing."""
     parts = {"tokenizer": dict(training.tokenizer.state_dict()), "losses": trained_state(training.losses)}
     parts["adversary"] = trained_state(training.adversary) if training.adversary is not None else {}
     problems = [p for name, own in parts.items() for p in _misfits(own, state[name] or {}, prefix=f"{name}.")]
@@ -98,6 +106,12 @@ def restore(
         why = f"; the YAML differs: {', '.join(keys[:4])}" if keys else ""
         raise UserError(f"ckpt_path={source}: the checkpoint is of another model: {shown}{why}")
 
+
+def restore(
+    training: "TokenizerTraining", state: Mapping[str, Any], *, source: Path, config: Mapping[str, Any]
+) -> None:
+    """Fill in everything; another architecture is refused before anything has changed."""
+    check_fits(training, state, source=source, config=config)
     for name, module in (
         ("tokenizer", training.tokenizer),
         ("losses", training.losses),

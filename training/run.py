@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from ..configs.instantiate import build
 from . import run_folder
-from .checkpoint import read, restore
+from .checkpoint import check_fits, read, restore
 from .csv_logger import CSVLogger
 from .ema import EMA
 from .factory import build_callbacks, build_loggers, build_trainer, build_training
@@ -23,6 +23,8 @@ def run(config: Mapping[str, Any], *, overrides: Sequence[str], folder: Path) ->
     checkpoint = Path(config["ckpt_path"]) if config["ckpt_path"] is not None else None
     state = read(checkpoint) if checkpoint is not None else None
     training = build_training(config, folder)
+    if state is not None:
+        check_fits(training, state, source=checkpoint, config=config)  # before anything is written
     loggers = build_loggers(config["logger"], folder)
     trainer = build_trainer(
         training.settings, loggers=loggers, callbacks=build_callbacks(config["callbacks"]), folder=folder

@@ -46,8 +46,8 @@ def test_nothing_to_export_is_one_line(tmp_path, run):
         main([str(tmp_path / "none"), "--out", str(tmp_path / "out")])
     with pytest.raises(UserError, match=r"checkpoints/last\.ckpt"):
         main([str(tmp_path), "--out", str(tmp_path / "out")])
-    (tmp_path / "bad.ckpt").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"bad\.ckpt"):
+    (tmp_path / "bad.ckpt").write_bytes(b"hello world")
+    with pytest.raises(UserError, match=rf"^{tmp_path}/bad\.ckpt: cannot be read"):
         main([str(tmp_path / "bad.ckpt"), "--out", str(tmp_path / "out")])
 
 
@@ -56,3 +56,10 @@ def test_ema_that_was_not_kept_is_refused(run, tmp_path):
     checkpoint.write(tmp_path / "last.ckpt", {**state, "ema": None})
     with pytest.raises(UserError, match="--weights raw"):
         main([str(tmp_path / "last.ckpt"), "--out", str(tmp_path / "out"), "--weights", "ema"])
+
+
+def test_a_checkpoint_of_another_architecture_is_refused_before_a_run_folder_exists(run, tmp_path):
+    words = ["debug=tiny", "tokenizer.quantizer.codebook_size=32", f"ckpt_path={run}/checkpoints/last.ckpt"]
+    with pytest.raises(UserError, match=r"another model.*codebook_size=64 there, 32 here"):
+        train(compose_config("train", words), overrides=words, folder=tmp_path / "new")
+    assert not (tmp_path / "new").exists()

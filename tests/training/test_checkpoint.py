@@ -82,8 +82,14 @@ def test_the_file_loads_without_pickled_code_and_a_torn_one_is_one_line(make_run
     file = run.folder / "checkpoints" / "last.ckpt"
     assert read(file)["update"] == 1  # weights_only=True inside
     torn = tmp_path / "torn.ckpt"
-    torn.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(UserError, match="cannot be read"):
+    text, bytes_ = b"these are my notes\n", file.read_bytes()
+    for content in (b"", text, b"KEY: 1\n", b"PK\x03\x04", bytes_[:1000], bytes_[: len(bytes_) // 2]):
+        torn.write_bytes(content)
+        with pytest.raises(UserError, match=r"^ckpt_path=.*torn\.ckpt: cannot be read; it is cut off") as caught:
+            read(torn)
+        assert len(str(caught.value)) < 300 and "\n" not in str(caught.value)
+    write(torn, read(file) | {"format_version": 99})
+    with pytest.raises(UserError, match="newer than this one"):
         read(torn)
 
 
