@@ -3,6 +3,8 @@
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 # fmt: off
 HYDRA_FLAGS = (
@@ -51,9 +53,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         @hydra.main(version_base="1.3", config_path="pkg://imtok.configs", config_name="train")
         def task(cfg: DictConfig) -> None:
-            from contextlib import suppress
-            from pathlib import Path
-
             hydra_config = HydraConfig.get()
             given = list(hydra_config.overrides.task)
             config = settle(cfg, given)

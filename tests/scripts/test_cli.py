@@ -76,3 +76,10 @@ def test_unknown_command_and_flag_are_one_line():
 
 def test_debug_gives_the_traceback():
     assert "Traceback" in imtok("trian", IMTOK_DEBUG="1").stderr
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path):
+    (tmp_path / "notes.ckpt").write_text("hello world")
+    done = imtok("train", "debug=tiny", f"ckpt_path={tmp_path}/notes.ckpt", f"hydra.run.dir={tmp_path}/run")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "notes.ckpt: cannot be read" in done.stderr
+    assert not (tmp_path / "run").exists()
