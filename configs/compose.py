@@ -3,18 +3,35 @@
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from .errors import UserError, did_you_mean, one_line
+from .value_types import check_values
 
 CONFIGS = "imtok.configs"
+# The settings that stand at the top of train.yaml and evaluate.yaml; those of a node are checked by the class it builds.
+TOP_LEVEL = {
+    "name": str,
+    "seed": int,
+    "weights": Literal["pretrained", "random"],
+    "init_from": str | Mapping[str, Any] | None,
+    "freeze": Sequence[str],
+    "ckpt_path": str | None,
+    "evaluate_after": bool,
+    "model": str | None,
+    "split": Literal["auto", "val", "all"],
+    "max_images": int | None,
+    "out": str | None,
+    "device": str,
+    "require": Sequence[str],
+}
 
 
 def compose_config(config_name: str = "train", overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -32,7 +49,17 @@ def settle(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
         apply_tiny(cfg, overrides)
     for key in sorted(OmegaConf.missing_keys(cfg)):
         raise UserError(f"{key}: needs a value, and nothing sets it: add {key}=...")
-    return OmegaConf.to_container(cfg, resolve=True)
+    config = OmegaConf.to_container(cfg, resolve=True)
+    check_top_level(config)
+    return config
+
+
+def check_top_level(config: Mapping[str, Any]) -> None:
+    check_values(config, TOP_LEVEL, key="")
+    if config["seed"] < 0:
+        raise UserError(f"seed={config['seed']}: 0 or more")
+    if config.get("max_images") is not None and config["max_images"] < 1:
+        raise UserError(f"max_images={config['max_images']}: 1 or more, null for all")
 
 
 def apply_tiny(cfg: DictConfig, overrides: Sequence[str]) -> None:

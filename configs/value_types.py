@@ -4,6 +4,8 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from .errors import UserError
+
 WANTED = {
     int: "a whole number",
     float: "a number",
@@ -39,6 +41,14 @@ def what_it_takes(annotation: Any, value: Any) -> str | None:
     if origin in (Mapping, dict) and not isinstance(value, Mapping):
         return "settings by name"
     return None
+
+
+def check_values(values: Mapping[str, Any], annotations: Mapping[str, Any], *, key: str) -> None:
+    """UserError for the first value that does not fit; `key` is the node's place in the YAML, empty at the top."""
+    for name, value in values.items():
+        wanted = what_it_takes(annotations.get(name, Any), value)
+        if wanted:
+            raise UserError(f"{key}.{name}={value}: {wanted}".removeprefix("."))
 
 
 def annotations_of(function: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..configs.compose import apply_tiny, readable_errors
+from ..configs.compose import apply_tiny, check_top_level, readable_errors
 from ..configs.errors import UserError, errors_as_one_line
 from ..training.resume import value_of
 from .evaluation_folder import asked_for, default_folder
@@ -60,6 +60,7 @@ def run(argv: Sequence[str]) -> int:
     if OmegaConf.select(config, "debug.sets"):
         apply_tiny(config, argv)
         config.max_images = min(config.max_images or 8, 8)
+    check_top_level({k: v for k, v in config.items() if not OmegaConf.is_dict(v)})
     from imtok.tokenizers.hub import find_folder, read_config
 
     if config.model is None:
@@ -160,8 +161,6 @@ def model_name(folder: Path) -> str:
 
 def chosen_split(config: "DictConfig", run_dir: Path | None) -> str:
     """Resolves `auto`; where the run recorded which images it held out of the same folder, that split is used."""
-    if config.split not in ("auto", "val", "all"):
-        raise UserError(f"split={config.split}: auto, val or all")
     root = config.data.get("root")
     recorded = run_dir / "split.json" if run_dir else None
     if root is not None and recorded is not None and recorded.is_file():

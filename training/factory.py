@@ -14,12 +14,16 @@ from lightning.pytorch.loggers import Logger
 
 from ..configs.errors import UserError, did_you_mean
 from ..configs.instantiate import build
+from ..configs.value_types import annotations_of, check_values
 from ..losses.weighted import WeightedLosses
+from .ema import EMA
 from .init_from import freeze_parts, init_from
 from .module import TokenizerTraining
+from .optimizers import build_optimizer, learning_rate
 from .precision import without_auto
 from .randomness import seed_everything
 from .settings import TrainerSettings
+from .stepper import optimized
 
 NEEDS = {"wandb": "wandb", "tensorboard": "tensorboard"}  # logger: package
 
@@ -61,6 +65,9 @@ def build_training(config: Mapping[str, Any], folder: Path) -> TokenizerTraining
         config=config,
     )
     training.arithmetic = arithmetic
+    for node, modules, key in optimized(training).values():  # a wrong setting is told before anything is written
+        build_optimizer(node, modules, key=key)
+        learning_rate(node.get("schedule"), total=settings.max_updates, key=f"{key}.schedule")
     return training
 
 
@@ -71,9 +78,10 @@ def check_ema(node: Mapping[str, Any] | None) -> None:
     for name in node:
         if name not in known:
             raise UserError(f"trainer.ema.{name}={node[name]}: no such setting; {did_you_mean(str(name), known)}")
+    check_values(node, annotations_of(EMA.__init__), key="trainer.ema")
     if not 0 <= node.get("decay", 0) < 1:
         raise UserError(f"trainer.ema.decay={node['decay']}: at least 0 and below 1; trainer.ema=null for none")
-    if not isinstance(node.get("every", 1), int) or node.get("every", 1) < 1:
+    if node.get("every", 1) < 1:
         raise UserError(f"trainer.ema.every={node['every']}: a number of updates, 1 or more")
 
 
@@ -151,8 +159,8 @@ def build_trainer(
     if strategy == "auto" and processes > 1:
         # Terms of weight 0 and a waiting adversary leave parameters without a gradient in some updates.
         strategy = "ddp_find_unused_parameters_true"
-    if strategy.startswith(("fsdp", "deepspeed")):
-        raise UserError(f"trainer.strategy={strategy}: parameters have to be whole here; use auto or ddp")
+    if strategy != "auto" and not strategy.startswith("ddp"):  # parameters have to be whole
+        raise UserError(f"trainer.strategy={strategy}: auto, or one of Lightning's that begin with ddp")
     _quiet_lightning()
     return Trainer(
         accelerator=accelerator,

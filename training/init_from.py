@@ -12,9 +12,7 @@ from .reporting import say
 
 def init_from(tokenizer: nn.Module, source: str | Mapping[str, Any]) -> None:
     """source: a folder or hub id (everything must fit), or {part: folder}; parts that are not named stay fresh."""
-    from safetensors.torch import load_file
-
-    from ..tokenizers.hub import WEIGHTS_FILE, check_state, find_folder, load_weights, read_config
+    from ..tokenizers.hub import WEIGHTS_FILE, check_state, find_folder, load_weights, read_config, read_weights
 
     def folder_of(name: str, key: str) -> Any:
         try:
@@ -28,15 +26,17 @@ def init_from(tokenizer: nn.Module, source: str | Mapping[str, Any]) -> None:
         load_weights(tokenizer, folder_of(source, "init_from") / WEIGHTS_FILE)
         say(f"init_from={source}: all {len(tokenizer.state_dict())} tensors loaded, none fresh")
         return
+    for part, name in source.items():
+        if not isinstance(name, str):
+            raise UserError(f"init_from.{part}={name}: a folder or hub id")
     own, loaded = tokenizer.state_dict(), set()
     for part, name in source.items():
         key = f"init_from.{part}"
         children = [n for n, _ in tokenizer.named_children()]
         if part.split(".")[0] not in children:
             raise UserError(f"{key}={name}: the tokenizer has no part {part!r}; {did_you_mean(part, children)}")
-        given = {
-            k: v for k, v in load_file(str(folder_of(name, key) / WEIGHTS_FILE)).items() if k.startswith(f"{part}.")
-        }
+        state = read_weights(folder_of(name, key) / WEIGHTS_FILE)
+        given = {k: v for k, v in state.items() if k.startswith(f"{part}.")}
         wanted = {k: v for k, v in own.items() if k.startswith(f"{part}.")}
         given = _adapted(tokenizer, part, given)
         check_state(wanted, given, source=f"{key}={name}")

@@ -1,7 +1,7 @@
 """From the `optimizer` node to an optimizer and its schedule over updates."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from ..configs.errors import UserError, did_you_mean
+from ..configs.value_types import annotations_of, check_values
 
 SHAPES = ("constant", "cosine", "linear", "step")
 KINDS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 OPTIONS = {"adam": ("betas", "eps"), "adamw": ("betas", "eps"), "sgd": ("momentum", "nesterov")}
+VALUES = {"betas": Sequence[float], "eps": float, "momentum": float, "nesterov": bool, "schedule": Mapping[str, Any] | None}
 NORMS = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
 
 
@@ -53,11 +55,12 @@ def learning_rate(node: Mapping[str, Any] | None, *, total: int, key: str) -> Le
             raise UserError(
                 f"{key}.{name}={node[name]}: a schedule has no such setting; {did_you_mean(str(name), names)}"
             )
+    check_values(node, annotations_of(LearningRate) | {"drops": Sequence[int]}, key=key)
     if node.get("shape", "constant") not in SHAPES:
         raise UserError(f"{key}.shape={node['shape']}: one of {', '.join(SHAPES)}")
     if node.get("shape") == "step" and not node.get("drops"):
         raise UserError(f"{key}.drops: shape=step needs the updates at which it drops, e.g. drops=[10000,20000]")
-    if not isinstance(node.get("warmup", 0), int) or node.get("warmup", 0) < 0:
+    if node.get("warmup", 0) < 0:
         raise UserError(f"{key}.warmup={node['warmup']}: a number of updates, 0 or more")
     if not 0 <= node.get("min_ratio", 0.0) <= 1:
         raise UserError(f"{key}.min_ratio={node['min_ratio']}: between 0 and 1, a share of lr")
@@ -67,7 +70,7 @@ def learning_rate(node: Mapping[str, Any] | None, *, total: int, key: str) -> Le
 def build_optimizer(node: Mapping[str, Any], modules: Iterable[nn.Module], *, key: str) -> torch.optim.Optimizer:
     """Over all parameters of `modules` that train; decay only where a weight multiplies something."""
     name = node.get("name", "adam")
-    if name not in KINDS:
+    if not isinstance(name, str) or name not in KINDS:
         raise UserError(f"{key}.name={name}: {did_you_mean(str(name), KINDS)}")
     known = ("name", "lr", "weight_decay", "schedule", *OPTIONS[name])
     # A swap of the optimizer leaves settings of the other one behind as null.
@@ -77,10 +80,11 @@ def build_optimizer(node: Mapping[str, Any], modules: Iterable[nn.Module], *, ke
             raise UserError(
                 f"{key}.{setting}={given[setting]}: {name} has no such setting; {did_you_mean(setting, known)}"
             )
+    check_values(given, VALUES, key=key)
     lr, decay = given.get("lr"), given.get("weight_decay", 0.0)
     if not isinstance(lr, (int, float)) or isinstance(lr, bool) or not lr > 0:
         raise UserError(f"{key}.lr={lr}: a number above 0 (YAML reads 1e-4 as text, 1.0e-4 as a number)")
-    if not isinstance(decay, (int, float)) or decay < 0:
+    if not isinstance(decay, (int, float)) or isinstance(decay, bool) or decay < 0:
         raise UserError(f"{key}.weight_decay={decay}: 0 or more")
     groups = parameter_groups(modules, weight_decay=decay)
     if not groups:
@@ -88,8 +92,13 @@ def build_optimizer(node: Mapping[str, Any], modules: Iterable[nn.Module], *, ke
     options = {k: given[k] for k in OPTIONS[name] if k in given}
     if "betas" in options:
         options["betas"] = tuple(options["betas"])
+        if len(options["betas"]) != 2:
+            raise UserError(f"{key}.betas={given['betas']}: two numbers, e.g. [0.9, 0.99]")
     fused = all(p.device.type in ("cuda", "cpu") for g in groups for p in g["params"])
-    return KINDS[name](groups, lr=lr, fused=fused, **options)
+    try:
+        return KINDS[name](groups, lr=lr, fused=fused, **options)
+    except ValueError as error:  # betas=[2, 0], eps=-1, nesterov without momentum: torch's words do for these
+        raise UserError(f"{key}: {name} refuses {options}: {error}") from error
 
 
 def parameter_groups(modules: Iterable[nn.Module], *, weight_decay: float) -> list[dict[str, Any]]:

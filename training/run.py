@@ -25,6 +25,8 @@ def run(config: Mapping[str, Any], *, overrides: Sequence[str], folder: Path) ->
     training = build_training(config, folder)
     if state is not None:
         check_fits(training, state, source=checkpoint, config=config)  # before anything is written
+    if config["evaluate_after"]:
+        build(config["protocol"], key="protocol")  # refused now and not after the training
     loggers = build_loggers(config["logger"], folder)
     trainer = build_trainer(
         training.settings, loggers=loggers, callbacks=build_callbacks(config["callbacks"]), folder=folder

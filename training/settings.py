@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ..configs.errors import UserError, did_you_mean
+from ..configs.value_types import annotations_of, check_values
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
@@ -41,6 +42,8 @@ class TrainerSettings:
         return cls(**{k: v for k, v in node.items() if k != "tiny"})
 
     def __post_init__(self) -> None:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        check_values(values, annotations_of(type(self)), key="trainer")
         for name, least in (
             ("max_updates", 1),
             ("checkpoint_every", 1),
@@ -52,16 +55,14 @@ class TrainerSettings:
             ("max_nonfinite", 1),
         ):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            if value < least:
                 raise UserError(f"trainer.{name}={value}: give a whole number, {least} or more")
         for name, allowed in (("precision", PRECISIONS), ("accelerator", ACCELERATORS)):
             if getattr(self, name) not in allowed:
                 raise UserError(f"trainer.{name}={getattr(self, name)}: one of {', '.join(allowed)}")
-        if not isinstance(self.compile, bool):
-            raise UserError(f"trainer.compile={self.compile}: true or false")
         if not isinstance(self.channels_last, bool) and self.channels_last != "auto":
             raise UserError(f"trainer.channels_last={self.channels_last}: auto, true or false")
-        if self.clip is not None and not (isinstance(self.clip, (int, float)) and self.clip > 0):
+        if self.clip is not None and not self.clip > 0:
             raise UserError(
                 f"trainer.clip={self.clip}: the largest gradient norm, above 0; null to leave gradients alone"
             )

@@ -1,9 +1,10 @@
 """One network's optimizer with what belongs to it: loss scale, clipping, learning rate."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .optimizers import LearningRate, build_optimizer, learning_rate
 
@@ -11,13 +12,20 @@ if TYPE_CHECKING:
     from .module import TokenizerTraining
 
 
-def build_steppers(training: "TokenizerTraining") -> dict[str, "Stepper"]:
-    """`generator`: the tokenizer and what loss terms train beside it; `adversary`: the discriminator, if any."""
-    nodes = {"generator": (training.optimizer_node, [training.tokenizer, training.losses], "optimizer")}
+def optimized(training: "TokenizerTraining") -> dict[str, tuple[Mapping[str, Any], list[nn.Module], str]]:
+    """{network: (its optimizer's node, what that trains, the node's key)}.
+
+    `generator`: the tokenizer and what loss terms train beside it; `adversary`: the discriminator, if any.
+    """
+    networks = {"generator": (training.optimizer_node, [training.tokenizer, training.losses], "optimizer")}
     if training.adversary is not None:
         own = training.adversary.optimizer
         node = training.optimizer_node if own is None else own
-        nodes["adversary"] = (node, [training.adversary], "optimizer" if own is None else "adversary.optimizer")
+        networks["adversary"] = (node, [training.adversary], "optimizer" if own is None else "adversary.optimizer")
+    return networks
+
+
+def build_steppers(training: "TokenizerTraining") -> dict[str, "Stepper"]:
     return {
         name: Stepper(
             optimizer=build_optimizer(node, modules, key=key),
@@ -25,7 +33,7 @@ def build_steppers(training: "TokenizerTraining") -> dict[str, "Stepper"]:
             clip=training.settings.clip,
             scaler=training.precision.scaler(),
         )
-        for name, (node, modules, key) in nodes.items()
+        for name, (node, modules, key) in optimized(training).items()
     }
 
 

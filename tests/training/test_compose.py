@@ -38,6 +38,11 @@ def test_tiny_reaches_what_depends_on_it():
         ("~sead", "sead: no such key; did you mean 'seed'"),
         ("seed=${nowhere}", "nowhere"),
         ("init_from=???", "init_from: needs a value"),
+        ("seed=x", "^seed=x: a whole number$"),
+        ("seed=-1", "^seed=-1: 0 or more$"),
+        ("weights=rand", "^weights=rand: one of pretrained, random$"),
+        ("freeze=encoder", "^freeze=encoder: a list"),
+        ("evaluate_after=perhaps", "^evaluate_after=perhaps: true or false$"),
     ],
 )
 def test_errors_name_the_key_in_one_line(override, said):

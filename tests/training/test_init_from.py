@@ -40,3 +40,12 @@ def test_what_does_not_fit_is_refused_by_name(make_tokenizer, tmp_path):
         init_from(make_tokenizer(0), str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="freeze: the tokenizer has no part 'quantiser'; did you mean 'quantizer'"):
         freeze_parts(make_tokenizer(0), ["quantiser"])
+
+
+def test_damaged_weights_are_one_line_for_a_part_as_for_the_whole(make_tokenizer, tmp_path):
+    make_tokenizer(0).save_pretrained(tmp_path / "source")
+    file = tmp_path / "source" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    for source in (str(tmp_path / "source"), {"encoder": str(tmp_path / "source")}):
+        with pytest.raises(UserError, match=r"model\.safetensors cannot be read .*damaged or cut off"):
+            init_from(make_tokenizer(0), source)
