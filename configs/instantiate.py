@@ -12,6 +12,7 @@ from typing import Any
 from .errors import UserError, did_you_mean
 from .value_types import annotations_of, what_it_takes
 
+PARTS = ("imtok.tokenizers.", "imtok.decoders.")  # where everything in an export is defined
 HELPER_KEYS = ("tiny",)  # read by debug=tiny, never an argument
 
 
@@ -33,15 +34,15 @@ def locate(target: str, *, key: str) -> type:
 
 
 def locate_trusted_module(target: str, *, key: str) -> type:
-    """Like `locate`, for configs that came with a checkpoint: only nn.Modules that imtok itself defines."""
+    """Like `locate`, for configs that came with a checkpoint: only nn.Modules that a tokenizer is made of."""
     from torch import nn
 
-    if not str(target).startswith("imtok."):
-        raise UserError(f"{key}._target_={target}: a loaded tokenizer may only name classes of imtok")
+    if not str(target).startswith(PARTS):
+        raise UserError(f"{key}._target_={target}: a loaded tokenizer may only name classes of {', '.join(PARTS)}")
     found = locate(target, key=key)
     # The class's own home counts, not the path written down: imtok.hub.os.system resolves as well.
-    if not (issubclass(found, nn.Module) and found.__module__.startswith("imtok.")):
-        raise UserError(f"{key}._target_={target}: not a module class of imtok, so it is not loaded")
+    if not (issubclass(found, nn.Module) and found.__module__.startswith(PARTS)):
+        raise UserError(f"{key}._target_={target}: not a module class of a tokenizer's parts, so it is not loaded")
     return found
 
 

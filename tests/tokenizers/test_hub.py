@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 import imtok
 from imtok.configs.errors import UserError
 from imtok.configs.instantiate import build
+from imtok.tokenizers import hub
 from imtok.tokenizers.hub import save_pretrained
 
 
@@ -56,6 +57,10 @@ def test_a_run_folder_works_too(folder) -> None:
         "torch.nn.Linear",
         "imtok.tokenizers.tokenizer.nn.Linear",
         "imtok.configs.errors.UserError",
+        "imtok.losses.lpips.LPIPS",  # a module of imtok, but no part of a tokenizer: it would look for weights
+        "imtok.losses.adversarial.patchgan.PatchGAN",
+        "imtok.training.module.TokenizerTraining",
+        "imtok.tokenizers.tokenizer.UserError",
     ],
 )
 @pytest.mark.parametrize("where", ["tokenizer", "encoder"])
@@ -65,6 +70,16 @@ def test_only_modules_of_imtok_are_built(folder, target: str, where: str) -> Non
         node["_target_"] = target
 
     edit_config(folder, change)
+    with pytest.raises(UserError, match="_target_"):
+        imtok.from_pretrained(folder)
+
+
+def test_an_old_class_path_is_renamed_before_it_is_judged(folder, monkeypatch) -> None:
+    old = "imtok.models.encoder.Encoder"
+    monkeypatch.setitem(hub.MOVED, old, "imtok.tokenizers.encoders.cnn.CNNEncoder")
+    edit_config(folder, lambda config: config["tokenizer"]["encoder"].update(_target_=old))
+    imtok.from_pretrained(folder)
+    monkeypatch.setitem(hub.MOVED, old, "os.system")
     with pytest.raises(UserError, match="_target_"):
         imtok.from_pretrained(folder)
 
