@@ -16,7 +16,7 @@ from torch import Tensor
 from .charts import curve_chart, histogram_chart, rank_chart
 from .curves import read_curves
 from .gallery import Picture
-from .rows import data_name, facts, metric_rows
+from .rows import data_name, facts, metric_rows, model_title
 
 GAIN = 4  # of the shown difference
 BADGE = '<span class="badge">random weights</span>'
@@ -24,7 +24,7 @@ BADGE = '<span class="badge">random weights</span>'
 
 def html_report(results: Mapping[str, Any], pictures: Mapping[str, Sequence[Picture]], *, run_dir: Path | None) -> str:
     model, data, made = results["model"], results["data"], results["provenance"]
-    title = str(model.get("name") or model["class"])
+    title = model_title(model)
     under = [
         f"<span><code>{escape(results['protocol']['label'])}</code></span>",
         f"<span>{results['num_images']:,} images of {escape(data_name(data))}</span>",

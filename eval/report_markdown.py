@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .rows import data_name, facts, metric_rows
+from .rows import data_name, facts, metric_rows, model_title
 
 
 def markdown_report(results: Mapping[str, Any]) -> str:
     model, label, n = results["model"], results["protocol"]["label"], results["num_images"]
-    lines = [f"# {model.get('name') or model['class']}", ""]
+    lines = [f"# {model_title(model)}", ""]
     lines += [f"Protocol `{label}`, {n:,} images of {data_name(results['data'])}.", ""]
     if results["random_weights"]:
         lines += [f"> **Random weights**: {', '.join(results['random_weights'])}. Marked numbers mean nothing.", ""]

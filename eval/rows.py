@@ -93,6 +93,14 @@ def data_name(data: Mapping[str, Any]) -> str:
     )
 
 
+def model_title(model: Mapping[str, Any]) -> str:
+    """What the report is of: the folder's name, with the experiment that its export knows."""
+    name, experiment = model.get("name"), model.get("experiment")
+    if not experiment or (name and str(experiment) in str(name)):
+        return str(name or model["class"])
+    return f"{experiment} ({name})" if name else str(experiment)
+
+
 def facts(results: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
     """Named lists of (what, value): model, data, protocol, provenance."""
     model, made = results["model"], results["provenance"]

@@ -12,6 +12,7 @@ from imtok.eval.charts import _nice_ticks, curve_chart, histogram_chart, rank_ch
 from imtok.eval.curves import MAX_POINTS, read_curves
 from imtok.eval.evaluate import evaluate
 from imtok.eval.protocol import Protocol
+from imtok.eval.rows import model_title
 from imtok.eval.rows import metric_rows
 
 VOID = {"meta", "img", "br", "line", "circle"}
@@ -118,3 +119,11 @@ def test_ticks_are_round_and_charts_survive_degenerate_data() -> None:
         curve_chart([("train", [(1, 2.0), (2, 2.0)])], x_label="u"),
     ):
         assert svg.startswith("<svg") and "nan" not in svg and "inf" not in svg.replace("info", "")
+
+
+def test_the_title_is_the_experiment_where_the_export_knows_it() -> None:
+    model = {"class": "Tokenizer"}
+    assert model_title(model) == "Tokenizer"
+    assert model_title(model | {"experiment": "exp"}) == "exp"  # the report at the end of a training
+    assert model_title(model | {"experiment": "exp", "name": "exp/2026-11-21"}) == "exp/2026-11-21"
+    assert model_title(model | {"experiment": "exp", "name": "photos"}) == "exp (photos)"
