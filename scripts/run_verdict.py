@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..configs.errors import UserError
+from ..training.health_limits import DATA_WAIT, DISCRIMINATOR_LOSS, GAN_WEIGHT, REMEDIES, USAGE
 
 
 @dataclass
@@ -65,11 +66,8 @@ def check_usage(m: Metrics) -> Line | None:
         return None
     now, best = tail(usage), max(usage)
     name, said = "codebook", f"{now:.1%} of the codes in use (best {best:.1%})"
-    remedy = (
-        "tokenizer/quantizer=ema_vq, tokenizer.quantizer.unit_length=true, tokenizer.quantizer.revive_below=0.1, "
-        "or a smaller tokenizer.quantizer.codebook_size"
-    )
-    if now < 0.1:
+    remedy = REMEDIES["usage"]
+    if now < USAGE:
         return Line(False, name, f"{said}: collapsed", remedy)
     if len(usage) >= 6 and now < 0.6 * best:
         return Line(False, name, f"{said}: falling", f"optimizer.lr lower, or {remedy}")
@@ -98,12 +96,12 @@ def check_gan_weight(m: Metrics) -> Line | None:
         return None
     now, first = tail(weight), head(weight)
     said = f"adaptive or fixed weight {now:.3g} (at first {first:.3g})"
-    if now > 1e3 or now > 50 * first:
+    if now > GAN_WEIGHT or now > 50 * first:
         return Line(
             False,
             "GAN weight",
             f"{said}: blown up",
-            "adversary.adaptive.maximum=10, or adversary.adaptive=null with adversary.weight=0.1",
+            REMEDIES["gan_weight"],
         )
     return Line(True, "GAN weight", said)
 
@@ -114,11 +112,8 @@ def check_discriminator(m: Metrics) -> Line | None:
         return None
     gap = tail(real) - tail(fake) if real and fake else 0.0
     said = f"loss {tail(loss):.3g}, logits of real and fake {gap:.2g} apart"
-    remedy = (
-        "adversary.lecam={_target_: imtok.losses.adversarial.lecam.LeCam, weight: 0.001}, a lower "
-        "adversary.optimizer.lr, or a later adversary.start"
-    )
-    if tail(loss) < 0.02:
+    remedy = REMEDIES["gan_discriminator"]
+    if tail(loss) < DISCRIMINATOR_LOSS:
         return Line(False, "discriminator", f"{said}: it has won, the generator learns nothing from it", remedy)
     if gap > 20:
         return Line(False, "discriminator", f"{said}: running away", remedy)
@@ -149,10 +144,8 @@ def check_loader(m: Metrics) -> Line | None:
     said = f"{tail(waiting):.0%} of the time waits for images"
     speed = m.of("train/images_per_second")
     said += f", {tail(speed):.1f} images/s" if speed else ""
-    if tail(waiting) > 0.3:
-        return Line(
-            False, "loading", said, "data.num_workers higher, pip install simplejpeg, or smaller files on a nearer disk"
-        )
+    if tail(waiting) > DATA_WAIT:
+        return Line(False, "loading", said, REMEDIES["data_wait"])
     return Line(True, "loading", said)
 
 
