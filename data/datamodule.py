@@ -118,6 +118,7 @@ class ImageData(LightningDataModule):
         return self._loader(dataset, images, complete=False, batch_size=self.eval_batch_size, shuffle=False)
 
     def _loader(self, dataset, images: Images, *, complete: bool, **how) -> ImageLoader:
+        images.prepare()
         workers = self._workers(images)
         return ImageLoader(
             dataset,

@@ -14,16 +14,20 @@ from .source import Images, Joined, Source, Splits
 
 
 class GeneratedList(Images):
-    """One split. Picture i depends on (seed, split, i) alone."""
+    """One split. Picture i depends on (seed, split, i) alone; the first one read has the whole split drawn."""
 
-    def __init__(self, *, recipe: Recipe, file: Path | None):
-        self.recipe, self.file = recipe, file
-        self.cached = file is not None
+    def __init__(self, *, recipe: Recipe, cached: bool, file: Path | None = None):
+        self.recipe, self.cached, self.file = recipe, cached, file
         self._pixels: np.memmap | None = None
         self._scene = lru_cache(maxsize=4096)(_draw_scene)
 
+    def prepare(self) -> None:
+        if self.cached and self.file is None:
+            self.file = cached_pictures(self.recipe)
+            self.cached = self.file is not None  # the disk has refused it
+
     def __getstate__(self) -> dict:  # a mapped file would travel to a spawned worker as all of its bytes
-        return {"recipe": self.recipe, "file": self.file}
+        return {"recipe": self.recipe, "cached": self.cached, "file": self.file}
 
     def __setstate__(self, state: dict) -> None:
         self.__init__(**state)
@@ -32,6 +36,7 @@ class GeneratedList(Images):
         return self.recipe.count
 
     def read(self, index: int, *, at_least: int | None = None) -> Tensor:
+        self.prepare()
         if self.file is None:
             return torch.from_numpy(self.recipe.picture(index))
         if self._pixels is None:
@@ -91,13 +96,7 @@ class GeneratedImages(Source):
         self.cache = cache
 
     def split_sources(self) -> Splits:
-        lists = {}
-        for split, recipe in self.recipes.items():
-            # Once the disk has refused a split, it is not asked again for the next one.
-            refused = any(done.file is None for done in lists.values())
-            lists[split] = GeneratedList(
-                recipe=recipe, file=cached_pictures(recipe) if self.cache and not refused else None
-            )
+        lists = {s: GeneratedList(recipe=recipe, cached=self.cache) for s, recipe in self.recipes.items()}
         return Splits(**lists, all=Joined(*lists.values()))
 
     def scenes(self, split: str = "val") -> list[Scene]:

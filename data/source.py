@@ -16,6 +16,9 @@ class Images(ABC):
     @abstractmethod
     def __len__(self) -> int: ...
 
+    def prepare(self) -> None:  # noqa: B027 (most lists are ready as they are)
+        """Called before a loader reads, ahead of its worker processes: what has to be there for `read`."""
+
     @abstractmethod
     def read(self, index: int, *, at_least: int | None = None) -> Tensor:
         """uint8 [3, H, W]; raises image_file.UnreadableImage. at_least as in image_file.read_image."""
@@ -63,7 +66,14 @@ class Joined(Images):
 
     def __init__(self, *parts: Images):
         self.parts = parts
-        self.cached = all(part.cached for part in parts)
+
+    @property
+    def cached(self) -> bool:
+        return all(part.cached for part in self.parts)
+
+    def prepare(self) -> None:
+        for part in self.parts:
+            part.prepare()
 
     def __len__(self) -> int:
         return sum(len(part) for part in self.parts)

@@ -113,7 +113,7 @@ def benchmark_train(settings: Mapping[str, str], overrides: Sequence[str]) -> di
     words = [*overrides, f"trainer.max_updates={rounds + 1}", f"data.batch_size={batch}", "trainer.accumulate=1"]
     words += [f"trainer.threads={whole_number(settings, 'threads', 1)}", "weights=random"]
     if not any(word.startswith("data=") for word in overrides):
-        words.append("data=generated")  # no data set is needed to measure
+        words += ["data=generated", f"data.count={(rounds + 1) * batch}"]  # no data set is needed to measure
     if "precision" in settings:
         words.append(f"trainer.precision={settings['precision']}")
     config = compose_config("train", words)

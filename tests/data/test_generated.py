@@ -11,6 +11,7 @@ import imtok.configs
 from imtok.configs.errors import UserError
 from imtok.configs.instantiate import build
 from imtok.data import generated_cache
+from imtok.data.datamodule import ImageData
 from imtok.data.generated import GeneratedImages
 from imtok.data.scenes import COLOURS, POSITIONS, SHAPES
 
@@ -46,7 +47,16 @@ def test_cached_equals_drawn_and_is_reused(cache, monkeypatch):
     assert torch.equal(pickle.loads(pickle.dumps(cached.train)).read(7), drawn.train.read(7))
     assert not [p for p in cache.iterdir() if p.name.startswith(".")]  # nothing unfinished is left
     monkeypatch.setattr(generated_cache, "_draw", lambda *_: pytest.fail("drawn again"))
-    GeneratedImages(image_size=32, count=70, val_count=5).split_sources()
+    GeneratedImages(image_size=32, count=70, val_count=5).split_sources().train.read(1)
+
+
+def test_a_split_is_drawn_when_it_is_first_read(cache):
+    data = ImageData(source=GeneratedImages(image_size=32, count=10**9, val_count=3), image_size=32, num_workers=0)
+    data.describe()
+    assert not cache.exists()
+    batch = next(iter(data.val_loader()))  # what `imtok evaluate data=generated` reads
+    assert len(batch["image"]) == 3 and [p.name for p in cache.iterdir() if p.is_dir()][0].startswith("val_")
+    assert not any(p.name.startswith("train") for p in cache.iterdir())
 
 
 @pytest.mark.parametrize("damage", ["truncate", "overwrite", "facts", "no_facts"])
@@ -74,9 +84,10 @@ def test_without_a_disk_pictures_are_drawn_each_time(tmp_path, monkeypatch, trou
         monkeypatch.setattr(generated_cache.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        splits = GeneratedImages(image_size=32, count=4, val_count=2).split_sources()
+        val = GeneratedImages(image_size=32, count=4, val_count=2).split_sources().val
+        assert val.read(0).shape == val.read(1).shape == (3, 32, 32)
     assert len(caught) == 1 and "IMTOK_CACHE" in str(caught[0].message)
-    assert not splits.train.cached and splits.val.read(1).shape == (3, 32, 32)
+    assert not val.cached
 
 
 def test_what_is_said_can_be_seen(sample):
