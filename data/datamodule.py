@@ -12,11 +12,11 @@ from .loading import EvalImages, ImageLoader, TrainImages, collate
 from .range import to_model_range
 from .sampling import EpochOrder, TrainBatches
 from .source import Images, Source, Splits
-from .transforms import AdmCentreCrop, Crop
+from .transforms import CROPS, AdmCentreCrop, Crop
 
 
 class ImageData(LightningDataModule):
-    """source: where pictures come from. train_crop / val_crop: null is the ADM centre crop.
+    """source: where pictures come from. train_crop / val_crop: a name of CROPS, a Crop; null is the ADM centre crop.
 
     Sample s of training (0, 1, 2 ...) is an image of a permutation seeded by (seed, s // len_train), its augmentation
     seeded by (seed, s): nothing depends on the number of workers, and a run resumes exactly where it stopped.
@@ -43,8 +43,8 @@ class ImageData(LightningDataModule):
         batch_size: int = 32,
         eval_batch_size: int | None = None,
         num_workers: int | str = "auto",
-        train_crop: Crop | None = None,
-        val_crop: Crop | None = None,
+        train_crop: Crop | str | None = None,
+        val_crop: Crop | str | None = None,
         flip: bool = True,
         seed: int = 0,
     ):
@@ -58,9 +58,12 @@ class ImageData(LightningDataModule):
                 raise UserError(f"data.{key}={value}: a whole number of at least 1")
         if num_workers != "auto" and (not isinstance(num_workers, int) or num_workers < 0):
             raise UserError(f"data.num_workers={num_workers}: auto, or a whole number of at least 0")
-        for key, crop in (("train_crop", train_crop), ("val_crop", val_crop)):
+        crops = {"train_crop": train_crop, "val_crop": val_crop}
+        for key, crop in crops.items():
+            if isinstance(crop, str) and crop in CROPS:
+                crop = crops[key] = CROPS[crop](size=image_size)
             if crop is not None and not isinstance(crop, Crop):
-                raise UserError(f"data.{key}={crop}: no _target_ says which crop; imtok.data.transforms.AdmRandomCrop")
+                raise UserError(f"data.{key}={crop}: give {', '.join(CROPS)}, or {{_target_: ..., size: ...}}")
             if crop is not None and crop.size != image_size:
                 raise UserError(
                     f"data.{key}.size={crop.size}, but data.image_size={image_size}; leave size: ${{data.image_size}}"
@@ -68,8 +71,8 @@ class ImageData(LightningDataModule):
         self.source, self.image_size, self.seed, self.flip = source, image_size, seed, flip
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.num_workers = num_workers
-        self.train_crop = train_crop or AdmCentreCrop(size=image_size)
-        self.val_crop = val_crop or AdmCentreCrop(size=image_size)
+        self.train_crop = crops["train_crop"] or AdmCentreCrop(size=image_size)
+        self.val_crop = crops["val_crop"] or AdmCentreCrop(size=image_size)
         self._splits: Splits | None = None
 
     @property

@@ -186,3 +186,12 @@ class RandomResizedCrop(Crop):
 
 def random_flip(image: Tensor, generator: Generator) -> Tensor:
     return image.flip(-1) if _uniform(generator) < 0.5 else image
+
+
+# What `data.train_crop=NAME` means, each with its default settings.
+CROPS: dict[str, type[Crop]] = {
+    "adm_random": AdmRandomCrop,
+    "random_resized": RandomResizedCrop,
+    "adm_centre": AdmCentreCrop,
+    "centre": CentreCrop,
+}

@@ -5,7 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
+from imtok.configs.compose import compose_config
 from imtok.configs.errors import UserError
+from imtok.configs.instantiate import build
 from imtok.data import datamodule
 from imtok.data.datamodule import ImageData
 from imtok.data.folder import FolderImages
@@ -173,3 +175,29 @@ def test_absent_sets_say_what_to_do(tmp_path, kind):
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match=r"data.root is not set"):
         kind(root=None)
+
+
+@pytest.mark.parametrize("data", ["generated", "folder", "imagenet", "imagenette", "cifar10"])
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("adm_random", "ADM random crop 24 of a short side in 24..30"),
+        ("random_resized", "random resized crop 24, area 0.2..1"),
+        ("centre", "centre crop (bicubic) 24"),
+        ("adm_centre", "ADM centre crop (box halving, bicubic) 24"),
+    ],
+)
+def test_a_crop_is_chosen_by_its_name(data, name, says, tmp_path):
+    words = [f"data={data}", f"data.train_crop={name}", "data.image_size=24"]
+    words += [f"data.root={tmp_path}"] if data != "generated" else []
+    module = build(compose_config("train", words)["data"], key="data")
+    assert module.train_crop.describe() == says
+    for height, width in ((24, 99), (57, 31)):
+        picture = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
+        assert module.train_crop(picture, torch.Generator().manual_seed(0)).shape == (3, 24, 24)
+
+
+def test_an_unknown_crop_is_refused_with_the_names():
+    config = compose_config("train", ["data=generated", "data.train_crop=random_resize"])
+    with pytest.raises(UserError, match=r"data\.train_crop=random_resize: .*adm_random, random_resized"):
+        build(config["data"], key="data")
