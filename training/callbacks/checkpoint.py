@@ -26,9 +26,11 @@ class Checkpoint(Callback):
         self.asked_by: int | None = None
         self.previous: dict[int, Any] = {}
         self.saved_at = -1
+        self.written_at: int | None = None  # the update of the newest file that is whole
 
     def on_train_start(self, trainer: Trainer, training: TokenizerTraining) -> None:
         self.saved_at = -1
+        self.written_at = training.update or None  # a run that goes on has the file it came from
         # Not earlier: Lightning puts up its own handlers until here, and would raise in the middle of an update.
         if threading.current_thread() is threading.main_thread():
             self.previous = {number: signal.signal(number, self._ask) for number in SIGNALS}
@@ -68,10 +70,13 @@ class Checkpoint(Callback):
                     old.unlink()
             else:
                 write(folder / "last.ckpt", state)
+            self.written_at = training.update
         except OSError as error:
             training.failed_writes += 1
+            good = "there is no earlier one" if self.written_at is None else f"that of update {self.written_at} is good"
             say(
-                f"the checkpoint of update {training.update} could not be written, training goes on: {one_line(error)}",
+                f"the checkpoint of update {training.update} could not be written ({good}), training goes on: "
+                f"{one_line(error)}",
                 error=True,
             )
 
