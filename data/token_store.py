@@ -8,7 +8,6 @@ A shard's .json is written after its .npy, each by rename, so that a shard with 
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from ..configs.errors import UserError
 from ..tokenizers.types import IndexSegment
+from ..training.atomic_file import write_atomically, write_text
 
 FORMAT = "imtok-tokens"
 FORMAT_VERSION = 1
@@ -91,9 +91,7 @@ class Shard:
 
 
 def write_json(path: Path, value: Any) -> None:
-    draft = path.with_name(f".{path.name}.writing")
-    draft.write_text(json.dumps(value, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(draft, path)
+    write_text(path, json.dumps(value, ensure_ascii=False) + "\n")
 
 
 class TokenWriter:
@@ -126,7 +124,7 @@ class TokenWriter:
     @staticmethod
     def clear(folder: Path) -> None:
         """Remove what a TokenWriter wrote, and nothing else."""
-        for pattern in ("tokens_*.npy", "tokens_*.json", "begun.json", "index.json", ".*.writing"):
+        for pattern in ("tokens_*.npy", "tokens_*.json", "begun.json", "index.json", ".writing_*"):
             for path in folder.glob(pattern):
                 path.unlink()
 
@@ -156,10 +154,8 @@ class TokenWriter:
         if self.open.inputs == 0:
             return
         if self.rows:
-            draft = self.folder / f".{self.open.file}.writing"
-            with draft.open("wb") as file:
-                np.save(file, np.concatenate(self.rows))
-            os.replace(draft, self.folder / self.open.file)
+            rows = np.concatenate(self.rows)
+            write_atomically(self.folder / self.open.file, lambda file: np.save(file, rows))
         write_json((self.folder / self.open.file).with_suffix(".json"), asdict(self.open))
         self.shards.append(self.open)
         self.open, self.rows = Shard(self._next_file(), [], []), []

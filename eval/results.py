@@ -1,12 +1,11 @@
 """From sums to metrics.json: names that cannot be mistaken, a reason for everything absent, and warnings."""
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..training.atomic_file import write_text
 from .meters import Meters
 from .networks import Networks
 from .protocol import Protocol
@@ -107,19 +106,6 @@ def _add_codebook(results: dict, meters: Meters, wanted: Sequence[str], image_si
 def write_json(results: Mapping[str, Any], file: Path) -> None:
     """Whole or not at all."""
     write_text(file, json.dumps(results, indent=2, allow_nan=False) + "\n")
-
-
-def write_text(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8", suffix=".part") as draft:
-        try:
-            draft.write(text)
-            draft.flush()
-        except OSError as error:
-            os.unlink(draft.name)
-            raise OSError(error.errno, error.strerror, str(file)) from error
-    os.chmod(draft.name, 0o644)  # temporary files are born private
-    os.replace(draft.name, file)
 
 
 def check_writable(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from ..configs.errors import UserError
 from .arguments import Arguments, add_device, find_device, positive
@@ -22,6 +23,33 @@ def picture_names(keys: Sequence[str]) -> list[str]:
     for name in short:
         taken[name.lower()] = taken.get(name.lower(), 0) + 1  # some file systems ignore case
     return [name if taken[name.lower()] == 1 else f"{key}.png" for key, name in zip(keys, short, strict=True)]
+
+
+def check_layout(store: Any, tokenizer: Any, given: str) -> None:
+    """Tokens of another model may have another shape (--force)."""
+    from imtok.data.token_store import Packing
+
+    wanted, found = Packing.of(tokenizer.index_layout(store.image_size)).streams, store.packing.streams
+    if wanted != found:
+        raise UserError(f"{given} holds tokens of shape {found}, --model reads {wanted}; --force cannot bridge that")
+
+
+def check_range(indices: Any, tokenizer: Any, size: tuple[int, int], given: str) -> None:
+    """Before the decoder looks them up, which ends in a traceback or, on CUDA, in a broken device."""
+    parts = indices if isinstance(indices, dict) else None
+    at = 0
+    for segment in tokenizer.index_layout(size):
+        if parts is None:
+            block, at = indices[:, at : at + segment.length], at + segment.length
+        else:
+            block = parts[segment.stream]
+        for column, entries in enumerate(segment.vocabulary):
+            largest = int(block[..., column].max())
+            if largest >= entries:
+                raise UserError(
+                    f"{given} holds the token {largest}, --model has {entries} codes (0 to {entries - 1}); "
+                    "decode with the model that made the tokens"
+                )
 
 
 def main(argv: Sequence[str]) -> int:
@@ -52,6 +80,7 @@ def main(argv: Sequence[str]) -> int:
             "or --force"
         )
     size = store.image_size
+    check_layout(store, tokenizer, str(options.tokens))
     names = dict(zip(store.keys, picture_names(store.keys), strict=True))
     total = min(len(store), options.limit or len(store))
     done = 0
@@ -64,6 +93,7 @@ def main(argv: Sequence[str]) -> int:
             if store.packing.joined
             else {k: v.to(tokenizer.device) for k, v in indices.items()}
         )
+        check_range(indices, tokenizer, size, str(options.tokens))
         pictures = to_uint8(tokenizer.detokenize(indices, image_size=size)).permute(0, 2, 3, 1).cpu().numpy()
         for key, picture in list(zip(keys, pictures, strict=True))[: total - done]:
             path = options.out / names[key]

@@ -1,5 +1,6 @@
 """`imtok encode` and `imtok decode` against tokenizer.reconstruct on the same pictures."""
 
+import errno
 import json
 
 import numpy as np
@@ -16,6 +17,7 @@ from imtok.scripts import decode, encode
 from imtok.scripts.decode import picture_names
 from imtok.tokenizers.hub import from_pretrained
 from imtok.tokenizers.types import IndexSegment
+from imtok.training import atomic_file
 
 
 def run_encode(pictures, model, out, *more):
@@ -167,3 +169,39 @@ def test_a_hostile_or_damaged_index_is_one_line_and_writes_nothing(change, pictu
     with pytest.raises(ValueError):  # foreseen: the command prints it as one line
         decode.main([str(tmp_path / "tokens"), "--model", str(model), "--out", str(tmp_path / "a" / "out")])
     assert not (tmp_path / "a").exists() and not list(tmp_path.glob("**/out.png"))
+
+
+def test_forced_tokens_that_the_model_has_no_codes_for_are_one_line(pictures, model, tmp_path):
+    run_encode(pictures, model, tmp_path / "tokens")
+    file = tmp_path / "tokens" / "tokens_00000.npy"
+    rows = np.load(file)
+    rows[2, 5] = 32
+    np.save(file, rows)
+    words = [str(tmp_path / "tokens"), "--model", str(model), "--out", str(tmp_path / "out")]
+    with pytest.raises(UserError, match=r"holds the token 32, --model has 32 codes \(0 to 31\)"):
+        decode.main(words)
+    assert not (tmp_path / "out").exists()
+    index = tmp_path / "tokens" / "index.json"
+    facts = json.loads(index.read_text())
+    index.write_text(json.dumps(facts | {"image_size": [64, 64]}))
+    with pytest.raises(UserError, match="--force cannot bridge that"):
+        decode.main([*words, "--force"])
+
+
+@pytest.mark.parametrize("full_at", [1, 2, 3, 4])
+def test_a_full_disk_leaves_nothing_half_written_and_encode_goes_on(pictures, model, tmp_path, monkeypatch, full_at):
+    calls, sync = [], atomic_file.os.fsync
+
+    def fsync(handle):
+        calls.append(handle)
+        if len(calls) >= full_at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(handle)
+
+    monkeypatch.setattr(atomic_file.os, "fsync", fsync)
+    with pytest.raises(OSError, match="No space"):
+        run_encode(pictures, model, tmp_path / "tokens")
+    assert not [p.name for p in (tmp_path / "tokens").iterdir() if p.name.startswith(".")]
+    monkeypatch.setattr(atomic_file.os, "fsync", sync)
+    run_encode(pictures, model, tmp_path / "tokens")
+    assert len(TokenStore(tmp_path / "tokens")) == 7
