@@ -1,15 +1,13 @@
 """What the numbers were made with."""
 
 import platform
-import subprocess
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from .. import __version__
+from ..training.run_folder import git_facts, package_version
 
 PACKAGES = ("torch", "torchvision", "torch-fidelity", "torchmetrics", "numpy")
 
@@ -18,28 +16,18 @@ def provenance(device: torch.device) -> dict:
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "imtok": __version__,
-        "git": git_revision(Path(__file__).parent),
+        "git": git_revision(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: package_version(name) for name in PACKAGES},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "precision": "float32, TF32 off; moments float64",
     }
 
 
-def git_revision(folder: Path) -> str | None:
-    """Short hash, with `+changes` when the working tree differs; None outside a repository."""
-    try:
-        command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=8", "--dirty=+changes", "--exclude=*"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip() or None
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+def git_revision() -> str | None:
+    """Short hash, with `+changes` when the working tree differs; None for an installed wheel."""
+    facts = git_facts()
+    return facts and facts["commit"][:8] + ("+changes" if facts["changed"] else "")
 
 
 def model_facts(tokenizer: nn.Module) -> dict:
