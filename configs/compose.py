@@ -16,7 +16,7 @@ from .errors import UserError, did_you_mean, one_line
 from .value_types import check_values
 
 CONFIGS = "imtok.configs"
-# The settings that stand at the top of train.yaml and evaluate.yaml; those of a node are checked by the class it builds.
+# The settings at the top of train.yaml and evaluate.yaml; those of a node are checked by the class it builds.
 TOP_LEVEL = {
     "name": str,
     "seed": int,

@@ -14,7 +14,13 @@ from ..configs.value_types import annotations_of, check_values
 SHAPES = ("constant", "cosine", "linear", "step")
 KINDS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 OPTIONS = {"adam": ("betas", "eps"), "adamw": ("betas", "eps"), "sgd": ("momentum", "nesterov")}
-VALUES = {"betas": Sequence[float], "eps": float, "momentum": float, "nesterov": bool, "schedule": Mapping[str, Any] | None}
+VALUES = {
+    "betas": Sequence[float],
+    "eps": float,
+    "momentum": float,
+    "nesterov": bool,
+    "schedule": Mapping[str, Any] | None,
+}
 NORMS = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
 
 
@@ -80,7 +86,7 @@ def build_optimizer(node: Mapping[str, Any], modules: Iterable[nn.Module], *, ke
             raise UserError(
                 f"{key}.{setting}={given[setting]}: {name} has no such setting; {did_you_mean(setting, known)}"
             )
-    check_values(given, VALUES, key=key)
+    check_values(given, VALUES | {"schedule": Mapping[str, Any]}, key=key)
     lr, decay = given.get("lr"), given.get("weight_decay", 0.0)
     if not isinstance(lr, (int, float)) or isinstance(lr, bool) or not lr > 0:
         raise UserError(f"{key}.lr={lr}: a number above 0 (YAML reads 1e-4 as text, 1.0e-4 as a number)")

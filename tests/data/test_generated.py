@@ -55,7 +55,7 @@ def test_a_split_is_drawn_when_it_is_first_read(cache):
     data.describe()
     assert not cache.exists()
     batch = next(iter(data.val_loader()))  # what `imtok evaluate data=generated` reads
-    assert len(batch["image"]) == 3 and [p.name for p in cache.iterdir() if p.is_dir()][0].startswith("val_")
+    assert len(batch["image"]) == 3 and next(p.name for p in cache.iterdir() if p.is_dir()).startswith("val_")
     assert not any(p.name.startswith("train") for p in cache.iterdir())
 
 

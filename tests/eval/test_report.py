@@ -12,8 +12,7 @@ from imtok.eval.charts import _nice_ticks, curve_chart, histogram_chart, rank_ch
 from imtok.eval.curves import MAX_POINTS, read_curves
 from imtok.eval.evaluate import evaluate
 from imtok.eval.protocol import Protocol
-from imtok.eval.rows import model_title
-from imtok.eval.rows import metric_rows
+from imtok.eval.rows import metric_rows, model_title
 
 VOID = {"meta", "img", "br", "line", "circle"}
 

@@ -1,4 +1,4 @@
-"""A value of the wrong kind, at any key of the usual nodes, is one line that names the key, before anything is written."""
+"""A value of the wrong kind, at any usual key, is one line that names the key, before anything is written."""
 
 from collections.abc import Iterator
 from pathlib import Path
