@@ -32,8 +32,11 @@ def git_revision() -> str | None:
 
 def model_facts(tokenizer: nn.Module) -> dict:
     """Sizes that the module itself knows; the export's own facts come beside them."""
+    draws = getattr(getattr(tokenizer, "quantizer", None), "stochastic", False)
     return {
         "class": type(tokenizer).__name__,
+        # None where there is nothing to say: the report leaves it out.
+        "quantizer": "stochastic: it draws in eval mode too, so numbers vary from run to run" if draws else None,
         "parameters": sum(p.numel() for p in tokenizer.parameters()),
         "parameters_by_part": {
             name: sum(p.numel() for p in part.parameters()) for name, part in tokenizer.named_children()

@@ -96,7 +96,7 @@ def data_name(data: Mapping[str, Any]) -> str:
 def model_title(model: Mapping[str, Any]) -> str:
     """What the report is of: the folder's name, with the experiment that its export knows."""
     name, experiment = model.get("name"), model.get("experiment")
-    if not experiment or (name and str(experiment) in str(name)):
+    if not experiment or (name and str(experiment) in str(name).split("/")):
         return str(name or model["class"])
     return f"{experiment} ({name})" if name else str(experiment)
 
@@ -104,7 +104,7 @@ def model_title(model: Mapping[str, Any]) -> str:
 def facts(results: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
     """Named lists of (what, value): model, data, protocol, provenance."""
     model, made = results["model"], results["provenance"]
-    codebook = model["codebook_size"]
+    codebook = model["codebook_size"] or ("none, a continuous bottleneck",)
     model_rows = [
         ("size", " x ".join(str(s) for s in model["image_size"]) + " pixels"),
         ("parameters", f"{model['parameters']:,}"),

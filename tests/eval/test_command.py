@@ -157,3 +157,27 @@ def test_help_needs_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "protocol=NAME" in done.stdout and "tok_eval_v1" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "says"),
+    [
+        ("gumbel_vq.GumbelVQ", {"codebook_size": 16, "sample_in_eval": True}, "quantizer: stochastic"),
+        ("kl.KL", {"sample_in_eval": True}, "quantizer: stochastic"),
+        ("identity.Identity", {}, "codebook: none, a continuous bottleneck"),
+    ],
+)
+def test_stochastic_and_continuous_models_are_judged_and_said_to_be_so(name, settings, says, tmp_path) -> None:
+    tokenizer = Tokenizer(
+        image_size=32,
+        encoder={"_target_": "imtok.tokenizers.encoders.cnn.CNNEncoder", "dim": 4, **SMALL},
+        quantizer={"_target_": f"imtok.tokenizers.quantizers.{name}", **settings},
+        decoder={"_target_": "imtok.decoders.cnn.CNNDecoder", **SMALL},
+    )
+    model = save_pretrained(tokenizer, tmp_path / "model", facts={"experiment": "exp"})
+    words = [f"model={model}", "data=generated", "data.val_count=3", f"out={tmp_path / 'out'}", "debug=tiny", *QUIET]
+    assert main(words) == 0
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert report.startswith("# exp (model)") and says in report
+    results = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert ("usage" in results) == ("codebook" not in results["not_computed"]) == name.startswith("gumbel")
