@@ -14,14 +14,14 @@ def import_open_clip() -> ModuleType:
 
 
 def create_model(model: str, *, tag: str | None, weights: str, image_size: int | None = None) -> nn.Module:
-    """The whole model, fp32 on the CPU; without a tag its weights are drawn, which open_clip only logs."""
+    """`.visual` and `.text`, fp32 on the CPU; without a tag the weights are drawn, which open_clip only logs."""
     open_clip = import_open_clip()
     if open_clip.get_model_config(model) is None:
         raise ValueError(f"model={model}: open_clip knows no such model; open_clip.list_models() lists them")
     if weights == "pretrained" and tag not in (known := open_clip.list_pretrained_tags_by_model(model)):
         raise ValueError(f"tag={tag}: open_clip has no such weights of {model}; known: {', '.join(known) or 'none'}")
     try:
-        return open_clip.create_model(model, pretrained=tag, force_image_size=image_size)
+        return open_clip.create_model(model, pretrained=tag, force_image_size=image_size, force_custom_text=True)
     except Exception as error:  # the hub client raises a dozen unrelated types
         if weights != "pretrained":
             raise

@@ -36,7 +36,9 @@ class TimmTeacher(SemanticTeacher):
 
         if not timm.is_model(model):
             near = timm.list_models(f"{model.split('_')[0]}*")[:3]
-            raise ValueError(f"model={model}: timm knows no such model; e.g. {', '.join(near) or 'vit_base_patch16_224'}")
+            raise ValueError(
+                f"model={model}: timm knows no such model; e.g. {', '.join(near) or 'vit_base_patch16_224'}"
+            )
         options = {"num_classes": 0} | dict(model_args or {})
         try:
             with torch.random.fork_rng(devices=[]):
@@ -54,7 +56,9 @@ class TimmTeacher(SemanticTeacher):
         described = self.network.feature_info
         described = described if isinstance(described, list) else described.info
         if not -len(described) <= layer < len(described):
-            raise ValueError(f"layer={layer}: {model} has layers 0 to {len(described) - 1} (or -{len(described)} to -1)")
+            raise ValueError(
+                f"layer={layer}: {model} has layers 0 to {len(described) - 1} (or -{len(described)} to -1)"
+            )
         self.layer, self.final_norm = layer % len(described), final_norm
         self.tokens_dim = int(described[layer]["num_chs"])
         self.pooled_dim = int(getattr(self.network, "head_hidden_size", self.network.num_features))
