@@ -61,7 +61,8 @@ class Reading:
             known = ["main"] if isinstance(part, int) else list(part)
         if self.name in known:
             return None
-        return f".term.reads={self.kind}.{self.name}: the tokenizer has no such {self.kind}; {did_you_mean(self.name, known)}"
+        there = did_you_mean(self.name, known)
+        return f".term.reads={self.kind}.{self.name}: the tokenizer has no such {self.kind}; {there}"
 
 
 def as_stream(x: Tensor) -> Stream:
