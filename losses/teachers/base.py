@@ -15,6 +15,10 @@ from ...tokenizers.types import Grid
 from ..pretrained_file import read_state_dict
 
 
+class NoWeights(Exception):
+    """Weights that are neither here nor to be had; NamedTeachers tells it with the teacher's name."""
+
+
 @dataclass
 class TeacherFeatures:
     """Prefix tokens (class, registers) are never among the tokens."""
@@ -41,7 +45,7 @@ class SemanticTeacher(nn.Module, ABC):
             raise ValueError(f"interpolation={interpolation}: give bicubic or bilinear")
         if weights not in ("pretrained", "random") and not Path(weights).expanduser().is_file():
             remedy = f"make it with: {made_by}" if made_by else "give pretrained, random, or the path of a state dict"
-            raise ValueError(f"weights={weights}: no such file; {remedy}")
+            raise NoWeights(f"weights={weights}: no such file; {remedy}")
         self.weights, self.interpolation = weights, interpolation
         self._seen: weakref.ref | None = None
         self._features: TeacherFeatures | None = None

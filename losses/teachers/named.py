@@ -3,17 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ...configs.errors import UserError, did_you_mean
+from ...configs.errors import MissingWeights, UserError, did_you_mean
 from ...configs.instantiate import build
-from .base import SemanticTeacher
+from .base import NoWeights, SemanticTeacher
 
 
 class NamedTeachers:
     """nodes: {name: node} of the YAML; `key` prefixes names in error lines."""
 
-    def __init__(self, nodes: Mapping[str, Any] | None = None, *, key: str = "teacher") -> None:
+    def __init__(self, nodes: Mapping[str, Any] | None = None, *, key: str = "teacher", trusted: bool = True) -> None:
         self.nodes = {name: dict(node) for name, node in (nodes or {}).items() if node is not None}
-        self.key = key
+        self.key, self.trusted = key, trusted
         self._built: dict[str, SemanticTeacher] = {}
 
     def get(self, name: str, *, asked_by: str) -> SemanticTeacher:
@@ -22,7 +22,10 @@ class NamedTeachers:
             there = did_you_mean(name, self.nodes) if self.nodes else "none is selected"
             raise UserError(f"{asked_by}={name}: no such teacher; {there} (teacher=[{name}] selects one)")
         if name not in self._built:
-            found = build(self.nodes[name], key=f"{self.key}.{name}")
+            try:
+                found = build(self.nodes[name], key=f"{self.key}.{name}", trusted=self.trusted)
+            except NoWeights as error:  # only here the teacher's name is known
+                raise MissingWeights(f"{self.key}.{name}.{error}") from error
             if not isinstance(found, SemanticTeacher):
                 raise UserError(f"{self.key}.{name}._target_={self.nodes[name]['_target_']}: not a SemanticTeacher")
             self._built[name] = found

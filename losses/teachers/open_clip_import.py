@@ -4,6 +4,8 @@ from types import ModuleType
 
 from torch import nn
 
+from .base import NoWeights
+
 
 def import_open_clip() -> ModuleType:
     try:
@@ -25,7 +27,7 @@ def create_model(model: str, *, tag: str | None, weights: str, image_size: int |
     except Exception as error:  # the hub client raises a dozen unrelated types
         if weights != "pretrained":
             raise
-        raise ValueError(
+        raise NoWeights(
             f"weights=pretrained: open_clip could not fetch {model}, {tag} ({type(error).__name__}); give the path of "
             "a state dict, or random to try things"
         ) from error

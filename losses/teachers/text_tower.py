@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .base import load_state
+from .base import NoWeights, load_state
 from .open_clip_import import create_model, import_open_clip
 
 
@@ -45,7 +45,10 @@ class TextTower(nn.Module):
             )
             tokenizer = open_clip.SimpleTokenizer(context_length=length)
         else:
-            self.network = create_model(model, tag=tag if weights == "pretrained" else None, weights=weights).text
+            try:
+                self.network = create_model(model, tag=tag if weights == "pretrained" else None, weights=weights).text
+            except NoWeights as error:
+                raise ValueError(str(error)) from error
             try:
                 tokenizer = open_clip.get_tokenizer(model, context_length=max_tokens)
             except Exception as error:  # some vocabularies lie on the hub, whose client raises a dozen types

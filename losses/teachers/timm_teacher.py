@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import SemanticTeacher, TeacherFeatures, load_state
+from .base import NoWeights, SemanticTeacher, TeacherFeatures, load_state
 
 
 class TimmTeacher(SemanticTeacher):
@@ -47,7 +47,7 @@ class TimmTeacher(SemanticTeacher):
         except Exception as error:  # the hub client raises a dozen unrelated types
             if weights != "pretrained":
                 raise
-            raise ValueError(
+            raise NoWeights(
                 f"weights=pretrained: timm could not fetch {model} ({type(error).__name__}); give the path of a "
                 "state dict, or random to try things"
             ) from error
