@@ -27,7 +27,7 @@ usage: imtok evaluate model=DIR_OR_HUB_ID [data=NAME] [key=value ...]
   protocol=NAME             {protocols}
   protocol.inception=FILE   the 2015 Inception (rFID, Inception Score) from a file; also protocol.lpips_vgg, lpips_alex
   weights=random            of all metric networks: numbers are marked and never called rFID
-  protocol.probes=none      skip probes of meaning (linear_probe, knn, zero_shot, retrieval, teacher_cosine), or name some
+  protocol.probes=none      no probes of meaning; or some of [linear_probe, knn, zero_shot, retrieval, teacher_cosine]
   protocol.probe_images=N   training images that the first two are fitted on (2048); labels make them possible
   require=[rfid,lpips_vgg]  exit with an error if one of these could not be computed (after the report)
   out=DIR                   or hydra.run.dir=DIR. Default: the model's run folder for what the run itself measured,

@@ -103,8 +103,8 @@ def _fitted_probes(
     held_out: PooledCodes,
     device: torch.device,
 ) -> None:
-    labelled = held_out.labels_N >= 0
-    classes = max(len(data.class_names), 1 + int(held_out.labels_N.max()))
+    labelled = held_out.classes >= 0
+    classes = max(len(data.class_names), 1 + int(held_out.classes.max()))
     reason = None
     if not bool(labelled.any()):
         reason = "these images have no labels"
@@ -112,13 +112,13 @@ def _fitted_probes(
         reason = "no training split to fit a probe on: every image is measured"
     else:
         fit = pooled_codes(tokenizer, data.fit, device=device)
-        known = fit.labels_N >= 0
+        known = fit.classes >= 0
         if int(known.sum()) < LEAST_A_CLASS * classes:
             reason = f"{int(known.sum())} labelled training images are too few for {classes} classes"
     if reason is not None:
         meaning.not_computed |= dict.fromkeys(wanted, reason)
         return
-    labels, truth = fit.labels_N[known], held_out.labels_N[labelled]
+    labels, truth = fit.classes[known], held_out.classes[labelled]
     most_common = int(labels.bincount(minlength=classes).argmax())
     chance = float((truth == most_common).double().mean())
     for (when, stream), features in fit.codes.items():
@@ -161,10 +161,10 @@ def _text_probes(
         "through_quantizer": term.reading.through_quantizer,
         "random": name in alignment.random,
     }
-    labelled = held_out.labels_N >= 0
+    labelled = held_out.classes >= 0
     if "zero_shot" in probes and data.class_names and bool(labelled.any()):
         prompts = [list(data.prompts(c)) for c in data.class_names]
-        truth = held_out.labels_N[labelled]
+        truth = held_out.classes[labelled]
         predicted = zero_shot_predict(vectors_ND[labelled], class_vectors(texts, prompts))
         _add(
             meaning,

@@ -33,7 +33,7 @@ class PooledCodes:
         return [self.codes, self.vectors, self.cosines]
 
     @property
-    def labels_N(self) -> Tensor:
+    def classes(self) -> Tensor:
         return torch.tensor(self.labels)
 
 

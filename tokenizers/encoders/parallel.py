@@ -19,6 +19,7 @@ class ParallelEncoder(Encoder):
         self, *, encoders: Mapping[str, Mapping[str, Any]], in_channels: int = 3, trusted: bool = True
     ) -> None:
         super().__init__()
+        encoders = {stream: node for stream, node in encoders.items() if node is not None}
         if not encoders:
             raise ValueError("encoders: none are named; {semantic: NODE, pixel: NODE}")
         given = {} if in_channels == 3 else {"in_channels": in_channels}
