@@ -113,6 +113,10 @@ class ImageData(LightningDataModule):
         """Every image, training and validation: to judge a folder that nobody trained on."""
         return self._eval_loader(self.splits.all, max_images)
 
+    def fit_loader(self, max_images: int | None = None) -> ImageLoader:
+        """Training images as they are for evaluation, each once, evenly spread: what probes are fitted on."""
+        return self._eval_loader(self.splits.train, max_images)
+
     def _eval_loader(self, images: Images, max_images: int | None) -> ImageLoader:
         rank, world_size = processes()
         count = len(images) if max_images is None else min(max_images, len(images))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..configs.errors import UserError
 from .generated_cache import Recipe, cached_pictures
-from .scenes import COLOURS, POSITIONS, SHAPES, SIZES, WORDS, Scene, draw_scene
+from .scenes import COLOURS, POSITIONS, SHAPES, SIZES, WORDS, Scene, Thing, draw_scene
 from .source import Images, Joined, Source, Splits
 
 
@@ -114,6 +114,15 @@ class GeneratedImages(Source):
             "size": tuple(SIZES),
             "word": WORDS,
         }
+
+    def prompts(self, class_name: str) -> list[str]:
+        """Every caption of one such object."""
+        return [
+            Thing(class_name, colour, size, position, 0.0, 0.0, 0.0, 0.0).caption
+            for size in SIZES
+            for colour in COLOURS
+            for position in POSITIONS
+        ]
 
     def describe(self) -> dict:
         train = self.recipes["train"]

@@ -57,6 +57,10 @@ class Thing:
     def phrase(self) -> str:
         return f"{self.size} {self.colour} {self.shape} {self.position}"
 
+    @property
+    def caption(self) -> str:
+        return f"{_article(self.phrase)} {self.phrase}"
+
 
 @dataclass(frozen=True)
 class Text:
@@ -78,7 +82,7 @@ class Scene:
 
     @property
     def caption(self) -> str:
-        caption = " and ".join(f"{_article(t.phrase)} {t.phrase}" for t in self.things)
+        caption = " and ".join(t.caption for t in self.things)
         return caption if self.text is None else f"{caption}, with the text '{self.text.word}'"
 
     def as_dict(self) -> dict:

@@ -57,6 +57,10 @@ class Source(ABC):
     def describe(self) -> dict:
         """name, root, split: what a protocol prints."""
 
+    def prompts(self, class_name: str) -> Sequence[str]:
+        """What a text tower may read about a class, for zero-shot classification."""
+        return [f"a photo of a {class_name}"]
+
     def write_split(self, folder: str | Path) -> None:  # noqa: B027 (sources with a published split have nothing to record)
         """Record a split that was drawn here, so that a later evaluation finds the same one."""
 

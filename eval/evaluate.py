@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from ..configs.errors import UserError, did_you_mean
 from ..data.range import to_model_range
 from .gallery import Gallery, Picture, look_again
+from .meaning.alignment import Alignment
+from .meaning.measure import Meaning, MeaningData, measure_meaning
 from .meters import Meters
 from .networks import LpipsFactory, resolve_networks
 from .pixels import to_pixels
 from .progress import ImageProgress
-from .protocol import METRICS, Protocol
+from .protocol import METRICS, PROBES, Protocol
 from .provenance import model_facts as facts_of_module
 from .provenance import provenance
 from .report import write_report
@@ -38,12 +40,15 @@ def evaluate(
     require: Sequence[str] = (),
     progress: bool = True,
     lpips_factory: LpipsFactory | None = None,
+    meaning: MeaningData | None = None,
+    alignment: Alignment | None = None,
 ) -> dict[str, Any]:
     """Returns what it wrote to `out_dir`/metrics.json.
 
     data_facts: what ImageData.describe() says; `evaluated` (val, the default, or all) tells which images these are.
     batches: dicts with `image` (uint8, or floats in [-1, 1]) and `key`; re-iterable, because the median pictures are
     looked up again. Under torch.distributed each process gives its own share, unpadded; the sums are joined.
+    meaning, alignment: what probes of meaning read; without the first there are none.
     require: metrics whose absence is an error, raised after the report is written.
     """
     check_required(require, protocol)
@@ -94,10 +99,17 @@ def evaluate(
             raise UserError(f"data={data_facts.get('name')}: no readable image to evaluate ({len(skipped)} skipped)")
         own = [row for row in gallery.median() if row[2] == rank]
         median = look_again(batches, own, reconstruct=lambda batch, rows: reconstruct(batch, rows)[:2])
+    about_meaning = Meaning()
+    if meaning is not None and protocol.wanted_probes:
+        with exact_float32(device):
+            about_meaning = measure_meaning(
+                tokenizer, meaning, probes=protocol.wanted_probes, device=device, alignment=alignment
+            )
     tokenizer.train(was_training)
     median = _gathered(median, world)
 
     results = collect(meters, protocol=protocol, networks=networks, data_facts=data_facts, image_size=size)
+    add_meaning(results, about_meaning, protocol)
     results |= {
         "model": facts_of_module(tokenizer) | dict(model_facts or {}),
         "data": dict(data_facts),
@@ -124,12 +136,24 @@ def evaluate(
 
 def check_required(names: Sequence[str], protocol: Protocol) -> None:
     for name in names:
-        if name not in protocol.metrics:
-            raise UserError(f"require={name}: not in protocol.metrics; {did_you_mean(name, METRICS)}")
+        if name not in (*protocol.metrics, *protocol.wanted_probes):
+            known = did_you_mean(name, (*METRICS, *PROBES))
+            raise UserError(f"require={name}: not in protocol.metrics or protocol.probes; {known}")
 
 
 def is_present(results: Mapping[str, Any], metric: str) -> bool:
+    if metric in PROBES:
+        return any(number["probe"] == metric for number in results.get("meaning", ()))
     return ("codebooks" if metric == "codebook" else metric) in results
+
+
+def add_meaning(results: dict[str, Any], found: Meaning, protocol: Protocol) -> None:
+    """Why a probe is absent is said only where it was asked for by name."""
+    if found.numbers:
+        results["meaning"] = found.numbers
+    results["random_weights"] += [n["name"] for n in found.numbers if n["random_weights"]]
+    if protocol.probes != "auto":
+        results["not_computed"] |= found.not_computed
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 from ..configs.errors import UserError, did_you_mean
 
 METRICS = ("psnr", "ssim", "l1", "lpips_vgg", "lpips_alex", "rfid", "inception_score", "codebook")
+PROBES = ("linear_probe", "knn", "zero_shot", "retrieval", "teacher_cosine")  # of meaning: eval/meaning
 CHOICES = {
     "rounding": ("round", "floor"),
     "extractor": ("inception-2015", "randconv-64"),
@@ -21,7 +22,7 @@ CHOICES = {
     "ssim_window": ("gaussian11", "uniform7"),
 }
 # Where the files lie and what was asked for; neither changes what a printed number means.
-NOT_HASHED = ("name", "metrics", "inception", "lpips_vgg", "lpips_alex")
+NOT_HASHED = ("name", "metrics", "probes", "probe_images", "inception", "lpips_vgg", "lpips_alex")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,18 +43,35 @@ class Protocol:
     inception_splits: int = 10
     inception_seed: int = 0
     metrics: tuple[str, ...] = METRICS
+    probes: str | tuple[str, ...] = "auto"  # auto: what data and model allow; or names, whose absence is then explained
+    probe_images: int = 2048  # training images that probes are fitted on; every number of theirs says how many
     inception: str = "pretrained"  # pretrained | FILE | random
     lpips_vgg: str = "pretrained"
     lpips_alex: str = "pretrained"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metrics", tuple(self.metrics))
+        if isinstance(self.probes, str) and self.probes not in ("auto", "none"):
+            raise UserError(f"protocol.probes={self.probes}: auto, none, or a list of {', '.join(PROBES)}")
+        if not isinstance(self.probes, str):
+            object.__setattr__(self, "probes", tuple(self.probes))
+            for probe in self.probes:
+                if probe not in PROBES:
+                    raise UserError(f"protocol.probes: no probe {probe!r}; {did_you_mean(probe, PROBES)}")
+        if self.probe_images < 1:
+            raise UserError(f"protocol.probe_images={self.probe_images}: at least 1")
         for field, allowed in CHOICES.items():
             if getattr(self, field) not in allowed:
                 raise UserError(f"protocol.{field}={getattr(self, field)}: one of {', '.join(allowed)}")
         for metric in self.metrics:
             if metric not in METRICS:
                 raise UserError(f"protocol.metrics: no metric {metric!r}; {did_you_mean(metric, METRICS)}")
+
+    @property
+    def wanted_probes(self) -> tuple[str, ...]:
+        if isinstance(self.probes, str):
+            return PROBES if self.probes == "auto" else ()
+        return self.probes
 
     @property
     def hash(self) -> str:
@@ -65,7 +83,11 @@ class Protocol:
         return f"{self.name}@{self.hash}"
 
     def as_dict(self) -> dict[str, Any]:
-        return {"label": self.label, "hash": self.hash} | asdict(self) | {"metrics": list(self.metrics)}
+        return (
+            {"label": self.label, "hash": self.hash}
+            | asdict(self)
+            | {"metrics": list(self.metrics), "probes": list(self.wanted_probes)}
+        )
 
     def allows_rfid_name(self, data_facts: Mapping[str, Any], num_images: int) -> bool:
         """True only for all of the protocol's images, cropped its way; else the name carries the count."""

@@ -22,6 +22,7 @@ def metric_rows(results: Mapping[str, Any]) -> Iterator[Row]:
     yield from _pixel_rows(results)
     yield from _network_rows(results)
     yield from _code_rows(results)
+    yield from _meaning_rows(results)
 
 
 def _pixel_rows(results: Mapping[str, Any]) -> Iterator[Row]:
@@ -83,6 +84,19 @@ def _code_rows(results: Mapping[str, Any]) -> Iterator[Row]:
     )
     coded = f"{rate['entropy_coded_bits_per_pixel']:.4f} bits per pixel, ideal coder, pooled statistics"
     yield Row("Rate", "Entropy-coded bits", f"{rate['entropy_coded_bits']:,.1f}", "lower", coded)
+
+
+def _meaning_rows(results: Mapping[str, Any]) -> Iterator[Row]:
+    for number in results.get("meaning", ()):
+        path = {True: "quantized", False: "before quantization", None: "inner features"}[number["through_quantizer"]]
+        share = number["probe"] != "teacher_cosine"
+        value = f"{number['value']:.1%}" if share else f"{number['value']:.4f}"
+        said = [f"{number['n']:,} held-out images"]
+        said += [f"fitted on {number['fitted_on']:,} training images"] if number["fitted_on"] else []
+        said += [f"chance {number['chance']:.1%}"] if number["chance"] is not None else []
+        name = f"{number['name'][0].upper()}{number['name'][1:]} ({number['stream']}, {path})"
+        note = f"{', '.join(said)}; {number['protocol']}"
+        yield Row("Meaning", name, value, "higher", note, random=number["random_weights"])
 
 
 def data_name(data: Mapping[str, Any]) -> str:

@@ -27,6 +27,8 @@ usage: imtok evaluate model=DIR_OR_HUB_ID [data=NAME] [key=value ...]
   protocol=NAME             {protocols}
   protocol.inception=FILE   the 2015 Inception (rFID, Inception Score) from a file; also protocol.lpips_vgg, lpips_alex
   weights=random            of all metric networks: numbers are marked and never called rFID
+  protocol.probes=none      no probes of meaning; or some of [linear_probe, knn, zero_shot, retrieval, teacher_cosine]
+  protocol.probe_images=N   training images that the first two are fitted on (2048); labels make them possible
   require=[rfid,lpips_vgg]  exit with an error if one of these could not be computed (after the report)
   out=DIR                   or hydra.run.dir=DIR. Default: the model's run folder for what the run itself measured,
                             RUN/evaluations/DATA-SPLIT for anything else, evaluation/MODEL for a model without a run
@@ -75,6 +77,8 @@ def run(argv: Sequence[str]) -> int:
     from imtok.configs.instantiate import build
     from imtok.data.skipped import SkippedImages
     from imtok.eval.evaluate import check_required, evaluate
+    from imtok.eval.meaning.alignment import load_alignment
+    from imtok.eval.meaning.measure import meaning_of
     from imtok.scripts.arguments import find_device
     from imtok.tokenizers.hub import from_pretrained
 
@@ -102,6 +106,8 @@ def run(argv: Sequence[str]) -> int:
         device=device,
         model_facts={"name": model_name(folder), "folder": str(folder)} | training,
         require=tuple(config.require),
+        meaning=meaning_of(data, loader, protocol, fit=split == "val"),
+        alignment=load_alignment(folder, tokenizer),
     )
     print_summary(results, out)
     skipped = SkippedImages(folder=None if out == run_dir else out, fresh=True)  # a run's own list is training's

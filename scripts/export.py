@@ -78,6 +78,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--check", action="store_true", help="load the result and compare its indices")
     options = parser.parse_args(argv)
 
+    from imtok.eval.meaning.alignment import export_alignment
     from imtok.tokenizers.hub import save_pretrained
     from imtok.training import checkpoint
 
@@ -86,6 +87,8 @@ def main(argv: Sequence[str]) -> int:
     tokenizer, weights = build_from(state, options.weights, source)
     facts = {"experiment": state["config"].get("name"), "update": state["update"], "weights": weights}
     save_pretrained(tokenizer, options.out, facts=facts)
+    for name, reason in export_alignment(state, tokenizer, options.out).missing.items():
+        print(f"imtok: note: alignment/ without loss.{name}: {reason}")
     if options.check:
         check_export(tokenizer, options.out)
     checked = ", checked" if options.check else ""

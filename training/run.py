@@ -95,6 +95,7 @@ def finished_tokenizer(training: TokenizerTraining) -> torch.nn.Module:
 
 
 def export(tokenizer: torch.nn.Module, training: TokenizerTraining, config: Mapping[str, Any], folder: Path) -> None:
+    from ..eval.meaning.alignment import save_alignment
     from ..tokenizers.hub import save_pretrained
 
     facts = {
@@ -109,6 +110,7 @@ def export(tokenizer: torch.nn.Module, training: TokenizerTraining, config: Mapp
         "data": training.data.describe(),
     }
     save_pretrained(tokenizer, folder, facts=facts)
+    save_alignment(training.losses, config, folder)
 
 
 def evaluate_run(
@@ -119,11 +121,16 @@ def evaluate_run(
     device: torch.device,
 ) -> None:
     from ..eval.evaluate import evaluate
+    from ..eval.meaning.alignment import Alignment
+    from ..eval.meaning.measure import meaning_of
 
+    protocol = build(config["protocol"], key="protocol")
     results = evaluate(
         tokenizer,
         training.data.val_loader(),
-        protocol=build(config["protocol"], key="protocol"),
+        protocol=protocol,
+        meaning=meaning_of(training.data, training.data.val_loader(), protocol, fit=True),
+        alignment=Alignment.of_losses(training.losses),
         out_dir=folder,
         run_dir=folder,
         data_facts=training.data.describe() | {"evaluated": "val"},

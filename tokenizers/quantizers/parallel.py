@@ -32,6 +32,7 @@ class ParallelQuantizer(Quantizer):
         if reduce not in ("mean", "sum"):
             raise ValueError(f"reduce={reduce}: known: mean, sum")
         widths = {"main": dim} if isinstance(dim, int) else dict(dim)
+        quantizers = {stream: node for stream, node in quantizers.items() if node is not None}
         for stream in quantizers:
             if stream not in widths:
                 raise ValueError(f"quantizers.{stream}: no such stream; {did_you_mean(stream, list(widths))}")

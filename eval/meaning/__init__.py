@@ -1,0 +1,1 @@
+"""What codes know about a picture's content: probes, zero-shot classes, retrieval, likeness to a teacher."""

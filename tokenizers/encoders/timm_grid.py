@@ -1,0 +1,116 @@
+"""A timm network as an encoder: features of one of its layers, one vector a cell; frozen, it is a semantic tower."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+from ...configs.errors import MissingWeights, UserError
+from ..types import Latents, Stream, StreamShape
+from .base import Encoder
+
+
+class TimmGridEncoder(Encoder):
+    """Own resize and statistics from [-1, 1], the network up to `layer`, then 1x1 convolutions of width `dim`.
+
+    pretrained: true for timm's own weights, PATH of a state dict, null to start from random ones (an export says null).
+    trainable: false keeps the network as it came, running statistics of its norms too (DualViTok's semantic tower).
+    input_size: side the network sees, whatever the image; null: the image's own.
+    hidden: width of one more convolution before the last; null: none.
+    made_by: the command that writes the file of `pretrained`.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int = 64,
+        model: str = "resnet10t",
+        model_args: Mapping[str, Any] | None = None,
+        layer: int = -1,
+        final_norm: bool = True,
+        pretrained: str | bool | None = None,
+        trainable: bool = True,
+        input_size: int | None = None,
+        hidden: int | None = None,
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        deviation: Sequence[float] = (0.229, 0.224, 0.225),
+        made_by: str | None = None,
+    ) -> None:
+        super().__init__()
+        import timm
+
+        if not timm.is_model(model):
+            raise ValueError(f"model={model}: timm knows no such model")
+        self.dim, self.input_size, self.final_norm, self.trainable = dim, input_size, final_norm, trainable
+        try:
+            options = {"num_classes": 0} | dict(model_args or {})
+            self.network = timm.create_model(model, pretrained=pretrained is True, **options)
+        except Exception as error:
+            if pretrained is not True:
+                raise
+            raise MissingWeights(
+                f"tokenizer.encoder: pretrained=true: timm could not fetch {model} ({type(error).__name__})"
+            ) from error
+        described = self.network.feature_info
+        described = described if isinstance(described, list) else described.info
+        if not -len(described) <= layer < len(described):
+            raise ValueError(f"layer={layer}: {model} has layers 0 to {len(described) - 1}")
+        self.layer, self.reduction = layer % len(described), int(described[layer]["reduction"])
+        if isinstance(pretrained, str):
+            self._start_from(pretrained, made_by)
+        if not trainable:
+            self.network.requires_grad_(False).eval()
+        width = int(described[layer]["num_chs"])
+        self.project = nn.Conv2d(width, dim, 1)
+        if hidden:
+            self.project = nn.Sequential(nn.Conv2d(width, hidden, 1), nn.GELU(), nn.Conv2d(hidden, dim, 1))
+        self.register_buffer("mean", torch.tensor(list(mean))[:, None, None], persistent=False)
+        self.register_buffer("deviation", torch.tensor(list(deviation))[:, None, None], persistent=False)
+
+    def forward(self, images: Tensor) -> Latents:
+        x = (images + 1) / 2
+        size = self._seen(images.shape[-2:])
+        if tuple(x.shape[-2:]) != size:
+            x = F.interpolate(x, size=size, mode="bicubic", antialias=True)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.trainable):
+            (features_BCHW,) = self.network.forward_intermediates(
+                (x - self.mean) / self.deviation,
+                indices=[self.layer],
+                norm=self.final_norm,
+                stop_early=True,
+                intermediates_only=True,
+            )
+        z_BDhw = self.project(features_BCHW)
+        return {"main": Stream(z_BDhw.flatten(2).transpose(1, 2), grid=(z_BDhw.shape[2], z_BDhw.shape[3]))}
+
+    def stream_shapes(self, image_size: tuple[int, int]) -> dict[str, StreamShape]:
+        grid = tuple(-(-side // self.reduction) for side in self._seen(image_size))
+        return {"main": StreamShape(grid[0] * grid[1], grid)}
+
+    def train(self, mode: bool = True) -> "TimmGridEncoder":
+        super().train(mode)
+        if not self.trainable:
+            self.network.eval()
+        return self
+
+    def _seen(self, image_size: Sequence[int]) -> tuple[int, int]:
+        return (self.input_size,) * 2 if self.input_size else (image_size[0], image_size[1])
+
+    def _start_from(self, file: str, made_by: str | None) -> None:
+        """Only measured, on tensors without content, it reads no file."""
+        from ...losses.pretrained_file import read_state_dict
+
+        if any(isinstance(p, FakeTensor) or p.is_meta for p in self.network.parameters()):
+            return
+        if not Path(file).expanduser().is_file():
+            remedy = f"make it with: {made_by}" if made_by else "null starts from random weights"
+            raise MissingWeights(f"tokenizer.encoder: pretrained={file}: no such file; {remedy}")
+        state, own = read_state_dict(file, key="tokenizer.encoder: pretrained"), self.network.state_dict()
+        bad = [k for k, v in own.items() if k not in state or state[k].shape != v.shape]
+        if bad:
+            raise UserError(f"tokenizer.encoder: pretrained={file}: another network's ({bad[0]} missing or misshapen)")
+        self.network.load_state_dict({k: state[k] for k in own})
