@@ -1,0 +1,37 @@
+"""One vector an image from the mean of its codes: what UniTok, MedITok align with text."""
+
+from torch import Tensor, nn
+
+from ...tokenizers.types import Latents
+from .base import Head
+
+
+class PooledHead(Head):
+    """Mean over the tokens of a stream, layer norm, linear. It reads codes, so what it says went through the quantizer.
+
+    out_dim: of the embedding space, the text tower's. stream: whose codes.
+    """
+
+    def __init__(self, *, dim: int | dict[str, int], out_dim: int = 768, stream: str = "main") -> None:
+        super().__init__()
+        self.dim, self.stream = dim, stream
+        width = stream_width(dim, stream)
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.project = nn.Linear(width, out_dim)
+
+    def forward(self, codes: Latents) -> Tensor:
+        stream = codes[self.stream]
+        if stream.mask_BN is None:
+            mean_BD = stream.x_BND.mean(dim=1)
+        else:
+            kept_BN1 = stream.mask_BN[..., None]
+            mean_BD = (stream.x_BND * kept_BN1).sum(dim=1) / kept_BN1.sum(dim=1).clamp(min=1)
+        return self.project(self.norm(mean_BD))
+
+
+def stream_width(dim: int | dict[str, int], stream: str) -> int:
+    """Of one stream of the codes."""
+    widths = {"main": dim} if isinstance(dim, int) else dim
+    if stream not in widths:
+        raise ValueError(f"stream={stream}: the codes have {', '.join(sorted(widths))}")
+    return widths[stream]
