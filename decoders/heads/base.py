@@ -1,6 +1,7 @@
 """What a head promises."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
@@ -14,3 +15,11 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, codes: Latents) -> Tensor: ...
+
+
+def stream_width(dim: int | Mapping[str, int], stream: str) -> int:
+    """Of one stream of the codes."""
+    widths = {"main": dim} if isinstance(dim, int) else dim
+    if stream not in widths:
+        raise ValueError(f"stream={stream}: the codes have {', '.join(sorted(widths))}")
+    return widths[stream]

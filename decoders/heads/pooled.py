@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from ...tokenizers.types import Latents
-from .base import Head
+from .base import Head, stream_width
 
 
 class PooledHead(Head):
@@ -27,11 +27,3 @@ class PooledHead(Head):
             kept_BN1 = stream.mask_BN[..., None]
             mean_BD = (stream.x_BND * kept_BN1).sum(dim=1) / kept_BN1.sum(dim=1).clamp(min=1)
         return self.project(self.norm(mean_BD))
-
-
-def stream_width(dim: int | dict[str, int], stream: str) -> int:
-    """Of one stream of the codes."""
-    widths = {"main": dim} if isinstance(dim, int) else dim
-    if stream not in widths:
-        raise ValueError(f"stream={stream}: the codes have {', '.join(sorted(widths))}")
-    return widths[stream]

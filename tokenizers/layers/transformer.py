@@ -50,18 +50,28 @@ class GatedMlp(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """All tokens to all tokens. `rotation`, where given: (cos, sin) of each token's angles, [N, width / heads]."""
+    """All tokens to all tokens. `rotation`, where given: (cos, sin) of each token's angles, [N, width / heads].
 
-    def __init__(self, *, width: int, num_heads: int) -> None:
+    key_bias: off in BEiT's blocks; a key's bias moves all scores of a query alike, so it says nothing.
+    """
+
+    def __init__(self, *, width: int, num_heads: int, key_bias: bool = True) -> None:
         super().__init__()
         if width % num_heads:
             raise ValueError(f"num_heads={num_heads}: width={width} cannot be split into that many heads")
         self.num_heads = num_heads
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv = nn.Linear(width, 3 * width, bias=key_bias)
+        if not key_bias:
+            self.q_bias = nn.Parameter(torch.zeros(width))
+            self.v_bias = nn.Parameter(torch.zeros(width))
         self.proj = nn.Linear(width, width)
 
     def forward(self, x_BND: Tensor, rotation: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        q, k, v = self.qkv(x_BND).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        bias = self.qkv.bias
+        if bias is None:
+            bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        qkv = F.linear(x_BND, self.qkv.weight, bias)
+        q, k, v = qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         if rotation is not None:
             q, k = _rotated(q, rotation), _rotated(k, rotation)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
@@ -71,11 +81,18 @@ class Block(nn.Module):
     """x + attention, x + mlp. drop_path: chance that a sample skips a branch in training."""
 
     def __init__(
-        self, *, width: int, num_heads: int, mlp: nn.Module, eps: float = 1e-6, drop_path: float = 0.0
+        self,
+        *,
+        width: int,
+        num_heads: int,
+        mlp: nn.Module,
+        eps: float = 1e-6,
+        drop_path: float = 0.0,
+        key_bias: bool = True,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=eps)
-        self.attn = SelfAttention(width=width, num_heads=num_heads)
+        self.attn = SelfAttention(width=width, num_heads=num_heads, key_bias=key_bias)
         self.norm2 = nn.LayerNorm(width, eps=eps)
         self.mlp = mlp
         self.drop_path = drop_path

@@ -32,7 +32,6 @@ class ReleasedFamily(ABC):
 
     systems: ClassVar[tuple[str, ...]]
     ignored_prefixes: ClassVar[tuple[str, ...]] = ()  # parts of a training checkpoint that no tokenizer has
-    beside_prefixes: ClassVar[tuple[str, ...]] = ()  # parts of the published model that belong beside a tokenizer
 
     @abstractmethod
     def tokenizer_node(
@@ -63,8 +62,8 @@ class ReleasedFamily(ABC):
         state = {k: state[copies.get(k, k)] for k in state if k not in set(copies.values())}
         ignored = [k for k in state if k.startswith(self.ignored_prefixes)] if self.ignored_prefixes else []
         state = {k: v for k, v in state.items() if k not in set(ignored)}
-        beside = [k for k in state if self.beside_prefixes and k.startswith(self.beside_prefixes)]
-        state = {k: v for k, v in state.items() if k not in set(beside)}
+        beside = self.beside(state)
+        state = {k: v for k, v in state.items() if k not in beside}
         try:
             joined = self.joined(state)
             for name, parts in joined.items():
@@ -91,6 +90,10 @@ class ReleasedFamily(ABC):
     def ema_copies(self, state: State) -> dict[str, str]:
         """{name: name of its EMA copy in the same file}; copies are preferred, as papers evaluate them."""
         return {}
+
+    def beside(self, state: State) -> set[str]:
+        """Names of tensors of the published model that are no part of a tokenizer: a text tower, layers never run."""
+        return set()
 
     def joined(self, state: State) -> dict[str, list[str]]:
         """{new name: names of tensors that stand one above the other in it}, for layers that were published apart."""

@@ -32,7 +32,9 @@ class UniTok(ReleasedFamily):
     """From scratch or CLIP-initialised; MedITok's bare model has the same names."""
 
     systems: ClassVar[tuple[str, ...]] = ("unitok",)
-    beside_prefixes: ClassVar[tuple[str, ...]] = ("text_encoder.", "logit_scale")
+
+    def beside(self, state: State) -> set[str]:
+        return {name for name in state if name.startswith("text_encoder.") or name == "logit_scale"}
 
     def tokenizer_node(
         self, state: State, *, image_size: tuple[int, int], constructor: Mapping[str, Any]

@@ -48,15 +48,18 @@ class Standardize(nn.Module):
         return images * self.scale + self.shift if self.changes else images
 
 
-def start_from(tower: nn.Module, pretrained: str, **timm_options: Any) -> None:
+def start_from(
+    tower: nn.Module, pretrained: str, *, fresh: tuple[str, ...] = (), **timm_options: Any
+) -> None:
     """Fill a tower with timm's names from `pretrained`: a timm model, or the path of a file with such names.
 
-    Nothing is fetched where the tokenizer is only measured, on tensors without content.
+    fresh: beginnings of names that the foundation model lacks. Nothing is fetched where the tokenizer is only
+    measured, on tensors without content.
     """
     if any(isinstance(p, FakeTensor) or p.is_meta for p in tower.parameters()):
         return
     if Path(pretrained).suffix in (".safetensors", ".pt", ".pth", ".bin"):
-        fill(tower, _of_file(Path(pretrained).expanduser()), source=pretrained)
+        fill(tower, _of_file(Path(pretrained).expanduser()), source=pretrained, fresh=fresh)
         return
     import timm
 
@@ -69,16 +72,16 @@ def start_from(tower: nn.Module, pretrained: str, **timm_options: Any) -> None:
             f"pretrained={pretrained}: timm could not fetch these weights ({type(error).__name__}); give the path of a "
             "file, or null to start from random ones"
         ) from error
-    fill(tower, model.state_dict(), source=pretrained)
+    fill(tower, model.state_dict(), source=pretrained, fresh=fresh)
 
 
-def fill(tower: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
+def fill(tower: nn.Module, state: Mapping[str, Tensor], *, source: str, fresh: tuple[str, ...] = ()) -> None:
     """Every tensor of the tower has one in `state`; what is there besides (blocks behind our last, a head) stays out."""
-    own = tower.state_dict()
+    own = {k: v for k, v in tower.state_dict().items() if k in state or not k.startswith(fresh or "-")}
     unfit = [k for k in own if k not in state or state[k].shape != own[k].shape]
     if unfit:
         raise UserError(f"pretrained={source}: other names or sizes than this tower's ({unfit[0]} ...); match them")
-    tower.load_state_dict({k: state[k] for k in own})
+    tower.load_state_dict({k: state[k] for k in own}, strict=False)
 
 
 def _of_file(path: Path) -> dict[str, Tensor]:

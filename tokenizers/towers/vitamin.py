@@ -21,6 +21,7 @@ class ViTaminTower(Tower):
     positions: behind the convolutions: `grid`, learned for images of image_size (resampled for others); `constant`, one
         vector for all tokens, which UniTok's files hold; `none`.
     activation: of the gated mlp: gelu as ViTamin was trained, gelu_tanh in UniTok.
+    final_norm: ViTamin itself norms only the pooled token, so pretrained weights have none and it starts fresh.
     statistics, pretrained: as in ViTTower. drop_path: chance at the last block; earlier ones grow up to it.
     """
 
@@ -36,6 +37,7 @@ class ViTaminTower(Tower):
         conv_depths: Sequence[int] = (2, 4),
         positions: Literal["grid", "constant", "none"] = "grid",
         activation: str = "gelu",
+        final_norm: bool = True,
         statistics: str = "clip",
         drop_path: float = 0.0,
         pretrained: str | None = None,
@@ -64,10 +66,10 @@ class ViTaminTower(Tower):
             activation=activation,
             drop_path=drop_path,
         )
-        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.norm = nn.LayerNorm(width, eps=1e-6) if final_norm else nn.Identity()
         init_transformer(self.blocks)
         if pretrained is not None:
-            start_from(self, pretrained, img_size=size)
+            start_from(self, pretrained, fresh=("norm.",), img_size=size)
 
     def grid(self, image_size: tuple[int, int]) -> Grid:
         height, width = image_size
