@@ -1,7 +1,7 @@
 """What a tower promises, and how it starts from the weights of its foundation model."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +49,22 @@ class Standardize(nn.Module):
 
 
 def start_from(
-    tower: nn.Module, pretrained: str, *, fresh: tuple[str, ...] = (), **timm_options: Any
+    tower: nn.Module,
+    pretrained: str,
+    *,
+    fresh: tuple[str, ...] = (),
+    renamed: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = dict,
+    **timm_options: Any,
 ) -> None:
     """Fill a tower with timm's names from `pretrained`: a timm model, or the path of a file with such names.
 
-    fresh: beginnings of names that the foundation model lacks. Nothing is fetched where the tokenizer is only
-    measured, on tensors without content.
+    fresh: beginnings of names that the foundation model lacks. renamed: from timm's names to the tower's.
+    Nothing is fetched where the tokenizer is only measured, on tensors without content.
     """
     if any(isinstance(p, FakeTensor) or p.is_meta for p in tower.parameters()):
         return
     if Path(pretrained).suffix in (".safetensors", ".pt", ".pth", ".bin"):
-        fill(tower, _of_file(Path(pretrained).expanduser()), source=pretrained, fresh=fresh)
+        fill(tower, renamed(_of_file(Path(pretrained).expanduser())), source=pretrained, fresh=fresh)
         return
     import timm
 
@@ -72,7 +77,7 @@ def start_from(
             f"pretrained={pretrained}: timm could not fetch these weights ({type(error).__name__}); give the path of a "
             "file, or null to start from random ones"
         ) from error
-    fill(tower, model.state_dict(), source=pretrained, fresh=fresh)
+    fill(tower, renamed(model.state_dict()), source=pretrained, fresh=fresh)
 
 
 def fill(tower: nn.Module, state: Mapping[str, Tensor], *, source: str, fresh: tuple[str, ...] = ()) -> None:
