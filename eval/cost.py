@@ -12,7 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -108,6 +113,7 @@ class ShapesOnlyQuantizer(nn.Module):
 
 def update_cost(config: Mapping[str, Any]) -> UpdateCost:
     """config: a composed and resolved train config."""
+    from ..losses.teachers.named import NamedTeachers
     from ..losses.weighted import WeightedLosses
 
     mode = FakeTensorMode()
@@ -124,7 +130,9 @@ def update_cost(config: Mapping[str, Any]) -> UpdateCost:
         codebook_size=tokenizer.codebook_size,
     )
     # Frozen networks read files when they are built, so these are made for real and robbed of their data after.
-    losses = WeightedLosses.from_config(_random_weights(config["loss"]), tokenizer)
+    losses = WeightedLosses.from_config(
+        _random_weights(config["loss"]), tokenizer, NamedTeachers(_random_weights(config.get("teacher")))
+    )
     if adversary is not None:
         cost.parameters["discriminator"] = count(adversary.discriminator)
         cost.trained["discriminator"] = count(adversary.discriminator, trained=True)
@@ -132,7 +140,9 @@ def update_cost(config: Mapping[str, Any]) -> UpdateCost:
         network = term.__dict__.get("net")
         if isinstance(network, nn.Module):
             cost.parameters[f"{name} (frozen)"] = count(network)
-        elif count(term):
+        if term.teacher is not None:
+            cost.parameters[f"teacher {term.teacher} (frozen)"] = count(term.network)
+        if count(term):
             cost.parameters[f"loss {name}"], cost.trained[f"loss {name}"] = count(term), count(term, trained=True)
 
     batch, (height, width) = int(config["data"]["batch_size"]), tokenizer.image_size
@@ -204,6 +214,10 @@ def _forward_flops(cost: UpdateCost, tokenizer: nn.Module, losses: nn.Module, ad
                 with _flops() as flops:
                     network(picture, image)
                 cost.forward_flops[f"{name} (both images)"] = flops.get_total_flops()
+            if term.teacher is not None and f"teacher {term.teacher}" not in cost.forward_flops:
+                with _flops() as flops:
+                    term.network(image)
+                cost.forward_flops[f"teacher {term.teacher}"] = flops.get_total_flops()
         if adversary is not None:
             with _flops() as flops:
                 adversary.discriminator.eval()(picture)
@@ -220,6 +234,7 @@ def _measure_update(
         part.zero_grad(set_to_none=True)
     tokenizer.set_update(update)
     batch = {"image": images, "label": torch.zeros(len(images), dtype=torch.int64), "key": [""] * len(images)}
+    batch["caption"] = ["a picture"] * len(images)
     cast = (lambda: torch.autocast("cpu", dtype=dtype)) if dtype else nullcontext
     memory = LiveMemory()
     memory.ignore(t for part in parts for t in (*part.parameters(), *part.buffers()))
@@ -263,8 +278,8 @@ def _make_fake(module: nn.Module, mode: FakeTensorMode) -> None:
         return mode.from_tensor(tensor.detach())
 
     for term in module.terms.values():
-        for part in (term, term.__dict__.get("net")):
-            if isinstance(part, nn.Module):
+        for part in (term, term.__dict__.get("net"), term.__dict__.get("network")):
+            if isinstance(part, nn.Module) and not any(isinstance(t, FakeTensor) for t in part.buffers()):
                 for child in part.modules():
                     for name, p in list(child._parameters.items()):
                         if p is not None:

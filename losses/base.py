@@ -21,6 +21,7 @@ class LossTerm(nn.Module, ABC):
     taps: Mapping[str, str] = MappingProxyType({})  # {name in output.features: module path in the tokenizer}
     free: ClassVar[bool] = False  # True: costs nothing, so it is logged at weight 0 as well
     optional: bool = False  # True: left out, with a note, where the tokenizer does not offer what it reads
+    teacher: str | None = None  # name in cfg.teacher; `learn_from` is then given that network, before `misfit`
 
     @abstractmethod
     def forward(self, batch: Mapping[str, Any], output: TokenizerOutput) -> Tensor: ...
@@ -31,6 +32,10 @@ class LossTerm(nn.Module, ABC):
             decoder = type(tokenizer.decoder).__name__
             return f": it compares a reconstruction, and tokenizer.decoder ({decoder}) gives none in training"
         return None
+
+    def learn_from(self, teacher: nn.Module) -> None:
+        """The teacher that this term names. Keep it out of the module tree."""
+        raise NotImplementedError
 
     def is_available(self, output: TokenizerOutput) -> bool:
         """False where this output has nothing to read: in eval mode parts may leave their training losses out."""

@@ -14,6 +14,7 @@ from ..tokenizers.feature_taps import tap
 from ..tokenizers.types import TokenizerOutput
 from .base import LossTerm
 from .schedule import Schedule, schedule_of
+from .teachers.named import NamedTeachers
 
 
 @dataclass
@@ -44,8 +45,11 @@ class WeightedLosses(nn.Module):
         self.notes: list[str] = []  # what from_config left out, and what the quantizer offers unweighted
 
     @classmethod
-    def from_config(cls, node: Mapping[str, Any], tokenizer: nn.Module) -> "WeightedLosses":
+    def from_config(
+        cls, node: Mapping[str, Any], tokenizer: nn.Module, teachers: NamedTeachers | None = None
+    ) -> "WeightedLosses":
         """Build and check every term against the tokenizer it will read from."""
+        teachers = teachers or NamedTeachers()
         terms: dict[str, LossTerm] = {}
         weights: dict[str, Schedule] = {}
         notes: list[str] = []
@@ -57,6 +61,8 @@ class WeightedLosses(nn.Module):
             term = build(entry["term"], key=f"loss.{name}.term")
             if not isinstance(term, LossTerm):
                 raise UserError(f"loss.{name}.term._target_={entry['term']['_target_']}: not a loss term (LossTerm)")
+            if term.teacher is not None:
+                term.learn_from(teachers.get(term.teacher, asked_by=f"loss.{name}.term.teacher"))
             reason = term.misfit(tokenizer)
             if reason is None:
                 terms[name] = term
@@ -70,6 +76,7 @@ class WeightedLosses(nn.Module):
         for offered in getattr(tokenizer.quantizer, "loss_names", ()):
             if offered not in read:
                 notes.append(f"the quantizer's loss {offered!r} has no term and trains nothing; add it to loss=[...]")
+        notes += [f"no loss asks teacher.{name}; it is not loaded" for name in teachers.unused]
         if not terms:
             raise UserError(f"loss={list(node)}: no term is left, so nothing would train; add one, e.g. loss=[l1]")
         losses = cls(terms=terms, weights=weights)

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import Logger
 
 from ..configs.errors import UserError, did_you_mean
 from ..configs.instantiate import build
+from ..losses.teachers.named import NamedTeachers
 from ..losses.weighted import WeightedLosses
 from .init_from import freeze_parts, init_from
 from .module import TokenizerTraining
@@ -36,7 +37,7 @@ def build_training(config: Mapping[str, Any], folder: Path) -> TokenizerTraining
     if config["init_from"] is not None and config["ckpt_path"] is None:
         init_from(tokenizer, config["init_from"])
     freeze_parts(tokenizer, list(config["freeze"]))
-    losses = WeightedLosses.from_config(config["loss"], tokenizer)
+    losses = WeightedLosses.from_config(config["loss"], tokenizer, NamedTeachers(config.get("teacher")))
     adversary = None
     if config["adversary"] is not None:
         adversary = build(config["adversary"], key="adversary")

@@ -3,12 +3,11 @@
 import subprocess
 import sys
 
-import pytest
 import torch
 
-from imtok.configs.errors import MissingWeights
 from imtok.configs.instantiate import build
 from imtok.losses.semantic_infonce import SemanticInfoNCE, symmetric_infonce
+from imtok.losses.teachers.named import NamedTeachers
 from imtok.losses.weighted import WeightedLosses
 
 VIT = {"image_size": 32, "patch_size": 8, "width": 16, "depth": 1, "num_heads": 2}
@@ -78,15 +77,31 @@ def test_two_processes_are_one_with_the_joined_batch(tmp_path) -> None:
         torch.testing.assert_close(gradient, weight.grad)
 
 
+TEACHERS = {
+    "small": {
+        "_target_": "imtok.losses.teachers.timm_teacher.TimmTeacher",
+        "model": "vit_small_patch14_dinov2",
+        "weights": "random",
+        "model_args": {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 1},
+    }
+}
+
+
+def term_of(teachers=TEACHERS, **settings) -> SemanticInfoNCE:
+    term = SemanticInfoNCE(teacher="small", **settings)
+    term.learn_from(NamedTeachers(teachers).get("small", asked_by="test"))
+    return term
+
+
 def test_the_term_trains_the_codes_and_the_shared_projection() -> None:
     tokenizer = build(NODE, key="tokenizer").train()
     node = {
         "semantic_infonce": {
             "weight": 0.1,
-            "term": {"_target_": f"{SemanticInfoNCE.__module__}.SemanticInfoNCE", "weights": "random"},
+            "term": {"_target_": f"{SemanticInfoNCE.__module__}.SemanticInfoNCE", "teacher": "small"},
         }
     }
-    losses = WeightedLosses.from_config(node, tokenizer)
+    losses = WeightedLosses.from_config(node, tokenizer, NamedTeachers(TEACHERS))
     assert not list(losses.parameters())
     assert not losses.state_dict()
     assert losses.random_weights == ["semantic_infonce"]
@@ -97,7 +112,7 @@ def test_the_term_trains_the_codes_and_the_shared_projection() -> None:
     assert float(tokenizer.encoder.queries.grad[9:].abs().sum()) > 0
 
     term = losses.terms["semantic_infonce"]
-    teacher = term.teacher(((images + 1) / 2 - term.mean) / term.deviation)
+    teacher = term.network.network(term.network.prepared(images))  # timm's own forward
     codes = output.quantized.codes["main"].x_BND[..., 4:].mean(dim=1)  # of the last branch
     expected = by_hand(tokenizer.encoder.project(teacher), codes, 1.0)
     torch.testing.assert_close(term({"image": images}, output).double(), expected)
@@ -106,10 +121,9 @@ def test_the_term_trains_the_codes_and_the_shared_projection() -> None:
     torch.testing.assert_close(term({"image": images}, output).double(), expected)
 
 
-def test_what_does_not_fit_is_said_before_training(tokenizer_node, monkeypatch) -> None:
+def test_what_does_not_fit_is_said_before_training(tokenizer_node) -> None:
     plain, branched = build(tokenizer_node, key="tokenizer"), build(NODE, key="tokenizer")
-    assert "no branches" in SemanticInfoNCE(weights="random").misfit(plain)
-    assert "2 branches" in SemanticInfoNCE(weights="random", branch=2).misfit(branched)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(MissingWeights, match="could not fetch"):
-        SemanticInfoNCE(teacher="vit_small_patch14_dinov2.lvd142m").misfit(branched)
+    assert "no branches" in term_of().misfit(plain)
+    assert "2 branches" in term_of(branch=2).misfit(branched)
+    wide = {"small": TEACHERS["small"] | {"model_args": TEACHERS["small"]["model_args"] | {"embed_dim": 8}}}
+    assert "8 features" in term_of(wide).misfit(branched)

@@ -1,0 +1,38 @@
+"""A head of linear layers on one stream's codes, a token at a time."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from ...tokenizers.types import Latents
+from .base import Head
+from .one_stream import width_of
+
+
+class MLPHead(Head):
+    """depth: linear layers with GELU between them, `hidden` wide; 1 is a linear head."""
+
+    def __init__(
+        self,
+        *,
+        dim: int | Mapping[str, int],
+        out_dim: int = 768,
+        stream: str | None = None,
+        depth: int = 2,
+        hidden: int = 512,
+    ) -> None:
+        super().__init__()
+        if depth < 1:
+            raise ValueError(f"depth={depth}: at least 1")
+        self.dim = dim if isinstance(dim, int) else dict(dim)
+        self.stream, width = width_of(dim, stream)
+        self.out_dim = out_dim
+        sizes = [width, *[hidden] * (depth - 1), out_dim]
+        layers: list[nn.Module] = []
+        for number in range(depth):
+            layers += [nn.GELU()] if number else []
+            layers.append(nn.Linear(sizes[number], sizes[number + 1]))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, codes: Latents) -> Tensor:
+        return self.layers(codes[self.stream].x_BND)

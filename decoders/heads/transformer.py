@@ -1,0 +1,48 @@
+"""A head of transformer blocks on one stream's codes: features of a teacher are rarely a token's own affair."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from ...tokenizers.types import Latents
+from .base import Head
+from .one_stream import width_of
+
+
+class TransformerHead(Head):
+    """Linear in, `depth` pre-norm blocks `width` wide over the stream's tokens, norm, linear out to `out_dim`.
+
+    num_tokens: for learned positions, where the tokens' number is fixed; null adds none.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int | Mapping[str, int],
+        out_dim: int = 768,
+        stream: str | None = None,
+        width: int = 768,
+        depth: int = 3,
+        num_heads: int = 12,
+        num_tokens: int | Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        if width % num_heads:
+            raise ValueError(f"num_heads={num_heads}: width={width} cannot be split into that many heads")
+        self.dim = dim if isinstance(dim, int) else dict(dim)
+        self.stream, code_width = width_of(dim, stream)
+        self.out_dim = out_dim
+        self.project_in = nn.Linear(code_width, width)
+        count = num_tokens if num_tokens is None or isinstance(num_tokens, int) else num_tokens[0] * num_tokens[1]
+        self.positions = nn.Parameter(torch.randn(1, count, width) * 0.02) if count else None
+        self.blocks = nn.Sequential(*(Block(dim=width, num_heads=num_heads, qkv_bias=True) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+        self.project_out = nn.Linear(width, out_dim)
+
+    def forward(self, codes: Latents) -> Tensor:
+        x = self.project_in(codes[self.stream].x_BND)
+        if self.positions is not None:
+            x = x + self.positions
+        return self.project_out(self.norm(self.blocks(x)))

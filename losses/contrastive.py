@@ -1,0 +1,70 @@
+"""What contrastive terms share: images' codes and captions' vectors in one space, over the batches of all processes."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..configs.errors import UserError
+from ..tokenizers.types import TokenizerOutput
+from .base import LossTerm
+from .gathered import of_all_processes
+from .reading import Reading, pooled
+from .taught import projection
+from .teachers.text_tower import TextTower
+
+
+class ContrastiveTerm(LossTerm):
+    """reads: as in Reading; the tokens' mean, through `projector` (linear or mlp), is the image's vector.
+
+    tower: what reads the captions. Tower, projection, scale and bias belong to this term: they train and are
+    checkpointed with it, and lie in `alignment/` beside an export, never inside.
+    """
+
+    def __init__(self, *, tower: TextTower, reads: str = "codes.main", projector: str = "linear") -> None:
+        super().__init__()
+        if projector not in ("linear", "mlp"):
+            raise ValueError(f"projector={projector}: give linear or mlp")
+        if not isinstance(tower, TextTower):
+            raise ValueError("tower: give the node of a TextTower")
+        self.tower = tower
+        self.reading = Reading.parse(reads)
+        self.taps = self.reading.taps
+        self.projector_kind = projector
+
+    def misfit(self, tokenizer: nn.Module) -> str | None:
+        """Called once, before training: here the projection learns its width."""
+        if reason := self.reading.misfit(tokenizer):
+            return reason
+        width = self.reading.width(tokenizer)
+        if width is None:
+            return f".term.reads={self.reading.kind}.{self.reading.name}: its width is not known; read codes or a head"
+        self.projector = projection(width, self.tower.dim, kind=self.projector_kind)
+        return super().misfit(tokenizer)
+
+    def forward(self, batch: Mapping[str, Any], output: TokenizerOutput) -> Tensor:
+        captions = batch.get("caption")
+        if captions is None or any(c is None for c in captions):
+            raise UserError("data: a contrastive loss needs captions, and these images have none; data=generated has")
+        pair = self.images(output), self.texts(captions)
+        # Only in training: the processes' shares of the validation images differ in number.
+        joined = of_all_processes if self.training else (lambda x: x)
+        with torch.autocast(pair[0].device.type, enabled=False):
+            return self.loss(*(joined(F.normalize(x.float(), dim=-1)) for x in pair))
+
+    @abstractmethod
+    def loss(self, images_BD: Tensor, texts_BD: Tensor) -> Tensor:
+        """Of unit vectors; row i of one belongs to row i of the other."""
+
+    def images(self, output: TokenizerOutput) -> Tensor:
+        return self.projector(pooled(self.reading.of(output)))
+
+    def texts(self, captions: Sequence[str]) -> Tensor:
+        return self.tower(captions)
+
+    @property
+    def weights_are_random(self) -> bool:
+        return self.tower.weights_are_random
