@@ -10,7 +10,7 @@ from ..configs.instantiate import build
 from ..tokenizers.index_tensors import height_width
 from ..tokenizers.types import Latents
 from .base import Decoder
-from .heads.base import stream_width
+from .heads.one_stream import width_of
 
 
 class OneStreamDecoder(Decoder):
@@ -32,8 +32,8 @@ class OneStreamDecoder(Decoder):
         trusted: bool = True,
     ) -> None:
         super().__init__()
-        self.dim, self.stream = dim, stream
-        width = stream_width(dim, stream)
+        self.dim = dim
+        self.stream, width = width_of(dim, stream)
         self.decoder: Decoder = build(
             decoder, key="tokenizer.decoder.decoder", trusted=trusted, dim=width, out_channels=out_channels
         )

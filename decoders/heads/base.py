@@ -1,7 +1,6 @@
 """What a head promises."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 
 from torch import Tensor, nn
 
@@ -15,11 +14,3 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, codes: Latents) -> Tensor: ...
-
-
-def stream_width(dim: int | Mapping[str, int], stream: str) -> int:
-    """Of one stream of the codes."""
-    widths = {"main": dim} if isinstance(dim, int) else dim
-    if stream not in widths:
-        raise ValueError(f"stream={stream}: the codes have {', '.join(sorted(widths))}")
-    return widths[stream]

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from ...tokenizers.index_tensors import height_width
 from ...tokenizers.layers.transformer import Block, Mlp, init_transformer
 from ...tokenizers.types import Latents
-from .base import Head, stream_width
+from .base import Head
+from .one_stream import width_of
 
 
 class FeatureViTHead(Head):
@@ -31,9 +32,10 @@ class FeatureViTHead(Head):
         mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__()
-        self.dim, self.stream = dim, stream
+        self.dim, self.out_dim = dim, out_dim
+        self.stream, code_width = width_of(dim, stream)
         self.grid = height_width(grid)
-        self.embed = nn.Linear(stream_width(dim, stream), width)
+        self.embed = nn.Linear(code_width, width)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width).normal_(std=0.02))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + self.grid[0] * self.grid[1], width).normal_(std=0.02))
         hidden = int(width * mlp_ratio)

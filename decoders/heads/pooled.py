@@ -1,21 +1,24 @@
 """One vector an image from the mean of its codes: what UniTok, MedITok align with text."""
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from ...tokenizers.types import Latents
-from .base import Head, stream_width
+from .base import Head
+from .one_stream import width_of
 
 
 class PooledHead(Head):
     """Mean over the tokens of a stream, layer norm, linear. It reads codes, so what it says went through the quantizer.
 
-    out_dim: of the embedding space, the text tower's. stream: whose codes.
+    out_dim: of the embedding space, the text tower's. stream: whose codes; null is the only one.
     """
 
-    def __init__(self, *, dim: int | dict[str, int], out_dim: int = 768, stream: str = "main") -> None:
+    def __init__(self, *, dim: int | Mapping[str, int], out_dim: int = 768, stream: str | None = None) -> None:
         super().__init__()
-        self.dim, self.stream = dim, stream
-        width = stream_width(dim, stream)
+        self.dim, self.out_dim = dim, out_dim
+        self.stream, width = width_of(dim, stream)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.project = nn.Linear(width, out_dim)
 

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from ...tokenizers.layers.rotary_blocks import RotaryBlocks
 from ...tokenizers.types import Latents
-from .base import Head, stream_width
+from .base import Head
+from .one_stream import width_of
 
 
 class RotaryHead(Head):
@@ -25,9 +26,10 @@ class RotaryHead(Head):
         activation: str = "quick_gelu",
     ) -> None:
         super().__init__()
-        self.dim, self.stream = dim, stream
+        self.dim, self.out_dim = dim, out_dim
+        self.stream, code_width = width_of(dim, stream)
         self.widen = RotaryBlocks(
-            dim_in=stream_width(dim, stream),
+            dim_in=code_width,
             dim_out=out_dim,
             width=width,
             depth=depth,

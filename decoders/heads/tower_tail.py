@@ -9,7 +9,8 @@ from ...tokenizers.layers.attention_pool import AttentionPool
 from ...tokenizers.layers.attention_projection import AttentionProjection
 from ...tokenizers.layers.transformer import Block, Mlp, init_transformer
 from ...tokenizers.types import Latents
-from .base import Head, stream_width
+from .base import Head
+from .one_stream import width_of
 
 
 class TowerTailHead(Head):
@@ -37,7 +38,8 @@ class TowerTailHead(Head):
         first_block: int = 26,
     ) -> None:
         super().__init__()
-        self.dim, self.stream = dim, stream
+        self.dim, self.out_dim = dim, width
+        self.stream, code_dim = width_of(dim, stream)
         self.blocks = nn.ModuleList(
             Block(
                 width=width,
@@ -49,7 +51,6 @@ class TowerTailHead(Head):
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.pool = AttentionPool(width=width, num_heads=num_heads, mlp_width=mlp_width, activation=activation)
         init_transformer(self)
-        code_dim = stream_width(dim, stream)
         self.expand = AttentionProjection(dim_in=code_dim, dim_out=width, num_heads=projection_heads, causal=causal)
         if pretrained is not None:
             from ...tokenizers.towers.base import start_from

@@ -21,7 +21,7 @@ PROJECTIONS = {
     "prequant_sem.": "encoder.to_semantic.",
     "prequant_shortcut.": "encoder.to_shortcut.",
     "postquant_pix.": "decoder.decoder.expand.",
-    "postquant_sem.": "heads.meaning.expand.",
+    "postquant_sem.": "heads.semantic.expand.",
 }
 BOOK_NAMES = {"weight": "codebook", "cluster_size_ema": "counts", "embed_ema": "sums"}
 POOL_NAMES = {"head.layernorm.": "pool.norm.", "head.": "pool."}
@@ -93,7 +93,7 @@ class DualToken(ReleasedFamily):
                 },
             },
             "heads": {
-                "meaning": {
+                "semantic": {
                     "_target_": "imtok.decoders.heads.tower_tail.TowerTailHead",
                     "depth": layers - semantic_layer,
                     "projection_heads": heads,
@@ -149,7 +149,7 @@ class DualToken(ReleasedFamily):
         tokenizer.eval()
         grid = tokenizer.stream_shapes()["pixel"].grid
         assert grid is not None
-        head, latents = tokenizer.heads["meaning"], tokenizer.encoder(io["image"])
+        head, latents = tokenizer.heads["semantic"], tokenizer.encoder(io["image"])
         end_to_end = tokenizer.quantize(io["image"]).indices
         out: dict[str, Tensor] = {}
         codes = {}
@@ -204,14 +204,14 @@ def shared(state: State, stream: str) -> bool:
 def tower_name(theirs: str, semantic_layer: int) -> str | None:
     """Blocks up to the quantized layer are the encoder's; the rest is a head's."""
     if prefix := next((p for p in POOL_NAMES if theirs.startswith(p)), None):
-        return "heads.meaning." + POOL_NAMES[prefix] + theirs.removeprefix(prefix)
+        return "heads.semantic." + POOL_NAMES[prefix] + theirs.removeprefix(prefix)
     ours = siglip_name(theirs)
     if ours is None:
         return None
     if ours.startswith("norm."):
-        return f"heads.meaning.{ours}"
+        return f"heads.semantic.{ours}"
     if not ours.startswith("blocks."):
         return f"encoder.tower.{ours}"
     _, number, rest = ours.split(".", 2)
     behind = int(number) - semantic_layer
-    return f"encoder.tower.{ours}" if behind < 0 else f"heads.meaning.blocks.{behind}.{rest}"
+    return f"encoder.tower.{ours}" if behind < 0 else f"heads.semantic.blocks.{behind}.{rest}"

@@ -19,9 +19,9 @@ PREFIXES = {
     TOWER: "encoder.semantic.tower.",
     "semantic_encoder.proj_out.0.": "encoder.semantic.narrow.proj_out.",
     "semantic_encoder.": "encoder.semantic.narrow.",
-    "semantic_decoder.proj_out.0.": "heads.meaning.widen.proj_out.",
-    "semantic_decoder.proj_out.1.": "heads.meaning.widen.norm_out.",
-    "semantic_decoder.": "heads.meaning.widen.",
+    "semantic_decoder.proj_out.0.": "heads.semantic.widen.proj_out.",
+    "semantic_decoder.proj_out.1.": "heads.semantic.widen.norm_out.",
+    "semantic_decoder.": "heads.semantic.widen.",
     "pixel_quant_conv.": "encoder.pixel.project.",
     "pixel_post_quant_conv.": "decoder.project.",
 }
@@ -85,7 +85,7 @@ class DualViTok(ReleasedFamily):
                 **network_sizes(cnn(state, "decoder"), "decoder", "up"),
             },
             "heads": {
-                "meaning": {
+                "semantic": {
                     "_target_": "imtok.decoders.heads.rotary.RotaryHead",
                     "out_dim": len(state["semantic_decoder.proj_out.0.weight"]),
                     "width": len(state["semantic_decoder.proj_in.weight"]),
@@ -144,7 +144,7 @@ class DualViTok(ReleasedFamily):
         return {
             **out,
             "semantic_target": to_grid(tokenizer.encoder.semantic.tower(io["image"]), grid),
-            "semantic_decoded": to_grid(tokenizer.heads["meaning"](codes), grid),
+            "semantic_decoded": to_grid(tokenizer.heads["semantic"](codes), grid),
             "decoded": tokenizer.decode(codes),
         }
 

@@ -22,10 +22,10 @@ from .tower_names import clip_name, count_of, siglip_joined, siglip_name
 
 TOWER = "encoder_vqkd."
 HEAD_NAMES = {
-    "decoder_vqkd.patch_embed.proj.": "heads.meaning.embed.",
-    "decoder_vqkd.fc_norm.": "heads.meaning.norm.",
-    "decoder_vqkd.": "heads.meaning.",
-    "decode_task_layer.": "heads.meaning.project.",
+    "decoder_vqkd.patch_embed.proj.": "heads.semantic.embed.",
+    "decoder_vqkd.fc_norm.": "heads.semantic.norm.",
+    "decoder_vqkd.": "heads.semantic.",
+    "decode_task_layer.": "heads.semantic.project.",
     "encode_task_layer.": "encoder.semantic.project.",
     "quantize.embedding_vqkd.weight": "quantizer.codebooks.semantic",
     "quantize.embedding_vqgan.weight": "quantizer.codebooks.pixel",
@@ -97,7 +97,7 @@ class TokenFlow(ReleasedFamily):
                 "decoder": {"_target_": "imtok.decoders.cnn.CNNDecoder", **network_sizes(taming, "decoder", "up")},
             },
             "heads": {
-                "meaning": {
+                "semantic": {
                     "_target_": "imtok.decoders.heads.feature_vit.FeatureViTHead",
                     "out_dim": len(state["decode_task_layer.2.weight"]),
                     "grid": side,
@@ -126,7 +126,7 @@ class TokenFlow(ReleasedFamily):
         return names
 
     def convert(self, our_name: str, tensor: Tensor) -> Tensor:
-        if our_name == "heads.meaning.embed.weight":
+        if our_name == "heads.semantic.embed.weight":
             return tensor.flatten(1)
         if our_name.endswith(("tower.pos_embed", "tower.cls_token")):
             return tensor.view(1, -1, tensor.shape[-1])
@@ -167,7 +167,7 @@ class TokenFlow(ReleasedFamily):
             "indices (end to end)": tokenizer.tokenize(io["image"])[..., 0],
             "quantized": joined_codes(quantized.codes),
             "quantized (from indices)": joined_codes(again),
-            "semantic_decoded": tokenizer.heads["meaning"](codes),
+            "semantic_decoded": tokenizer.heads["semantic"](codes),
             "decoded": tokenizer.decode(codes),
             "codebook_loss": losses["codebook"],
             "commitment_loss": constructor.get("commit_loss_beta", 1.0) * losses["commit"],

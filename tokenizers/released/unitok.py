@@ -22,8 +22,8 @@ OUR_PREFIXES = {
     "decoder.up_conv3.": "decoder.stages.1.",
     "decoder.up_conv4.": "decoder.stem.",
     "decoder.": "decoder.",
-    "fc_norm.": "heads.meaning.norm.",
-    "projection.": "heads.meaning.project.",
+    "fc_norm.": "heads.semantic.norm.",
+    "projection.": "heads.semantic.project.",
 }
 PROJECTIONS = {"quant_proj.": "quantizer.project_in.", "post_quant_proj.": "quantizer.project_out."}
 
@@ -83,7 +83,7 @@ class UniTok(ReleasedFamily):
                 **common,
             },
             "heads": {
-                "meaning": {
+                "semantic": {
                     "_target_": "imtok.decoders.heads.pooled.PooledHead",
                     "out_dim": len(state["projection.weight"]),
                 }
@@ -131,7 +131,7 @@ class UniTok(ReleasedFamily):
         indices = stored.indices_BNK.transpose(1, 2)
         post_quant = quantizer.project_out(io["quantized"])
         codes = {"main": Stream(post_quant, grid)}
-        meaning = F.normalize(tokenizer.heads["meaning"](codes), dim=-1)
+        meaning = F.normalize(tokenizer.heads["semantic"](codes), dim=-1)
         quantizer.train()
         losses = quantizer.quantize(io["z"]).losses
         quantizer.eval()
