@@ -64,7 +64,11 @@ class CNNDecoder(Decoder):
     def forward(self, codes: Latents) -> Tensor:
         stream = codes["main"]
         assert stream.grid is not None, "a convolutional decoder needs codes on a grid"
-        x = self.middle(self.conv_in(self.project(to_grid(stream.x_BND, stream.grid))))
+        return self.paint(self.project(to_grid(stream.x_BND, stream.grid)))
+
+    def paint(self, z_BChw: Tensor) -> Tensor:
+        """From `z_channels` channels on the codes' grid."""
+        x = self.middle(self.conv_in(z_BChw))
         for level in self.levels:
             x = level(x)
         return self.conv_out(F.silu(self.norm_out(x)))

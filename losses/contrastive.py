@@ -18,7 +18,8 @@ from .teachers.text_tower import TextTower
 
 
 class ContrastiveTerm(LossTerm):
-    """reads: as in Reading; the tokens' mean, through `projector` (linear or mlp), is the image's vector.
+    """reads: as in Reading; the tokens' mean, through `projector` (linear, mlp, or none for a head
+    that is as wide as the tower), is the image's vector.
 
     tower: what reads the captions. Tower, projection, scale and bias belong to this term: they train and are
     checkpointed with it, and lie in `alignment/` beside an export, never inside.
@@ -26,8 +27,8 @@ class ContrastiveTerm(LossTerm):
 
     def __init__(self, *, tower: TextTower, reads: str = "codes.main", projector: str = "linear") -> None:
         super().__init__()
-        if projector not in ("linear", "mlp"):
-            raise ValueError(f"projector={projector}: give linear or mlp")
+        if projector not in ("linear", "mlp", "none"):
+            raise ValueError(f"projector={projector}: give linear, mlp or none")
         if not isinstance(tower, TextTower):
             raise ValueError("tower: give the node of a TextTower")
         self.tower = tower
@@ -42,7 +43,12 @@ class ContrastiveTerm(LossTerm):
         width = self.reading.width(tokenizer)
         if width is None:
             return f".term.reads={self.reading.kind}.{self.reading.name}: its width is not known; read codes or a head"
-        self.projector = projection(width, self.tower.dim, kind=self.projector_kind)
+        if self.projector_kind == "none":
+            if width != self.tower.dim:
+                return f".term.projector=none: {width} channels are read, and the text tower gives {self.tower.dim}"
+            self.projector = nn.Identity()
+        else:
+            self.projector = projection(width, self.tower.dim, kind=self.projector_kind)
         return super().misfit(tokenizer)
 
     def forward(self, batch: Mapping[str, Any], output: TokenizerOutput) -> Tensor:

@@ -36,6 +36,7 @@ class Result:
     rows: list[Row] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
     unused_weights: list[str] = field(default_factory=list)
+    beside: list[str] = field(default_factory=list)  # of the published model, but of no tokenizer: a text tower
     num_weights: int = 0
 
     @property
@@ -106,8 +107,8 @@ def _height_width(size: int | list[int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
-def run_system(config: dict[str, Any], io: Watched, weights: dict[str, "Tensor"]) -> tuple[Mapping, set[str]]:
-    """Outputs and used weight keys of a released system, through the reader that `imtok import-weights` uses."""
+def run_system(config: dict[str, Any], io: Watched, weights: dict[str, "Tensor"]) -> tuple[Mapping, set[str], list]:
+    """Outputs, used weight keys and those kept beside a tokenizer, through the reader that `imtok import-weights` uses."""
     from imtok.tokenizers import released
 
     family = released.find(str(config["system"]))
@@ -115,10 +116,10 @@ def run_system(config: dict[str, Any], io: Watched, weights: dict[str, "Tensor"]
     tokenizer, report = family.import_state(
         weights, image_size=_height_width(config.get("image_size", 256)), constructor=constructor
     )
-    return family.outputs(tokenizer, io, constructor), set(report.used)
+    return family.outputs(tokenizer, io, constructor), set(report.used), report.beside
 
 
-def run_function(config: dict[str, Any], io: Watched, weights: dict[str, "Tensor"]) -> tuple[Mapping, set[str]]:
+def run_function(config: dict[str, Any], io: Watched, weights: dict[str, "Tensor"]) -> tuple[Mapping, set[str], list]:
     """The same for a pure function."""
     from imtok.eval.parity import FUNCTIONS
 
@@ -126,7 +127,7 @@ def run_function(config: dict[str, Any], io: Watched, weights: dict[str, "Tensor
     if name not in FUNCTIONS:
         raise UserError(f"function {name!r} is not known; known: {', '.join(sorted(FUNCTIONS))}")
     outputs, used = FUNCTIONS[name](config, io, weights or None)
-    return outputs, set(used)
+    return outputs, set(used), []
 
 
 def check(folder: Path) -> Result:
@@ -139,7 +140,7 @@ def check(folder: Path) -> Result:
     io = Watched(stored)
     try:
         run = run_system if kind == "system" else run_function
-        outputs, used = run(config, io, weights)
+        outputs, used, result.beside = run(config, io, weights)
     except UserError:
         raise
     except Exception as error:  # a fixture that breaks us is a failed check, and the other folders still count
@@ -147,7 +148,7 @@ def check(folder: Path) -> Result:
             raise
         result.rows.append(Row("(run)", False, f"{type(error).__name__}: {one_line(error)}"))
         return result
-    result.unused_weights = sorted(set(weights) - used)
+    result.unused_weights = sorted(set(weights) - used - set(result.beside))
     declared = set(config.get("outputs", ()))
     for name, tensor in stored.items():
         # A family may reach the same output in several ways: "indices" and "indices (end to end)".
@@ -178,6 +179,7 @@ def print_table(results: Sequence[Result]) -> None:
             error = f"{len(unused)} of {result.num_weights} unused" + (
                 f": {', '.join(unused[:3])} ..." if unused else ""
             )
+            error += f", {len(result.beside)} of its text tower or unused tail" if result.beside else ""
             table.add_row("", "weights", error, "all used", "[red]FAILED[/red]" if unused else "ok")
         if result.inputs:
             table.add_row("", "[dim]given: " + ", ".join(result.inputs) + "[/dim]", "", "", "")

@@ -7,23 +7,47 @@ import pytest
 import torch
 import yaml
 
-from imtok.configs.instantiate import build
+from imtok.configs.instantiate import build, locate
 from imtok.tokenizers.quantizers.base import Quantizer
 from imtok.tokenizers.types import Quantized, Stream, StreamShape
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "tokenizer" / "quantizer"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 DIM, GRID = 16, (4, 6)
-SHAPES = {"main": StreamShape(24, GRID)}
+SHAPE = StreamShape(24, GRID)
 
 
 def make(name: str) -> Quantizer:
     node: dict[str, Any] = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
-    return build(node | node.get("tiny", {}), key="tokenizer.quantizer", dim=DIM)
+    return build(node | node.get("tiny", {}), key="tokenizer.quantizer", dim=given_dim(node))
 
 
-def latents(batch: int = 3, *, dtype: torch.dtype = torch.float32) -> dict[str, Stream]:
-    return {"main": Stream(torch.randn(batch, 24, DIM, dtype=dtype), GRID)}
+def given_dim(node: dict[str, Any]) -> int | dict[str, int]:
+    """One width, or one for each of the streams that the quantizer's class or its YAML names."""
+    streams = tuple(node.get("quantizers") or locate(node["_target_"], key="quantizer").reads)
+    return DIM if streams == ("main",) else dict.fromkeys(streams, DIM)
+
+
+def streams_of(quantizer: Quantizer) -> tuple[str, ...]:
+    return ("main",) if isinstance(quantizer.dim, int) else tuple(quantizer.dim)
+
+
+def shapes_of(quantizer: Quantizer) -> dict[str, StreamShape]:
+    return dict.fromkeys(streams_of(quantizer), SHAPE)
+
+
+def width(quantizer: Quantizer, stream: str) -> int:
+    return quantizer.out_dim if isinstance(quantizer.out_dim, int) else quantizer.out_dim[stream]
+
+
+def latents(quantizer: Quantizer, batch: int = 3) -> dict[str, Stream]:
+    return {stream: Stream(torch.randn(batch, 24, DIM), GRID) for stream in streams_of(quantizer)}
+
+
+def same_codes(one: Quantized, other: Quantized) -> bool:
+    return set(one.codes) == set(other.codes) and all(
+        torch.equal(one.codes[k].x_BND, other.codes[k].x_BND) for k in one.codes
+    )
 
 
 def same_indices(one: Quantized, other: Quantized) -> bool:
@@ -39,8 +63,8 @@ def test_there_are_some() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_indices_fit_the_declared_layout(name: str) -> None:
     quantizer = make(name).eval()
-    out = quantizer(latents())
-    layout = quantizer.index_layout(SHAPES)
+    out = quantizer(latents(quantizer))
+    layout = quantizer.index_layout(shapes_of(quantizer))
     assert set(out.indices) == {s.stream for s in layout}  # none where the bottleneck is continuous
     for stream, indices in out.indices.items():
         segments = [s for s in layout if s.stream == stream]
@@ -49,31 +73,37 @@ def test_indices_fit_the_declared_layout(name: str) -> None:
         for part, segment in zip(indices.split([s.length for s in segments], dim=1), segments, strict=True):
             assert int(part.min()) >= 0
             assert bool((part.amax(dim=(0, 1)) < torch.tensor(segment.vocabulary)).all())
-    assert out.codes["main"].x_BND.shape == (3, 24, quantizer.out_dim)
-    assert out.codes["main"].grid == GRID
-    assert (quantizer.bits(SHAPES) > 0) == bool(layout)
+    assert set(out.codes) == set(streams_of(quantizer))
+    for stream, codes in out.codes.items():
+        assert codes.x_BND.shape == (3, 24, width(quantizer, stream))
+        assert codes.grid == GRID
+    assert (quantizer.bits(shapes_of(quantizer)) > 0) == bool(layout)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_indices_say_the_codes(name: str) -> None:
     quantizer = make(name).eval()
-    out = quantizer(latents())
-    if not quantizer.index_layout(SHAPES):
+    out, shapes = quantizer(latents(quantizer)), shapes_of(quantizer)
+    if not quantizer.index_layout(shapes):
         with pytest.raises(ValueError, match="continuous"):
-            quantizer.indices_to_codes(out.indices, SHAPES)
+            quantizer.indices_to_codes(out.indices, shapes)
         return
-    again = quantizer.indices_to_codes(out.indices, SHAPES)
-    torch.testing.assert_close(again["main"].x_BND, out.codes["main"].x_BND)
+    again = quantizer.indices_to_codes(out.indices, shapes)
+    for stream, codes in out.codes.items():
+        torch.testing.assert_close(again[stream].x_BND, codes.x_BND)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_reach_the_encoder_and_losses_are_declared(name: str) -> None:
-    quantizer, given = make(name).train(), latents()
-    given["main"].x_BND.requires_grad_()
+    quantizer = make(name).train()
+    given = latents(quantizer)
+    for stream in given.values():
+        stream.x_BND.requires_grad_()
     out = quantizer(given)
     assert set(out.losses) == set(quantizer.loss_names)
-    (out.codes["main"].x_BND * torch.randn(3, 24, quantizer.out_dim)).sum().backward()
-    assert float(given["main"].x_BND.grad.abs().sum()) > 0
+    sum((c.x_BND * torch.randn(3, 24, width(quantizer, s))).sum() for s, c in out.codes.items()).backward()
+    for stream in given.values():
+        assert float(stream.x_BND.grad.abs().sum()) > 0
     for loss in out.losses.values():
         assert loss.shape == ()
         assert bool(torch.isfinite(loss))
@@ -81,56 +111,62 @@ def test_gradients_reach_the_encoder_and_losses_are_declared(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_eval_repeats_itself(name: str) -> None:
-    quantizer, given = make(name).eval(), latents()
+    quantizer = make(name).eval()
+    given = latents(quantizer)
     first, second = quantizer(given), quantizer(given)
     if not quantizer.stochastic:
         assert same_indices(first, second)
-        assert torch.equal(first.codes["main"].x_BND, second.codes["main"].x_BND)
+        assert same_codes(first, second)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_autocast_changes_nothing(name: str) -> None:
-    quantizer, given = make(name).eval(), latents()
+    quantizer = make(name).eval()
+    given = latents(quantizer)
     expected = quantizer(given)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         actual = quantizer(given)
-        half = quantizer({"main": Stream(given["main"].x_BND.bfloat16(), GRID)})
+        half = quantizer({name: Stream(stream.x_BND.bfloat16(), GRID) for name, stream in given.items()})
     assert same_indices(actual, expected)
-    assert torch.equal(actual.codes["main"].x_BND, expected.codes["main"].x_BND)
-    assert half.codes["main"].x_BND.dtype == torch.float32
+    assert same_codes(actual, expected)
+    assert all(codes.x_BND.dtype == torch.float32 for codes in half.codes.values())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_masked_tokens_have_index_minus_one_and_come_back_masked(name: str) -> None:
-    quantizer, given = make(name).eval(), latents()
+    quantizer = make(name).eval()
+    given, shapes = latents(quantizer), shapes_of(quantizer)
     mask = torch.rand(3, 24) > 0.3
-    given["main"].mask_BN = mask
-    layout = quantizer.index_layout(SHAPES)
-    if layout and sum(s.length for s in layout) != 24:  # an index speaks of several tokens
+    for stream in given.values():
+        stream.mask_BN = mask
+    layout = quantizer.index_layout(shapes)
+    if layout and sum(s.length for s in layout) != 24 * len(given):  # an index speaks of several tokens
         with pytest.raises(ValueError, match="masked"):
             quantizer(given)
         return
     out = quantizer(given)
-    if not layout:
-        assert torch.equal(out.codes["main"].mask_BN, mask)
-        return
-    assert torch.equal(out.indices["main"][..., 0] >= 0, mask)
-    assert torch.equal(quantizer.indices_to_codes(out.indices, SHAPES)["main"].mask_BN, mask)
+    for stream in given:
+        if not layout:
+            assert torch.equal(out.codes[stream].mask_BN, mask)
+            continue
+        assert torch.equal(out.indices[stream][..., 0] >= 0, mask)
+        assert torch.equal(quantizer.indices_to_codes(out.indices, shapes)[stream].mask_BN, mask)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_state_survives_saving(name: str) -> None:
-    quantizer, given = make(name), latents()
+    quantizer = make(name)
+    given = latents(quantizer)
     quantizer.train()(given)
     copy = make(name)
     copy.load_state_dict(quantizer.state_dict())
     mine, copied = quantizer.eval()(given), copy.eval()(given)
     assert same_indices(mine, copied)
-    assert torch.equal(mine.codes["main"].x_BND, copied.codes["main"].x_BND)
+    assert same_codes(mine, copied)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nonsense_width_fails_at_build(name: str) -> None:
     node = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
     with pytest.raises(ValueError, match=r"tokenizer\.quantizer\.dim=7"):
-        build(node | {"dim": 7}, key="tokenizer.quantizer", dim=DIM)
+        build(node | {"dim": 7}, key="tokenizer.quantizer", dim=given_dim(node))

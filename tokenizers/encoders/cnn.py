@@ -68,7 +68,10 @@ class CNNEncoder(Encoder):
         x = self.conv_in(images)
         for level in self.levels:
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(self.middle(x))))
+        return self.to_latent(F.silu(self.norm_out(self.middle(x))))
+
+    def to_latent(self, x_BChw: Tensor) -> Tensor:
+        return self.conv_out(x_BChw)
 
     def forward(self, images: Tensor) -> Latents:
         z_BDhw = self.project(self.features(images))

@@ -42,11 +42,13 @@ class SpatialAttention(nn.Module):
         self.v = nn.Conv2d(channels, channels, 1)
         self.project = nn.Conv2d(channels, channels, 1)
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        normed = self.norm(x_BCHW)
-        q, k, v = (to_tokens(layer(normed)) for layer in (self.q, self.k, self.v))
+    def attend(self, normed_BCHW: Tensor) -> Tensor:
+        q, k, v = (to_tokens(layer(normed_BCHW)) for layer in (self.q, self.k, self.v))
         attended_BND = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
-        return x_BCHW + self.project(to_grid(attended_BND, x_BCHW.shape[-2:]))
+        return self.project(to_grid(attended_BND, normed_BCHW.shape[-2:]))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return x_BCHW + self.attend(self.norm(x_BCHW))
 
 
 class Downsample(nn.Module):

@@ -16,6 +16,7 @@ class Quantizer(nn.Module, ABC):
 
     dim: int | dict[str, int]  # width it reads, given by the encoder
     out_dim: int | dict[str, int]  # width the decoder reads
+    reads: ClassVar[tuple[str, ...]] = ("main",)  # streams it wants; ParallelQuantizer takes those that its YAML names
     loss_names: ClassVar[tuple[str, ...]] = ()  # keys of Quantized.losses in training mode
     stochastic: ClassVar[bool] = False  # True where even eval draws random numbers; reports say so
     joined_batch_equal: ClassVar[bool] = False  # several processes train it as one would on the joined batch

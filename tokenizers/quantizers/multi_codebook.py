@@ -1,8 +1,11 @@
 """Multi-codebook quantization (UniTok, arXiv 2502.20321): channels in chunks, each with its own small codebook."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
+from ..layers.attention_projection import AttentionProjection
 from .base import SingleStreamQuantizer, StreamQuantized
 from .vq import VQ
 
@@ -11,6 +14,9 @@ class MultiCodebook(SingleStreamQuantizer):
     """K = codebooks indices a token; losses are means over codebooks.
 
     codebook_size, code_dim: entries of each codebook, and width of all chunks together (UniTok: 8 x 4096 x 8 of 64).
+    projection: between `dim` and `code_dim`, where they differ: linear, attention (UniTok's; the decoder then reads
+        `dim`-wide codes that know of each other), or causal_attention (its first release).
+    projection_heads: of the attention; the ratio of the widths by default.
     """
 
     def __init__(
@@ -25,8 +31,16 @@ class MultiCodebook(SingleStreamQuantizer):
         revive_below: float = 0.0,
         usage_decay: float = 0.9,
         entropy_temperature: float | None = None,
+        projection: Literal["linear", "attention", "causal_attention"] = "linear",
+        projection_heads: int | None = None,
     ) -> None:
         super().__init__(dim=dim, code_dim=code_dim)
+        if projection not in ("linear", "attention", "causal_attention"):
+            raise ValueError(f"projection={projection}: known: linear, attention, causal_attention")
+        if projection != "linear" and self.code_dim != dim:
+            given = {"num_heads": projection_heads, "causal": projection == "causal_attention"}
+            self.project_in = AttentionProjection(dim_in=dim, dim_out=self.code_dim, **given)
+            self.project_out = AttentionProjection(dim_in=self.code_dim, dim_out=dim, **given)
         if codebooks < 1 or self.code_dim % codebooks:
             raise ValueError(f"codebooks={codebooks}: the width of the codes, {self.code_dim}, does not divide by it")
         self.vocabulary = (codebook_size,) * codebooks

@@ -24,6 +24,7 @@ class ImportReport:
 
     used: list[str] = field(default_factory=list)  # became ours, or was read and held against what we compute
     ignored: list[str] = field(default_factory=list)  # discriminator, perceptual net, usage buffers ...
+    beside: list[str] = field(default_factory=list)  # of the same model but no part of a tokenizer: its text tower
 
 
 class ReleasedFamily(ABC):
@@ -61,7 +62,12 @@ class ReleasedFamily(ABC):
         state = {k: state[copies.get(k, k)] for k in state if k not in set(copies.values())}
         ignored = [k for k in state if k.startswith(self.ignored_prefixes)] if self.ignored_prefixes else []
         state = {k: v for k, v in state.items() if k not in set(ignored)}
+        beside = self.beside(state)
+        state = {k: v for k, v in state.items() if k not in beside}
         try:
+            joined = self.joined(state)
+            for name, parts in joined.items():
+                state[name] = torch.cat([state.pop(part) for part in parts])
             node = self.tokenizer_node(state, image_size=size, constructor=constructor or {})
             checked = self.check_tables(state, constructor=constructor or {})
             state = {k: v for k, v in state.items() if k not in checked}
@@ -77,12 +83,20 @@ class ReleasedFamily(ABC):
         untrained = {k: v for k, v in own.items() if k in self.not_in_release(own)}
         check_state(own, {**untrained, **converted, **unknown}, source=f"the file, read as {self.systems[0]},")
         tokenizer.load_state_dict({**untrained, **converted})
-        used = [copies.get(name, name) for name in names]
+        used = [copies.get(part, part) for name in names for part in joined.get(name, [name])]
         ignored += [name for name in copies if name in names]  # the live weights, beside their EMA copies
-        return tokenizer.eval(), ImportReport(used=sorted([*used, *checked]), ignored=sorted(ignored))
+        return tokenizer.eval(), ImportReport(sorted([*used, *checked]), sorted(ignored), sorted(beside))
 
     def ema_copies(self, state: State) -> dict[str, str]:
         """{name: name of its EMA copy in the same file}; copies are preferred, as papers evaluate them."""
+        return {}
+
+    def beside(self, state: State) -> set[str]:
+        """Names of tensors of the published model that are no part of a tokenizer: a text tower, layers never run."""
+        return set()
+
+    def joined(self, state: State) -> dict[str, list[str]]:
+        """{new name: names of tensors that stand one above the other in it}, for layers that were published apart."""
         return {}
 
     def check_tables(self, state: State, *, constructor: Mapping[str, Any]) -> set[str]:

@@ -1,0 +1,32 @@
+"""One vector an image from the mean of its codes: what UniTok, MedITok align with text."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from ...tokenizers.types import Latents
+from .base import Head
+from .one_stream import width_of
+
+
+class PooledHead(Head):
+    """Mean over the tokens of a stream, layer norm, linear. It reads codes, so what it says went through the quantizer.
+
+    out_dim: of the embedding space, the text tower's. stream: whose codes; null is the only one.
+    """
+
+    def __init__(self, *, dim: int | Mapping[str, int], out_dim: int = 768, stream: str | None = None) -> None:
+        super().__init__()
+        self.dim, self.out_dim = dim, out_dim
+        self.stream, width = width_of(dim, stream)
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.project = nn.Linear(width, out_dim)
+
+    def forward(self, codes: Latents) -> Tensor:
+        stream = codes[self.stream]
+        if stream.mask_BN is None:
+            mean_BD = stream.x_BND.mean(dim=1)
+        else:
+            kept_BN1 = stream.mask_BN[..., None]
+            mean_BD = (stream.x_BND * kept_BN1).sum(dim=1) / kept_BN1.sum(dim=1).clamp(min=1)
+        return self.project(self.norm(mean_BD))

@@ -1,0 +1,45 @@
+"""Features of a tower from codes, through blocks with rotary positions (ILLUME+'s DualViTok, arXiv 2504.01934)."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from ...tokenizers.layers.rotary_blocks import RotaryBlocks
+from ...tokenizers.types import Latents
+from .base import Head
+from .one_stream import width_of
+
+
+class RotaryHead(Head):
+    """Codes [B, N, dim] on a grid of any size to features [B, N, out_dim], with a layer norm last."""
+
+    def __init__(
+        self,
+        *,
+        dim: int | Mapping[str, int],
+        out_dim: int = 3584,
+        stream: str = "semantic",
+        width: int = 1280,
+        depth: int = 4,
+        num_heads: int = 16,
+        mlp_ratio: float = 4.0,
+        activation: str = "quick_gelu",
+    ) -> None:
+        super().__init__()
+        self.dim, self.out_dim = dim, out_dim
+        self.stream, code_width = width_of(dim, stream)
+        self.widen = RotaryBlocks(
+            dim_in=code_width,
+            dim_out=out_dim,
+            width=width,
+            depth=depth,
+            num_heads=num_heads,
+            mlp_ratio=mlp_ratio,
+            activation=activation,
+            out_norm=True,
+        )
+
+    def forward(self, codes: Latents) -> Tensor:
+        stream = codes[self.stream]
+        assert stream.grid is not None, "rotary positions need codes on a grid"
+        return self.widen(stream.x_BND, stream.grid)

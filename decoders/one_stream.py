@@ -1,0 +1,50 @@
+"""A picture from one of several streams: TokenFlow's and DualToken's pixel codes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..configs.instantiate import build
+from ..tokenizers.index_tensors import height_width
+from ..tokenizers.types import Latents
+from .base import Decoder
+from .heads.one_stream import width_of
+
+
+class OneStreamDecoder(Decoder):
+    """Hands `stream` to a decoder of one stream; the other streams are for heads.
+
+    decoder: its node. image_size: where given, the picture is brought to this size by bicubic interpolation.
+    """
+
+    builds_own_parts: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        dim: int | Mapping[str, int],
+        decoder: Mapping[str, Any],
+        stream: str = "pixel",
+        image_size: int | Sequence[int] | None = None,
+        out_channels: int = 3,
+        trusted: bool = True,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.stream, width = width_of(dim, stream)
+        self.decoder: Decoder = build(
+            decoder, key="tokenizer.decoder.decoder", trusted=trusted, dim=width, out_channels=out_channels
+        )
+        self.image_size = None if image_size is None else height_width(image_size)
+
+    def forward(self, codes: Latents) -> Tensor:
+        picture = self.decoder({"main": codes[self.stream]})
+        if self.image_size is None or tuple(picture.shape[-2:]) == self.image_size:
+            return picture
+        return F.interpolate(picture, self.image_size, mode="bicubic")
+
+    @property
+    def last_layer(self) -> nn.Parameter | None:
+        return self.decoder.last_layer

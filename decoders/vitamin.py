@@ -1,0 +1,66 @@
+"""ViTamin run backwards: the decoder of UniTok (Ma et al., arXiv 2502.20321)."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from ..tokenizers.layers.resnet import to_grid
+from ..tokenizers.layers.transformer import init_transformer
+from ..tokenizers.layers.vitamin import Doubling, MBConv, Stem
+from ..tokenizers.towers.vitamin import vitamin_blocks
+from ..tokenizers.types import Latents
+from .base import Decoder
+
+
+class ViTaminDecoder(Decoder):
+    """Transformer, then convolutions that double the side four times.
+
+    dim: width of the codes, which is the transformer's.
+    conv_widths, conv_depths: as in the tower, named from the picture inwards; the stages are run the other way.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        depth: int = 31,
+        num_heads: int = 16,
+        mlp_ratio: float = 2.0,
+        conv_widths: Sequence[int] = (160, 320),
+        conv_depths: Sequence[int] = (2, 4),
+        activation: str = "gelu_tanh",
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.blocks = vitamin_blocks(
+            width=dim,
+            depth=depth,
+            num_heads=num_heads,
+            mlp_ratio=mlp_ratio,
+            activation=activation,
+            drop_path=drop_path,
+        )
+        init_transformer(self.blocks)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        widths = list(reversed(conv_widths))
+        self.widen = Doubling(dim, widths[0])
+        self.stages = nn.ModuleList()
+        before = widths[0]
+        for channels, count in zip(widths, reversed(conv_depths), strict=True):
+            first = MBConv(before, channels, change="double")
+            self.stages.append(nn.Sequential(first, *(MBConv(channels, channels) for _ in range(count - 1))))
+            before = channels
+        self.stem = Stem(before, 3, outward=True)
+
+    def forward(self, codes: Latents) -> Tensor:
+        stream = codes["main"]
+        assert stream.grid is not None, "this decoder needs codes on a grid"
+        x = self.widen(to_grid(self.norm(self.blocks(stream.x_BND)), stream.grid))
+        for stage in self.stages:
+            x = stage(x)
+        return self.stem(x)
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        return self.stem.conv2.weight

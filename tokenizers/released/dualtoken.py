@@ -1,0 +1,217 @@
+"""DualToken (songweii/DualToken): SigLIP read at two depths, a residual quantizer each, an RQ-VAE decoder for pixels."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ...configs.errors import UserError
+from ..tokenizer import Tokenizer
+from ..types import Stream
+from .base import ReleasedFamily, State
+from .grid_cnn import network_sizes, our_name
+from .tower_names import check_zero, count_of, projection_name, siglip_joined, siglip_name
+
+TOWER = "siglip_model.vision_model."
+STREAMS = {"sem": "semantic", "pix": "pixel"}
+PROJECTIONS = {
+    "prequant_pix.": "encoder.to_pixel.",
+    "prequant_sem.": "encoder.to_semantic.",
+    "prequant_shortcut.": "encoder.to_shortcut.",
+    "postquant_pix.": "decoder.decoder.expand.",
+    "postquant_sem.": "heads.semantic.expand.",
+}
+BOOK_NAMES = {"weight": "codebook", "cluster_size_ema": "counts", "embed_ema": "sums"}
+POOL_NAMES = {"head.layernorm.": "pool.norm.", "head.": "pool."}
+
+
+class DualToken(ReleasedFamily):
+    """Names of transformers 4 (`siglip_model.vision_model`)."""
+
+    systems: ClassVar[tuple[str, ...]] = ("dualtoken",)
+
+    def beside(self, state: State) -> set[str]:
+        """SigLIP's text side."""
+        return {name for name in state if re.match(r"siglip_model\.(text_model\.|logit_)", name)}
+
+    def joined(self, state: State) -> dict[str, list[str]]:
+        return siglip_joined(state, TOWER)
+
+    def tokenizer_node(
+        self, state: State, *, image_size: tuple[int, int], constructor: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        width, _, patch, _ = state[f"{TOWER}embeddings.patch_embedding.weight"].shape
+        code_dim = len(state["prequant_pix.proj.weight"])
+        layers = count_of(state, f"{TOWER}encoder.layers")
+        # The released models quantize before the last layer; names of layers depend on it, so `rename` reads it too.
+        semantic_layer = self.semantic_layer = constructor.get("layer_sem", layers - 1)
+        said = constructor.get("siglip", {}).get("vision", {})
+        sizes = {
+            "width": width,
+            "num_heads": said.get("num_attention_heads", 16),  # no shape shows them; so400m has 16
+            "mlp_width": len(state[f"{TOWER}encoder.layers.0.mlp.fc1.weight"]),
+        }
+        heads, shortcut = max(1, width // code_dim), "prequant_shortcut.proj.weight" in state
+        painter = network_sizes({k: v for k, v in state.items() if k.startswith("decoder.")}, "decoder", "up")
+        factor = 2 ** (len(painter["channel_multipliers"]) - 1)
+        grid = constructor.get("decoder_latent_shape") or [side // factor for side in image_size]
+        return {
+            "_target_": "imtok.tokenizers.tokenizer.Tokenizer",
+            "image_size": list(image_size),
+            "encoder": {
+                "_target_": "imtok.tokenizers.encoders.tapped_tower.TappedTowerEncoder",
+                "dim": code_dim,
+                "semantic_layer": semantic_layer,
+                "pixel_layer": constructor.get("layer_recon", 6),
+                "shortcut_layer": constructor.get("layer_shortcut", 4) if shortcut else None,
+                "shortcut_weight": constructor.get("weight_shortcut", 0.6),
+                "num_heads": heads,
+                "tower": {
+                    "_target_": "imtok.tokenizers.towers.vit.ViTTower",
+                    "image_size": list(image_size),
+                    "patch_size": patch,
+                    "depth": semantic_layer,
+                    "final_norm": False,
+                    **sizes,
+                },
+            },
+            "quantizer": {
+                "_target_": "imtok.tokenizers.quantizers.parallel.ParallelQuantizer",
+                "reduce": "sum",
+                "quantizers": {ours: quantizer_node(state, theirs) for theirs, ours in STREAMS.items()},
+            },
+            "decoder": {
+                "_target_": "imtok.decoders.one_stream.OneStreamDecoder",
+                "decoder": {
+                    "_target_": "imtok.decoders.cnn_rqvae.RQVAEDecoder",
+                    "width": width,
+                    "grid": list(grid),
+                    "projection_heads": heads,
+                    **painter,
+                },
+            },
+            "heads": {
+                "semantic": {
+                    "_target_": "imtok.decoders.heads.tower_tail.TowerTailHead",
+                    "depth": layers - semantic_layer,
+                    "projection_heads": heads,
+                    **sizes,
+                }
+            },
+        }
+
+    def rename(self, state: State) -> dict[str, str]:
+        painter = {name for name in state if name.startswith("decoder.")}
+        names = {}
+        for name in state:
+            if prefix := next((p for p in PROJECTIONS if name.startswith(p)), None):
+                ours = PROJECTIONS[prefix] + projection_name(name.removeprefix(prefix))
+            elif m := re.fullmatch(r"quantizer_(pix|sem)\.codebooks\.(\d+)\.(\w+)", name):
+                ours = f"quantizer.quantizers.{STREAMS[m[1]]}.books.{m[2]}.{BOOK_NAMES[m[3]]}"
+            elif name.startswith("post_quant_conv."):
+                ours = "decoder.decoder.project." + name.removeprefix("post_quant_conv.").replace("nin_shortcut", "skip")
+            elif name in painter:
+                ours = our_name(name, painter)
+                ours = ours and f"decoder.{ours}"
+            elif name.startswith(TOWER):
+                ours = tower_name(name.removeprefix(TOWER), self.semantic_layer)
+            else:
+                ours = None
+            if ours is not None:
+                names[name] = ours
+        return names
+
+    def convert(self, our_name: str, tensor: Tensor) -> Tensor:
+        if our_name.endswith(".codebook"):
+            return tensor[:-1]  # the last row stands for no code
+        return tensor[None] if our_name == "encoder.tower.pos_embed" else tensor
+
+    def check_tables(self, state: State, *, constructor: Mapping[str, Any]) -> set[str]:
+        """Keys' missing biases; a codebook shared by all depths stands once for each."""
+        found = check_zero(state, ".zero_k_bias")
+        for stream in STREAMS:
+            if not shared(state, stream):
+                continue
+            for name in state:
+                if m := re.fullmatch(rf"quantizer_{stream}\.codebooks\.([1-9]\d*)\.(\w+)", name):
+                    found.add(name)
+        return found
+
+    def not_in_release(self, own: State) -> set[str]:
+        return {name for name in own if name.endswith((".usage", ".started"))}
+
+    @torch.no_grad()
+    def outputs(
+        self, tokenizer: Tokenizer, io: Mapping[str, Tensor], constructor: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
+        tokenizer.eval()
+        grid = tokenizer.stream_shapes()["pixel"].grid
+        assert grid is not None
+        head, latents = tokenizer.heads["semantic"], tokenizer.encoder(io["image"])
+        end_to_end = tokenizer.quantize(io["image"]).indices
+        out: dict[str, Tensor] = {}
+        codes = {}
+        for stream in ("pixel", "semantic"):
+            z_BND = io[f"{stream}_z"].flatten(1, 2)
+            quantizer = tokenizer.quantizer.quantizers[stream]
+            quantized = quantizer({"main": Stream(z_BND, grid)})
+            stored = {"main": io[f"{stream}_indices"].flatten(1, 2)}
+            codes[stream] = quantizer.indices_to_codes(stored, {"main": tokenizer.stream_shapes()[stream]})["main"]
+            quantizer.train()
+            losses = quantizer({"main": Stream(z_BND, grid)}).losses
+            quantizer.eval()
+            out |= {
+                f"{stream}_z": latents[stream].x_BND.unflatten(1, grid),
+                f"{stream}_indices": quantized.indices["main"].unflatten(1, grid),
+                f"{stream}_indices (end to end)": end_to_end[stream].unflatten(1, grid),
+                f"{stream}_commitment_loss": losses["commit"],
+            }
+            if stream == "pixel":
+                out["pixel_quantized"] = quantized.codes["main"].x_BND
+        features = head.features(codes)
+        return {
+            **out,
+            "pixel_quantized (from indices)": codes["pixel"].x_BND,
+            "semantic_quantized": features,
+            "last_hidden": head.last_hidden(io["semantic_quantized"]),
+            "pooled": head(codes),
+            "decoded": tokenizer.decode({"pixel": Stream(io["pixel_quantized"], grid)}),
+        }
+
+
+def quantizer_node(state: State, stream: str) -> dict[str, Any]:
+    stem = f"quantizer_{stream}.codebooks"
+    rows, width = state[f"{stem}.0.weight"].shape
+    return {
+        "_target_": "imtok.tokenizers.quantizers.residual_vq.ResidualVQ",
+        "stages": count_of(state, stem),
+        "codebook_size": rows - 1,
+        "code_dim": width,
+        "shared": shared(state, stream),
+        "update": "ema",
+    }
+
+
+def shared(state: State, stream: str) -> bool:
+    """Whether all depths have one codebook, which the file then holds once a depth."""
+    stem = f"quantizer_{stream}.codebooks"
+    others = range(1, count_of(state, stem))
+    return bool(others) and all(torch.equal(state[f"{stem}.{n}.weight"], state[f"{stem}.0.weight"]) for n in others)
+
+
+def tower_name(theirs: str, semantic_layer: int) -> str | None:
+    """Blocks up to the quantized layer are the encoder's; the rest is a head's."""
+    if prefix := next((p for p in POOL_NAMES if theirs.startswith(p)), None):
+        return "heads.semantic." + POOL_NAMES[prefix] + theirs.removeprefix(prefix)
+    ours = siglip_name(theirs)
+    if ours is None:
+        return None
+    if ours.startswith("norm."):
+        return f"heads.semantic.{ours}"
+    if not ours.startswith("blocks."):
+        return f"encoder.tower.{ours}"
+    _, number, rest = ours.split(".", 2)
+    behind = int(number) - semantic_layer
+    return f"encoder.tower.{ours}" if behind < 0 else f"heads.semantic.blocks.{behind}.{rest}"

@@ -1,0 +1,165 @@
+"""ILLUME+'s DualViTok (illume-unified-mllm/ILLUME_plus): Qwen2-VL's tower for meaning, MoVQ for pixels, a SimVQ each."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..layers.resnet import to_grid, to_tokens
+from ..tokenizer import Tokenizer
+from ..types import Stream
+from .base import ReleasedFamily, State
+from .grid_cnn import network_sizes, our_name
+from .tower_names import count_of
+
+TOWER = "semantic_encoder.model."
+PREFIXES = {
+    TOWER: "encoder.semantic.tower.",
+    "semantic_encoder.proj_out.0.": "encoder.semantic.narrow.proj_out.",
+    "semantic_encoder.": "encoder.semantic.narrow.",
+    "semantic_decoder.proj_out.0.": "heads.semantic.widen.proj_out.",
+    "semantic_decoder.proj_out.1.": "heads.semantic.widen.norm_out.",
+    "semantic_decoder.": "heads.semantic.widen.",
+    "pixel_quant_conv.": "encoder.pixel.project.",
+    "pixel_post_quant_conv.": "decoder.project.",
+}
+QUANTIZER_NAMES = {"frozen_codebook": "frozen", "code_transform.weight": "transform.weight"}
+NORM_NAMES = {"norm_layer.": "norm.", "conv_y.": "scale.", "conv_b.": "shift."}
+
+
+class DualViTok(ReleasedFamily):
+    """The vision tokenizer of ILLUME+, with the frozen tower that its checkpoints carry."""
+
+    systems: ClassVar[tuple[str, ...]] = ("dualvitok",)
+
+    def tokenizer_node(
+        self, state: State, *, image_size: tuple[int, int], constructor: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        said, block_heads = constructor.get("vision", {}), constructor.get("block_heads", 16)
+        inner, _, frames, patch, _ = state[f"{TOWER}patch_embed.proj.weight"].shape
+        out, merged = state[f"{TOWER}merger.mlp.2.weight"].shape
+        code_dim, width = state["semantic_encoder.proj_out.0.weight"].shape
+        return {
+            "_target_": "imtok.tokenizers.tokenizer.Tokenizer",
+            "image_size": list(image_size),
+            "encoder": {
+                "_target_": "imtok.tokenizers.encoders.two_towers.TwoTowerEncoder",
+                "semantic": {
+                    "_target_": "imtok.tokenizers.encoders.rotary_tower.RotaryTowerEncoder",
+                    "dim": code_dim,
+                    "width": width,
+                    **block_sizes(state, "semantic_encoder", width, block_heads),
+                    "tower": {
+                        "_target_": "imtok.tokenizers.towers.qwen2_vl.Qwen2VLTower",
+                        "width": out,
+                        "inner_width": inner,
+                        "depth": count_of(state, f"{TOWER}blocks"),
+                        "num_heads": said.get("num_heads", 16),
+                        "mlp_ratio": (len(state[f"{TOWER}blocks.0.mlp.fc1.weight"]) + 0.5) / inner,
+                        "patch_size": patch,
+                        "merge": round((merged / inner) ** 0.5),
+                        "frames": frames,
+                    },
+                },
+                "pixel": {
+                    "_target_": "imtok.tokenizers.encoders.cnn_movq.CNNMoVQEncoder",
+                    "dim": len(state["pixel_quant_conv.weight"]),
+                    **network_sizes(cnn(state, "encoder"), "encoder", "down"),
+                },
+            },
+            "quantizer": {
+                "_target_": "imtok.tokenizers.quantizers.parallel.ParallelQuantizer",
+                "reduce": "sum",
+                "quantizers": {
+                    stream: {
+                        "_target_": "imtok.tokenizers.quantizers.sim_vq.SimVQ",
+                        "codebook_size": len(state[f"{stream}_quantizer.frozen_codebook"]),
+                    }
+                    for stream in ("semantic", "pixel")
+                },
+            },
+            "decoder": {
+                "_target_": "imtok.decoders.cnn_movq.CNNMoVQDecoder",
+                **network_sizes(cnn(state, "decoder"), "decoder", "up"),
+            },
+            "heads": {
+                "semantic": {
+                    "_target_": "imtok.decoders.heads.rotary.RotaryHead",
+                    "out_dim": len(state["semantic_decoder.proj_out.0.weight"]),
+                    "width": len(state["semantic_decoder.proj_in.weight"]),
+                    **block_sizes(state, "semantic_decoder", width, block_heads),
+                }
+            },
+        }
+
+    def rename(self, state: State) -> dict[str, str]:
+        names = {}
+        for name in state:
+            if m := re.fullmatch(r"(semantic|pixel)_quantizer\.(.+)", name):
+                if m[2] in QUANTIZER_NAMES:
+                    names[name] = f"quantizer.quantizers.{m[1]}.{QUANTIZER_NAMES[m[2]]}"
+            elif prefix := next((p for p in PREFIXES if name.startswith(p)), None):
+                names[name] = PREFIXES[prefix] + name.removeprefix(prefix)
+        for side in ("encoder", "decoder"):
+            all_names = set(cnn(state, side))
+            for name in all_names:
+                if (ours := our_name(name, all_names)) is not None:
+                    names[f"pixel_{name}"] = spatial_norm(ours.replace("encoder.", "encoder.pixel.", 1))
+        return names
+
+    def convert(self, our_name: str, tensor: Tensor) -> Tensor:
+        # A 1x1 convolution there, a linear layer here.
+        return tensor.flatten(1) if our_name == "encoder.semantic.narrow.proj_in.weight" else tensor
+
+    @torch.no_grad()
+    def outputs(
+        self, tokenizer: Tokenizer, io: Mapping[str, Tensor], constructor: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
+        tokenizer.eval()
+        shapes, latents = tokenizer.stream_shapes(tuple(io["image"].shape[-2:])), tokenizer.encoder(io["image"])
+        indices = tokenizer.quantize(io["image"]).indices
+        out, codes = {}, {}
+        for stream in ("semantic", "pixel"):
+            grid, quantizer = shapes[stream].grid, tokenizer.quantizer.quantizers[stream]
+            assert grid is not None
+            z = {"main": Stream(to_tokens(io[f"{stream}_z"]), grid)}
+            quantized = quantizer(z)
+            stored = {"main": io[f"{stream}_indices"].flatten(1)[..., None]}
+            again = quantizer.indices_to_codes(stored, {"main": shapes[stream]})["main"]
+            codes[stream] = Stream(to_tokens(io[f"{stream}_quantized"]), grid)
+            quantizer.train()
+            losses = quantizer(z).losses
+            quantizer.eval()
+            out |= {
+                f"{stream}_z": to_grid(latents[stream].x_BND, grid),
+                f"{stream}_indices": quantized.indices["main"][..., 0].unflatten(1, grid),
+                f"{stream}_indices (end to end)": indices[stream][..., 0].unflatten(1, grid),
+                f"{stream}_quantized": to_grid(quantized.codes["main"].x_BND, grid),
+                f"{stream}_quantized (from indices)": to_grid(again.x_BND, grid),
+                f"{stream}_loss": losses["codebook"] + 0.25 * losses["commit"],
+            }
+        grid = shapes["semantic"].grid
+        return {
+            **out,
+            "semantic_target": to_grid(tokenizer.encoder.semantic.tower(io["image"]), grid),
+            "semantic_decoded": to_grid(tokenizer.heads["semantic"](codes), grid),
+            "decoded": tokenizer.decode(codes),
+        }
+
+
+def cnn(state: State, side: str) -> State:
+    """The pixel side's networks in VQGAN's names."""
+    return {k.removeprefix("pixel_"): v for k, v in state.items() if k.startswith(f"pixel_{side}.")}
+
+
+def block_sizes(state: State, part: str, width: int, heads: int) -> dict[str, Any]:
+    hidden = len(state[f"{part}.blocks.0.mlp.fc1.weight"])
+    return {"depth": count_of(state, f"{part}.blocks"), "num_heads": heads, "mlp_ratio": (hidden + 0.5) / width}
+
+
+def spatial_norm(name: str) -> str:
+    for theirs, ours in NORM_NAMES.items():
+        name = name.replace(f".{theirs}", f".{ours}")
+    return name
