@@ -1,4 +1,4 @@
-"""TiTok's two-stage decoder (arXiv 2406.07550, section 3.3): a ViT predicts MaskGIT-VQGAN's codes, a CNN paints them."""
+"""TiTok's two-stage decoder (arXiv 2406.07550, section 3.3): a ViT predicts MaskGIT-VQGAN's codes, a CNN paints."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -101,7 +101,7 @@ class ProxyCodeDecoder(Decoder):
             proxy_BND = logits_BNK.float().softmax(dim=-1).to(logits_BNK.dtype) @ self.codebook
         return self.pixels({"main": Stream(proxy_BND, self.vit.grid)})
 
-    def training_losses(self, codes: Latents, images: Tensor) -> dict[str, Tensor]:
+    def training_losses(self, codes: Latents, images: Tensor, conditions: Tensor | None = None) -> dict[str, Tensor]:
         """Nothing of its own: in stage 1 it runs `to_logits`, where the loss `proxy_codes` has its tap."""
         if self.trains == "codes":
             self.logits(codes)
