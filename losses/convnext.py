@@ -18,19 +18,21 @@ FILES = {  # torchvision's IMAGENET1K_V1
     "tiny": "convnext_tiny-983f1562.pth",
     "base": "convnext_base-6075fbad.pth",
 }
-SIDE = 224
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class ConvNeXtNet(nn.Module):
     """Images and targets in [-1, 1] to the mean squared difference of their 1000 logits, [B]."""
 
-    def __init__(self, *, size: str = "small", weights: str = "pretrained") -> None:
+    def __init__(self, *, size: str = "small", side: int = 224, weights: str = "pretrained") -> None:
         super().__init__()
         from torchvision.models import convnext
 
         if size not in FILES:
             raise UserError(f"{SETTING}.size={size}: one of {', '.join(FILES)}; the published loss has small")
+        if side < 32:
+            raise UserError(f"{SETTING}.side={side}: the network shrinks by 32; the published loss has 224")
+        self.side = side
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.network = getattr(convnext, f"convnext_{size}")()
@@ -51,7 +53,7 @@ class ConvNeXtNet(nn.Module):
     def _logits(self, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, enabled=False):
             x = (images.float() + 1) / 2
-            x = F.interpolate(x, size=(SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
+            x = F.interpolate(x, size=(self.side, self.side), mode="bilinear", align_corners=False, antialias=True)
             x = (x - self.mean) / self.deviation
         return self.network(x.contiguous(memory_format=torch.channels_last))
 
@@ -73,17 +75,18 @@ class ConvNeXtNet(nn.Module):
 
 
 class ConvNeXt(LossTerm):
-    """The network is hidden from the module tree: no checkpoint, export or optimizer finds it, but it moves with `.to`.
+    """The network is hidden from the module tree: no checkpoint or export finds it, but it moves with `.to`.
 
-    size: small as published. weights: pretrained (torchvision's file in TORCH_HOME, else fetched), PATH, or random.
+    size: small as published. side: to which both pictures are resized first.
+    weights: pretrained (torchvision's file in TORCH_HOME, else fetched), PATH, or random.
     """
 
     needs_reconstruction: ClassVar[bool] = True
 
-    def __init__(self, *, size: str = "small", weights: str = "pretrained") -> None:
+    def __init__(self, *, size: str = "small", side: int = 224, weights: str = "pretrained") -> None:
         super().__init__()
         self.weights_are_random = weights == "random"
-        self.__dict__["net"] = ConvNeXtNet(size=size, weights=weights)
+        self.__dict__["net"] = ConvNeXtNet(size=size, side=side, weights=weights)
 
     def forward(self, batch: Mapping[str, Any], output: TokenizerOutput) -> Tensor:
         return self.net(output.reconstruction, batch["image"]).mean()

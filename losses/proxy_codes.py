@@ -18,12 +18,12 @@ SETTING = "loss.proxy_codes.term"
 
 
 class ProxyCodes(LossTerm):
-    """Mean over batch and patches. The proxy is hidden from the module tree: no checkpoint, export or optimizer finds it.
+    """Mean over batch and patches. The proxy is hidden from the module tree: no checkpoint or export finds it.
 
     weights: pretrained (MaskGIT's VQGAN from the hub), FILE or imtok folder of it, or random (seeded).
     precision: the proxy's own: auto is bf16 where the device multiplies it in hardware, else fp32.
-    store: keep every picture's codes in memory by its key (512 bytes each at 256 px), so that the proxy, more than half
-        of an update, runs once a picture. Only for crops that never change: data.flip=false and a fixed data.train_crop.
+    store: keep every picture's codes in memory by its key (1 KiB each at 256 px): the proxy, more than half of an
+        update, then runs once a picture. Only for crops that never change: data.flip=false and a fixed data.train_crop.
     """
 
     taps: Mapping[str, str] = MappingProxyType({"proxy_logits": "decoder.to_logits"})

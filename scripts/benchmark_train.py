@@ -28,7 +28,9 @@ class BareModules:
         parts = (training.tokenizer, training.adversary.discriminator if training.adversary is not None else None)
         self.tokenizer, self.discriminator = copy.deepcopy(parts) if own else parts
         terms = list(training.losses.terms.values())
-        self.networks = [n for t in terms if t.needs_reconstruction and isinstance(n := t.__dict__.get("net"), nn.Module)]
+        self.networks = [
+            n for t in terms if t.needs_reconstruction and isinstance(n := t.__dict__.get("net"), nn.Module)
+        ]
         self.teachers = [t for t in terms if not t.needs_reconstruction and t.taps]  # read what is tapped, not pictures
         self.taps = training.tokenizer.taps  # a copy's hooks, too, fill those of the original
         self.conditions: Tensor | None = None

@@ -55,7 +55,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="images at a time (default 16)")
     parser.add_argument("--limit", type=positive, metavar="N", help="the first N images only")
     parser.add_argument(
-        "--captions", type=Path, metavar="FILE", help="JSON, {key: caption}; for tokenizers whose decoder reads captions"
+        "--captions",
+        type=Path,
+        metavar="FILE",
+        help="JSON, {key: caption}; for tokenizers whose decoder reads captions",
     )
     parser.add_argument("--force", action="store_true", help="decode tokens that another model made")
     add_device(parser)

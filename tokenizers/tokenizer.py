@@ -92,8 +92,8 @@ class Tokenizer(nn.Module):
         if batch.get("caption") is None:
             conditioner = type(self.conditioner).__name__
             raise UserError(
-                f"data: these images come without captions, which tokenizer.conditioner ({conditioner}) reads; take data "
-                "that has some (data=generated does)"
+                f"data: these images come without captions, which tokenizer.conditioner ({conditioner}) reads; take "
+                "data that has some (data=generated does)"
             )
         return self.conditioner(batch["caption"])
 

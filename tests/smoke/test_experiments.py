@@ -86,8 +86,6 @@ def trained_tokenizer(config: dict[str, Any], state: dict[str, Any]) -> torch.nn
 
 
 @torch.no_grad()
-def picture(
-    tokenizer: torch.nn.Module, images: torch.Tensor, conditions: torch.Tensor | None = None
-) -> torch.Tensor:
+def picture(tokenizer: torch.nn.Module, images: torch.Tensor, conditions: torch.Tensor | None = None) -> torch.Tensor:
     torch.manual_seed(0)
     return tokenizer.reconstruct(images, conditions=conditions)
