@@ -30,6 +30,9 @@ class Decoder(nn.Module, ABC):
         """A sister's weights, made to fit: where a second training stage widens what the first one trained."""
         return dict(state)
 
-    def training_losses(self, codes: Latents, images: Tensor) -> dict[str, Tensor]:
-        """Losses of decoders that train without a cheap sample; raw, named. `images`: what the encoder saw."""
+    def training_losses(self, codes: Latents, images: Tensor, conditions: Tensor | None = None) -> dict[str, Tensor]:
+        """Losses of decoders that train without a cheap sample; raw, named. `images`: what the encoder saw.
+
+        It is also where such a decoder runs the modules that loss terms tap.
+        """
         return {}

@@ -164,10 +164,14 @@ def update_cost(config: Mapping[str, Any]) -> UpdateCost:
         except (DataDependentOutputException, DynamicOutputShapeException):
             tokenizer.quantizer = ShapesOnlyQuantizer(tokenizer.quantizer)
             cost.notes.append("what the quantizer does in training only (running means, revival) is not counted")
-        _forward_flops(cost, tokenizer, losses, adversary, images[:1])
+        conditions = None
+        if tokenizer.conditioner is not None:
+            conditions = torch.empty(batch, tokenizer.conditioner.length, tokenizer.conditioner.dim)
+            cost.notes.append("the frozen text tower, which reads the captions, is not counted")
+        _forward_flops(cost, tokenizer, losses, adversary, images[:1], None if conditions is None else conditions[:1])
         dynamic = 0
         for phase, update in _phases(adversary, int(trainer["max_updates"])).items():
-            flops, peak = _measure_update(tokenizer, losses, adversary, images, update, dtype)
+            flops, peak = _measure_update(tokenizer, losses, adversary, images, update, dtype, conditions)
             cost.update_flops[phase] = flops * int(trainer.get("accumulate", 1))
             dynamic = max(dynamic, peak)
     trained = sum(cost.trained.values())
@@ -197,7 +201,14 @@ def _phases(adversary: nn.Module | None, max_updates: int) -> dict[str, int]:
     return ({"before the GAN": 0} if first_discriminator > 0 else {}) | phases
 
 
-def _forward_flops(cost: UpdateCost, tokenizer: nn.Module, losses: nn.Module, adversary: Any, image: Tensor) -> None:
+def _forward_flops(
+    cost: UpdateCost,
+    tokenizer: nn.Module,
+    losses: nn.Module,
+    adversary: Any,
+    image: Tensor,
+    conditions: Tensor | None,
+) -> None:
     with torch.no_grad():
         with _flops() as flops:
             latents = tokenizer.encoder(image)
@@ -206,14 +217,15 @@ def _forward_flops(cost: UpdateCost, tokenizer: nn.Module, losses: nn.Module, ad
             quantized = tokenizer.quantizer(latents)
         cost.forward_flops["quantizer"] = flops.get_total_flops()
         with _flops() as flops:
-            picture = tokenizer.decode(quantized.codes)
+            picture = tokenizer.decode(quantized.codes, conditions=conditions)
         cost.forward_flops["decoder"] = flops.get_total_flops()
         for name, term in losses.terms.items():
             network = term.__dict__.get("net")
             if isinstance(network, nn.Module):
                 with _flops() as flops:
-                    network(picture, image)
-                cost.forward_flops[f"{name} (both images)"] = flops.get_total_flops()
+                    network(picture, image) if term.needs_reconstruction else network(image)
+                what = "both images" if term.needs_reconstruction else "frozen"
+                cost.forward_flops[f"{name} ({what})"] = flops.get_total_flops()
             if term.teacher is not None and f"teacher {term.teacher}" not in cost.forward_flops:
                 with _flops() as flops:
                     term.network(image)
@@ -226,7 +238,13 @@ def _forward_flops(cost: UpdateCost, tokenizer: nn.Module, losses: nn.Module, ad
 
 
 def _measure_update(
-    tokenizer: nn.Module, losses: nn.Module, adversary: Any, images: Tensor, update: int, dtype: torch.dtype | None
+    tokenizer: nn.Module,
+    losses: nn.Module,
+    adversary: Any,
+    images: Tensor,
+    update: int,
+    dtype: torch.dtype | None,
+    conditions: Tensor | None = None,
 ) -> tuple[int, int]:
     """(FLOPs, peak bytes of what the update makes: activations, gradients, temporaries)."""
     parts = [part for part in (tokenizer, losses, adversary) if part is not None]
@@ -240,7 +258,7 @@ def _measure_update(
     memory.ignore(t for part in parts for t in (*part.parameters(), *part.buffers()))
     with memory, _flops() as flops:
         with cast():
-            output = tokenizer(images)
+            output = tokenizer(images, conditions)
             if output.reconstruction is not None:
                 output.reconstruction = output.reconstruction.float()
             values = losses(batch, output, update)

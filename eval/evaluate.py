@@ -70,7 +70,7 @@ def evaluate(
         given = batch["image"][rows].to(device, non_blocking=True)
         reference = given if given.dtype == torch.uint8 else to_pixels(given, protocol.rounding)
         quantized = tokenizer.quantize(to_model_range(reference) if given.dtype == torch.uint8 else given)
-        unrounded = tokenizer.decode(quantized.codes).float().clamp_(-1, 1)
+        unrounded = tokenizer.decode(quantized.codes, **_conditions(tokenizer, batch, rows)).float().clamp_(-1, 1)
         return reference, to_pixels(unrounded, protocol.rounding), unrounded, quantized
 
     with torch.inference_mode(), exact_float32(device), ImageProgress(batches, show=progress and rank == 0) as bar:
@@ -168,6 +168,16 @@ def exact_float32(device: torch.device) -> Iterator[None]:
             stack.callback(setattr, torch.backends.cudnn, "allow_tf32", convolutions)
             torch.backends.cudnn.allow_tf32 = False
         yield
+
+
+def _conditions(tokenizer: nn.Module, batch: Mapping[str, Any], rows: Sequence[int] | slice) -> dict[str, Any]:
+    """What a decoder that reads captions is given besides codes."""
+    if getattr(tokenizer, "conditioner", None) is None:
+        return {}
+    captions = batch.get("caption")
+    if captions is not None:
+        captions = captions[rows] if isinstance(rows, slice) else [captions[row] for row in rows]
+    return {"conditions": tokenizer.conditions_of({"caption": captions})}
 
 
 def _distributed() -> bool:

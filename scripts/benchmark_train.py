@@ -13,6 +13,7 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from ..configs.errors import UserError
+from ..tokenizers.types import TokenizerOutput
 from ..training.precision import DTYPES
 from .arguments import whole_number
 from .benchmark import print_result, ratio
@@ -26,7 +27,13 @@ class BareModules:
     ) -> None:
         parts = (training.tokenizer, training.adversary.discriminator if training.adversary is not None else None)
         self.tokenizer, self.discriminator = copy.deepcopy(parts) if own else parts
-        self.networks = [n for t in training.losses.terms.values() if isinstance(n := t.__dict__.get("net"), nn.Module)]
+        terms = list(training.losses.terms.values())
+        self.networks = [
+            n for t in terms if t.needs_reconstruction and isinstance(n := t.__dict__.get("net"), nn.Module)
+        ]
+        self.teachers = [t for t in terms if not t.needs_reconstruction and t.taps]  # read what is tapped, not pictures
+        self.taps = training.tokenizer.taps  # a copy's hooks, too, fill those of the original
+        self.conditions: Tensor | None = None
         self.dtype, self.device = DTYPES[precision], device
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         if own:
@@ -35,6 +42,9 @@ class BareModules:
                     part.to(memory_format=self.format)
 
     def update(self, images: Tensor) -> None:
+        conditioner = self.tokenizer.conditioner
+        if conditioner is not None and self.conditions is None:
+            self.conditions = conditioner([""] * len(images))
         images = images.contiguous(memory_format=self.format)
         self._generator(images)
         for part in (self.tokenizer, self.discriminator):
@@ -49,11 +59,22 @@ class BareModules:
     def _generator(self, images: Tensor) -> None:
         parts = self.tokenizer
         with self._cast():
-            quantized = parts.quantizer(parts.encoder(images))
-            picture = parts.decoder(quantized.codes).float()
-            loss = (picture - images).abs().mean() + sum(quantized.losses.values())
+            seen = images if parts.space is None else parts.space.encode(images)
+            latents = parts.encoder(seen)
+            quantized = parts.quantizer(latents)
+            given = {} if self.conditions is None else {"conditions": self.conditions}
+            codes = quantized.codes if parts.token_dropout is None else parts.token_dropout(quantized.codes)
+            made = parts.decoder.training_losses(codes, seen, **given)
+            loss = sum(quantized.losses.values()) + sum(made.values())
+            picture = None
+            if parts.decoder.cheap_sample:
+                picture = parts.decode(codes, conditions=self.conditions).float()
+                loss = loss + (picture - images).abs().mean()
             for network in self.networks:
                 loss = loss + network(picture, images).mean()
+            output = TokenizerOutput(latents, quantized, picture, made, {}, self.taps.collect())
+            for teacher in self.teachers:
+                loss = loss + teacher({"image": images}, output)
             if self.discriminator is not None:
                 self.discriminator.requires_grad_(False)
                 loss = loss - self.discriminator(picture).float().mean()

@@ -1,6 +1,7 @@
 """Turn tokens back into pictures: a token store to PNG files named after the images they came from."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -52,6 +53,28 @@ def check_range(indices: Any, tokenizer: Any, size: tuple[int, int], given: str)
                 )
 
 
+def read_captions(path: Path) -> dict[str, str]:
+    """One JSON object, {key of the token store: caption}."""
+    try:
+        captions = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"--captions={path}: no such file") from None
+    except ValueError as error:
+        raise UserError(f"--captions={path} is not JSON: {error}") from None
+    if not (isinstance(captions, dict) and all(isinstance(text, str) for text in captions.values())):
+        raise UserError(f'--captions={path}: expected one JSON object, {{"folder/a.jpg": "a caption", ...}}')
+    return captions
+
+
+def captions_of(keys: Sequence[str], captions: Mapping[str, str], path: Path | None) -> list[str]:
+    if path is None:
+        raise UserError("--captions is missing: this tokenizer's decoder reads one caption a picture; a JSON file")
+    missing = [key for key in keys if key not in captions]
+    if missing:
+        raise UserError(f"--captions={path}: none for {missing[0]!r}; it needs one for every picture of the store")
+    return [captions[key] for key in keys]
+
+
 def main(argv: Sequence[str]) -> int:
     parser = Arguments("decode", str(__doc__), examples=EXAMPLES)
     parser.add_argument("tokens", type=Path, metavar="TOKENS", help="what `imtok encode` wrote")
@@ -59,6 +82,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the pictures go")
     parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="images at a time (default 16)")
     parser.add_argument("--limit", type=positive, metavar="N", help="the first N images only")
+    parser.add_argument(
+        "--captions",
+        type=Path,
+        metavar="FILE",
+        help="JSON, {key: caption}; for tokenizers whose decoder reads captions",
+    )
     parser.add_argument("--force", action="store_true", help="decode tokens that another model made")
     add_device(parser)
     options = parser.parse_args(argv)
@@ -79,6 +108,9 @@ def main(argv: Sequence[str]) -> int:
             f"{str(store.index.get('model_sha256'))[:12]}; --model has {model['model_sha256'][:12]}); give that one, "
             "or --force"
         )
+    if options.captions is not None and tokenizer.conditioner is None:
+        raise UserError(f"--captions={options.captions}: this tokenizer's decoder reads no captions; leave it out")
+    captions = read_captions(options.captions) if options.captions is not None else {}
     size = store.image_size
     check_layout(store, tokenizer, str(options.tokens))
     names = dict(zip(store.keys, picture_names(store.keys), strict=True))
@@ -94,7 +126,11 @@ def main(argv: Sequence[str]) -> int:
             else {k: v.to(tokenizer.device) for k, v in indices.items()}
         )
         check_range(indices, tokenizer, size, str(options.tokens))
-        pictures = to_uint8(tokenizer.detokenize(indices, image_size=size)).permute(0, 2, 3, 1).cpu().numpy()
+        conditions = None
+        if tokenizer.conditioner is not None:
+            conditions = tokenizer.conditions_of({"caption": captions_of(keys, captions, options.captions)})
+        made = tokenizer.detokenize(indices, conditions=conditions, image_size=size)
+        pictures = to_uint8(made).permute(0, 2, 3, 1).cpu().numpy()
         for key, picture in list(zip(keys, pictures, strict=True))[: total - done]:
             path = options.out / names[key]
             path.parent.mkdir(parents=True, exist_ok=True)

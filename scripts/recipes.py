@@ -19,6 +19,12 @@ def experiments_folder() -> Path:
     return Path(configs.__file__).parent / "experiment"
 
 
+def experiment_files() -> list[Path]:
+    """Also those of several stages, a folder each; shared/ holds what experiments have in common, and none itself."""
+    folder = experiments_folder()
+    return sorted(f for f in folder.rglob("*.yaml") if f.relative_to(folder).parts[0] != "shared")
+
+
 def cache_file() -> Path:
     base = os.environ.get("IMTOK_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imtok"
     return Path(base) / "recipes.json"
@@ -78,20 +84,21 @@ def recipes() -> list[dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError):
         known = {}
     rows, fresh = [], False
-    for file in sorted(experiments_folder().glob("*.yaml")):
-        if file.stem not in known:
-            known[file.stem] = measure(file.stem)
+    for file in experiment_files():
+        name = file.relative_to(experiments_folder()).with_suffix("").as_posix()
+        if name not in known:
+            known[name] = measure(name)
             fresh = True
         recipe = header(file)
         rows.append(
             {
-                "name": file.stem,
+                "name": name,
                 "paper": recipe.get("paper"),
                 "published_rfid": recipe.get("published_rfid"),
                 "published_note": recipe.get("published_note"),
                 "complete": recipe.get("complete"),
                 **{k: recipe[k] for k in ("reason",) if k in recipe},
-                **known[file.stem],
+                **known[name],
             }
         )
     if fresh:

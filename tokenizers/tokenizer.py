@@ -87,7 +87,15 @@ class Tokenizer(nn.Module):
 
     def conditions_of(self, batch: Mapping[str, Any]) -> Tensor | None:
         """What the decoder reads besides codes; None for tokenizers without a conditioner."""
-        return None if self.conditioner is None else self.conditioner(batch["caption"])
+        if self.conditioner is None:
+            return None
+        if batch.get("caption") is None:
+            conditioner = type(self.conditioner).__name__
+            raise UserError(
+                f"data: these images come without captions, which tokenizer.conditioner ({conditioner}) reads; take "
+                "data that has some (data=generated does)"
+            )
+        return self.conditioner(batch["caption"])
 
     @property
     def last_layer(self) -> nn.Parameter | None:

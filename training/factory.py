@@ -41,6 +41,7 @@ def build_training(config: Mapping[str, Any], folder: Path) -> TokenizerTraining
     if config["init_from"] is not None and config["ckpt_path"] is None:
         init_from(tokenizer, config["init_from"])
     freeze_parts(tokenizer, list(config["freeze"]))
+    check_stage(config)
     losses = WeightedLosses.from_config(config["loss"], tokenizer, NamedTeachers(config.get("teacher")))
     adversary = None
     if config["adversary"] is not None:
@@ -70,6 +71,26 @@ def build_training(config: Mapping[str, Any], folder: Path) -> TokenizerTraining
         build_optimizer(node, modules, key=key)
         learning_rate(node.get("schedule"), total=settings.max_updates, key=f"{key}.schedule")
     return training
+
+
+def check_stage(config: Mapping[str, Any]) -> None:
+    """A later stage on untrained parts would run for days without a word."""
+    from_nothing = config["init_from"] is None and config["ckpt_path"] is None and config.get("weights") != "random"
+    trained_before = [part for part in config["freeze"] if part in ("encoder", "quantizer")]
+    if from_nothing and trained_before and not any(_names_weights(config["tokenizer"][p]) for p in trained_before):
+        raise UserError(
+            f"freeze={list(config['freeze'])}: these parts would keep their random weights; give init_from=DIR, the "
+            "stage before (weights=random to try things without)"
+        )
+
+
+def _names_weights(node: Any) -> bool:
+    """Whether a part, or a part of it, starts from published weights."""
+    if not isinstance(node, Mapping):
+        return False
+    return any(
+        bool(value) if key in ("pretrained", "weights") else _names_weights(value) for key, value in node.items()
+    )
 
 
 def check_ema(node: Mapping[str, Any] | None) -> None:

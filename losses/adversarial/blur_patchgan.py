@@ -1,4 +1,4 @@
-"""MaskBit's PatchGAN (Weber et al., arXiv:2409.16211), which blurs before it drops pixels; Open-MAGVIT2 uses it too."""
+"""MaskBit's PatchGAN (arXiv:2409.16211), which blurs before it drops pixels; Open-MAGVIT2 and TiTok use it too."""
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +14,18 @@ class BlurPatchGAN(nn.Module):
 
     blur: width of the binomial filter of every halving, 3 to 5; null: a plain 2x2 mean. Group norm, so that batches of
     any size do.
+    largest_map: side to which the last features are max-pooled where they are larger; TiTok's 16. null: never.
     """
 
-    def __init__(self, *, in_channels: int = 3, ndf: int = 128, stages: int = 3, blur: int | None = 4) -> None:
+    def __init__(
+        self,
+        *,
+        in_channels: int = 3,
+        ndf: int = 128,
+        stages: int = 3,
+        blur: int | None = 4,
+        largest_map: int | None = None,
+    ) -> None:
         super().__init__()
         if stages < 1:
             raise UserError(f"adversary.discriminator.stages={stages}: give 1 or more")
@@ -24,7 +33,9 @@ class BlurPatchGAN(nn.Module):
             raise UserError(f"adversary.discriminator.blur={blur}: give 3, 4 or 5, or null for a plain mean")
         if ndf % 32:
             raise UserError(f"adversary.discriminator.ndf={ndf}: give a multiple of 32 (group norm)")
-        self.stages = stages
+        if largest_map is not None and largest_map < 1:
+            raise UserError(f"adversary.discriminator.largest_map={largest_map}: give 1 or more, or null")
+        self.stages, self.largest_map = stages, largest_map
         self.stem = nn.Conv2d(in_channels, ndf, 5, padding=2)
         self.blocks = nn.ModuleList()
         width = ndf
@@ -39,6 +50,8 @@ class BlurPatchGAN(nn.Module):
         x = F.leaky_relu(self.stem(images), 0.1)
         for block in self.blocks:
             x = block(x)
+        if self.largest_map is not None and max(x.shape[-2:]) > self.largest_map:
+            x = F.adaptive_max_pool2d(x, self.largest_map)
         return self.head(F.leaky_relu(self.mix(x), 0.1))
 
     @property

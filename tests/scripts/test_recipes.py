@@ -15,7 +15,10 @@ def own_cache(tmp_path, monkeypatch):
 def test_every_experiment_is_complete_and_its_size_is_the_published_one(capsys):
     assert recipes.main(["--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert set(rows) == {path.stem for path in recipes.experiments_folder().glob("*.yaml")}
+    assert set(rows) == {
+        path.relative_to(recipes.experiments_folder()).with_suffix("").as_posix() for path in recipes.experiment_files()
+    }
+    assert {"quickstart", "titok_s128/stage1"} <= set(rows) and not any(name.startswith("shared") for name in rows)
     for name, row in rows.items():
         assert "reason" not in row, f"{name}: {row}"
         assert row["paper"], f"{name} has no recipe.paper"

@@ -70,8 +70,10 @@ def test_trains_exports_and_comes_back_the_same(name: str, tmp_path: Path, capsy
     assert set(after.state_dict()) == set(state["tokenizer"]), "no discriminator, teacher or LPIPS goes out"
     batch = next(iter(build(config["data"], key="data").val_loader(max_images=2)))
     images = batch["image"].float() / 127.5 - 1
-    assert torch.equal(picture(after, images), picture(before, images))
-    assert torch.isfinite(picture(after, images)).all()
+    with torch.no_grad():
+        conditions = after.conditions_of(batch)
+    assert torch.equal(picture(after, images, conditions), picture(before, images, conditions))
+    assert torch.isfinite(picture(after, images, conditions)).all()
 
 
 def trained_tokenizer(config: dict[str, Any], state: dict[str, Any]) -> torch.nn.Module:
@@ -84,6 +86,6 @@ def trained_tokenizer(config: dict[str, Any], state: dict[str, Any]) -> torch.nn
 
 
 @torch.no_grad()
-def picture(tokenizer: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+def picture(tokenizer: torch.nn.Module, images: torch.Tensor, conditions: torch.Tensor | None = None) -> torch.Tensor:
     torch.manual_seed(0)
-    return tokenizer.reconstruct(images)
+    return tokenizer.reconstruct(images, conditions=conditions)

@@ -10,6 +10,7 @@ class Conditioner(nn.Module, ABC):
     """Captions to the tensor [B, T, D] that a decoder reads besides codes."""
 
     dim: int  # D, the decoder's condition_dim
+    length: int  # T, tokens of one caption
 
     @abstractmethod
     def forward(self, captions: Sequence[str]) -> Tensor: ...

@@ -142,7 +142,9 @@ class JointVQ(Quantizer):
 
     def _grid_of(self, latents: Latents) -> Grid:
         if set(latents) != set(STREAMS):
-            raise ValueError(f"tokenizer.quantizer: JointVQ reads semantic and pixel, the encoder gives {sorted(latents)}")
+            raise ValueError(
+                f"tokenizer.quantizer: JointVQ reads semantic and pixel, the encoder gives {sorted(latents)}"
+            )
         if any(stream.mask_BN is not None for stream in latents.values()):
             raise ValueError("tokenizer.quantizer: JointVQ pools whole grids, so none may be masked")
         return _shared_grid({name: stream.grid for name, stream in latents.items()})

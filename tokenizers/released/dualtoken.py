@@ -111,7 +111,9 @@ class DualToken(ReleasedFamily):
             elif m := re.fullmatch(r"quantizer_(pix|sem)\.codebooks\.(\d+)\.(\w+)", name):
                 ours = f"quantizer.quantizers.{STREAMS[m[1]]}.books.{m[2]}.{BOOK_NAMES[m[3]]}"
             elif name.startswith("post_quant_conv."):
-                ours = "decoder.decoder.project." + name.removeprefix("post_quant_conv.").replace("nin_shortcut", "skip")
+                ours = "decoder.decoder.project." + name.removeprefix("post_quant_conv.").replace(
+                    "nin_shortcut", "skip"
+                )
             elif name in painter:
                 ours = our_name(name, painter)
                 ours = ours and f"decoder.{ours}"

@@ -69,7 +69,9 @@ def start_from(
     import timm
 
     if not timm.is_model(pretrained):
-        raise UserError(f"pretrained={pretrained}: neither a file nor a timm model (vit_so400m_patch14_siglip_384.webli)")
+        raise UserError(
+            f"pretrained={pretrained}: neither a file nor a timm model (vit_so400m_patch14_siglip_384.webli)"
+        )
     try:
         model = timm.create_model(pretrained, pretrained=True, num_classes=0, **timm_options)
     except Exception as error:  # the hub client raises a dozen unrelated types

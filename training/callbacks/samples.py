@@ -40,7 +40,7 @@ class Samples(Callback):
         with own_randomness(0):
             if self.batch is None:
                 self.batch = fixed_images(training, self.images)
-            rows = picture_rows(training, self.batch["image"].to(training.device))
+            rows = picture_rows(training, self.batch)
         path = training.run_folder / "samples" / f"update_{training.update:08d}.png"
         try:
             write_atomically(path, lambda file: Image.fromarray(grid(rows).numpy()).save(file, format="PNG"))
@@ -51,27 +51,29 @@ class Samples(Callback):
 
 
 def fixed_images(training: TokenizerTraining, count: int) -> dict[str, Any]:
-    """The first held-out images, in their fixed order."""
+    """The first held-out images, in their fixed order, with their captions where they have some."""
     pieces: list[Tensor] = []
+    captions: list[str] = []
     for batch in training.data.val_loader(max_images=count):
         if batch["image"] is None:
             continue
         pieces.append(training.on_after_batch_transfer(batch, 0)["image"].cpu())
+        captions += batch.get("caption") or []
         if sum(map(len, pieces)) >= count:
             break
-    return {"image": torch.cat(pieces)[:count]}
+    return {"image": torch.cat(pieces)[:count], "caption": captions[:count] or None}
 
 
 @torch.no_grad()
-def picture_rows(training: TokenizerTraining, images: Tensor) -> list[Tensor]:
+def picture_rows(training: TokenizerTraining, batch: dict[str, Any]) -> list[Tensor]:
     """Three [B, 3, H, W] in [0, 1]."""
-    tokenizer = training.tokenizer
+    tokenizer, images = training.tokenizer, batch["image"].to(training.device)
     training.eval()
     with (
         training.ema.swapped_in(tokenizer) if training.ema is not None else nullcontext(),
         training.precision.autocast(),
     ):
-        made = tokenizer.reconstruct(images).float()
+        made = tokenizer.reconstruct(images, conditions=tokenizer.conditions_of(batch)).float()
     training.train()
     given, made = (images.float() + 1) / 2, (made.clamp(-1, 1) + 1) / 2
     return [given, made, (given - made).abs()]

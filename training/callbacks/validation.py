@@ -52,9 +52,11 @@ def validate(training: TokenizerTraining) -> dict[str, float]:
             batch = training.on_after_batch_transfer(batch, 0)
             count = len(batch["image"])
             with training.precision.autocast():
-                output = tokenizer(batch["image"], tokenizer.conditions_of(batch))
+                conditions = tokenizer.conditions_of(batch)
+                output = tokenizer(batch["image"], conditions)
                 if output.reconstruction is None:
-                    output.reconstruction = tokenizer.decode(output.quantized.codes)
+                    output.reconstruction = tokenizer.decode(output.quantized.codes, conditions=conditions)
+                    output.features |= tokenizer.taps.collect()
                 output.reconstruction = output.reconstruction.float()
                 values = {
                     name: term(batch, output) for name, term in training.losses.terms.items() if _readable(term, output)
@@ -78,7 +80,7 @@ def validate(training: TokenizerTraining) -> dict[str, float]:
 def _readable(term: torch.nn.Module, output: Any) -> bool:
     """Quantizer and decoder give their own losses in training mode only."""
     key = getattr(term, "key", None)
-    return key is None or key in output.quantized.losses or key in output.decoder_losses
+    return term.is_available(output) and (key is None or key in output.quantized.losses or key in output.decoder_losses)
 
 
 def _over_ranks(sums: dict, images: int, codebook: CodebookStatistics | None) -> tuple:

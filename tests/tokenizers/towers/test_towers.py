@@ -49,7 +49,9 @@ def test_siglip_is_timms_and_taps_count_from_one() -> None:
     expected = theirs.forward_intermediates(images, **given)
     for actual, wanted in zip(ours.tapped(images, [1, 3]), expected, strict=True):
         torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5)
-    shallow = ViTTower(**(SMALL | {"depth": 2}), **gelu, mlp_width=68, final_norm=False).eval()  # hidden_states[-2] of 3 layers
+    shallow = ViTTower(
+        **(SMALL | {"depth": 2}), **gelu, mlp_width=68, final_norm=False
+    ).eval()  # hidden_states[-2] of 3 layers
     fill(shallow, theirs.state_dict(), source="timm")
     torch.testing.assert_close(shallow(images), ours.tapped(images, [2])[0])
 

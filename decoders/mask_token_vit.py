@@ -1,0 +1,63 @@
+"""A ViT that paints an image from latent tokens: the decoder of TiTok's one-stage models and of TA-TiTok."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from ..tokenizers.layers.joint_transformer import init_linear
+from ..tokenizers.layers.mask_token_vit import MaskTokenViT
+from ..tokenizers.layers.timm_vit import patch_grid
+from ..tokenizers.types import Latents
+from .base import Decoder
+
+
+class MaskTokenViTDecoder(Decoder):
+    """Mask tokens, codes and text features become patches, which one 3x3 convolution joins (arXiv 2501.07730).
+
+    condition_dim: given by tokenizer.conditioner. Other settings are those of the encoder and of MaskTokenViT.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int = 12,
+        num_tokens: int = 128,
+        image_size: int | Sequence[int] = 256,
+        patch_size: int = 16,
+        width: int = 512,
+        depth: int = 8,
+        num_heads: int = 8,
+        out_channels: int = 3,
+        class_token: bool = True,
+        condition_dim: int | None = None,
+        condition_tokens: int = 77,
+        position_std: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.dim, self.patch_size, self.out_channels = dim, patch_size, out_channels
+        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        self.vit = MaskTokenViT(
+            dim=dim,
+            num_tokens=num_tokens,
+            grid=patch_grid(size, patch_size),
+            width=width,
+            depth=depth,
+            num_heads=num_heads,
+            class_token=class_token,
+            condition_dim=condition_dim,
+            condition_tokens=condition_tokens,
+            position_std=position_std,
+        )
+        self.to_patches = nn.Linear(width, out_channels * patch_size**2)
+        self.conv_out = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        init_linear(self.to_patches)
+        init_linear(self.conv_out)
+
+    def forward(self, codes: Latents, conditions: Tensor | None = None) -> Tensor:
+        patches = self.to_patches(self.vit(codes["main"], conditions))
+        x = patches.unflatten(2, (self.patch_size, self.patch_size, self.out_channels)).unflatten(1, self.vit.grid)
+        return self.conv_out(x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3))  # [B, C, h p, w p]
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        return self.conv_out.weight

@@ -1,0 +1,119 @@
+"""TiTok's two-stage decoder (arXiv 2406.07550, section 3.3): a ViT predicts MaskGIT-VQGAN's codes, a CNN paints."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..tokenizers.layers.joint_transformer import init_linear
+from ..tokenizers.layers.mask_token_vit import MaskTokenViT
+from ..tokenizers.layers.timm_vit import patch_grid
+from ..tokenizers.proxy_vqgan import proxy_vqgan
+from ..tokenizers.types import Latents, Stream
+from .base import Decoder
+from .cnn_maskgit import CNNMaskgitDecoder
+
+
+class ProxyCodeDecoder(Decoder):
+    """Logits over the proxy's codebook at every patch; the picture is what the proxy's decoder makes of them.
+
+    trains: "codes", stage 1: the loss `proxy_codes` reads the logits, `codebook` and `pixels` are the frozen proxy's,
+        and pictures (samples, reports, export) take the likeliest code. "pixels", stage 2: all of it trains on
+        pictures, which take the mean code under the predicted distribution.
+    pretrained: where the proxy's half starts: pretrained, random, a file or an imtok folder of MaskGIT's VQGAN; null:
+        stage 1's export (init_from) has it.
+    codebook_size, code_dim, channels, channel_multipliers, blocks_per_level: the proxy's.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int = 12,
+        num_tokens: int = 128,
+        image_size: int | Sequence[int] = 256,
+        patch_size: int = 16,
+        width: int = 512,
+        depth: int = 8,
+        num_heads: int = 8,
+        class_token: bool = True,
+        position_std: float | None = None,
+        trains: Literal["codes", "pixels"] = "codes",
+        codebook_size: int = 1024,
+        code_dim: int = 256,
+        channels: int = 128,
+        channel_multipliers: Sequence[int] = (1, 1, 2, 2, 4),
+        blocks_per_level: int = 2,
+        pretrained: str | None = None,
+    ) -> None:
+        super().__init__()
+        if trains not in ("codes", "pixels"):
+            raise ValueError(f"trains={trains}: codes (stage 1) or pixels (stage 2)")
+        factor = 2 ** (len(channel_multipliers) - 1)
+        if factor != patch_size:
+            raise ValueError(
+                f"patch_size={patch_size}: the proxy has a code every {factor} pixels, and every patch predicts one"
+            )
+        self.dim, self.trains = dim, trains
+        self.cheap_sample = trains == "pixels"
+        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        self.proxy_sizes = {
+            "codebook_size": codebook_size,
+            "code_dim": code_dim,
+            "channels": channels,
+            "channel_multipliers": tuple(channel_multipliers),
+            "blocks_per_level": blocks_per_level,
+        }
+        self.vit = MaskTokenViT(
+            dim=dim,
+            num_tokens=num_tokens,
+            grid=patch_grid(size, patch_size),
+            width=width,
+            depth=depth,
+            num_heads=num_heads,
+            class_token=class_token,
+            position_std=position_std,
+        )
+        self.to_logits = nn.Sequential(nn.Linear(width, 2 * width), nn.Tanh(), nn.Linear(2 * width, codebook_size))
+        init_linear(self.to_logits)
+        self.codebook = nn.Parameter(torch.randn(codebook_size, code_dim))
+        self.pixels = CNNMaskgitDecoder(
+            dim=code_dim,
+            channels=channels,
+            channel_multipliers=channel_multipliers,
+            blocks_per_level=blocks_per_level,
+        )
+        if pretrained is not None:
+            self._start_from(pretrained)
+        if trains == "codes":
+            self.codebook.requires_grad_(False)
+            self.pixels.requires_grad_(False)
+
+    def logits(self, codes: Latents) -> Tensor:
+        """[B, h w, codebook_size]"""
+        return self.to_logits(self.vit(codes["main"]))
+
+    def forward(self, codes: Latents) -> Tensor:
+        logits_BNK = self.logits(codes)
+        if self.trains == "codes":
+            proxy_BND = nn.functional.embedding(logits_BNK.argmax(dim=-1), self.codebook)
+        else:
+            proxy_BND = logits_BNK.float().softmax(dim=-1).to(logits_BNK.dtype) @ self.codebook
+        return self.pixels({"main": Stream(proxy_BND, self.vit.grid)})
+
+    def training_losses(self, codes: Latents, images: Tensor, conditions: Tensor | None = None) -> dict[str, Tensor]:
+        """Nothing of its own: in stage 1 it runs `to_logits`, where the loss `proxy_codes` has its tap."""
+        if self.trains == "codes":
+            self.logits(codes)
+        return {}
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        return self.pixels.conv_out.weight
+
+    def _start_from(self, weights: str) -> None:
+        proxy = proxy_vqgan(weights=weights, setting="tokenizer.decoder.pretrained", like=self, **self.proxy_sizes)
+        if proxy is not None:
+            self.pixels.load_state_dict(proxy.decoder.state_dict())
+            with torch.no_grad():
+                self.codebook.copy_(proxy.quantizer.codebook)

@@ -1,0 +1,70 @@
+"""The encoder of TiTok (Yu et al., arXiv 2406.07550): a ViT whose learned latent tokens take the image in."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..layers.joint_transformer import JointTransformer, init_linear, learned
+from ..layers.timm_vit import patch_grid
+from ..types import Latents, Stream, StreamShape
+from .base import Encoder
+
+
+class LatentViTEncoder(Encoder):
+    """Class token, patches, then `num_tokens` learned queries in one sequence; what the queries become is the latent.
+
+    TiTok's sizes (width, depth, num_heads): small 512, 8, 8; base 768, 12, 12; large 1024, 24, 16.
+
+    legacy_reshape: the first TiTok models read the memory of [tokens, width] as [width, tokens], so that every latent
+        token mixes all queries; their weights, One-D-Piece's too, need it.
+    position_std: of class token, queries and positions at the start; null: width ** -0.5. With 0.02 a small model
+        paints mean colours for minutes.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int = 12,
+        num_tokens: int = 128,
+        image_size: int | Sequence[int] = 256,
+        patch_size: int = 16,
+        width: int = 512,
+        depth: int = 8,
+        num_heads: int = 8,
+        in_channels: int = 3,
+        class_token: bool = True,
+        legacy_reshape: bool = False,
+        position_std: float | None = None,
+    ) -> None:
+        super().__init__()
+        if num_tokens < 1:
+            raise ValueError(f"num_tokens={num_tokens}: at least 1")
+        self.dim, self.num_tokens, self.legacy_reshape = dim, num_tokens, legacy_reshape
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        height, width_in_patches = patch_grid(self.image_size, patch_size)
+        self.patches = nn.Conv2d(in_channels, width, patch_size, stride=patch_size)
+        self.class_token = learned(1, 1, width, std=position_std) if class_token else None
+        self.positions = learned(class_token + height * width_in_patches, width, std=position_std)
+        self.queries = learned(num_tokens, width, std=position_std)
+        self.query_positions = learned(num_tokens, width, std=position_std)
+        self.project = nn.Linear(width, dim)
+        init_linear(self)
+        self.transformer = JointTransformer(width=width, depth=depth, num_heads=num_heads)
+
+    def forward(self, images: Tensor) -> Latents:
+        x_BND = self.patches(images).flatten(2).transpose(1, 2)
+        if self.class_token is not None:
+            x_BND = torch.cat([self.class_token.expand(len(x_BND), -1, -1), x_BND], dim=1)
+        queries = (self.queries + self.query_positions).expand(len(x_BND), -1, -1)
+        out = self.transformer(torch.cat([x_BND + self.positions, queries], dim=1))
+        latent_BND = self.transformer.norm_out(out[:, -self.num_tokens :])
+        if self.legacy_reshape:
+            tokens, width = latent_BND.shape[1:]
+            latent_BND = latent_BND.reshape(-1, width, tokens).transpose(1, 2)
+        return {"main": Stream(self.project(latent_BND))}
+
+    def stream_shapes(self, image_size: tuple[int, int]) -> dict[str, StreamShape]:
+        if tuple(image_size) != self.image_size:
+            raise ValueError(f"this encoder's positions are those of images of {list(self.image_size)}")
+        return {"main": StreamShape(self.num_tokens)}

@@ -1,0 +1,243 @@
+"""TiTok, TA-TiTok (bytedance/1d-tokenizer) and One-D-Piece (turingmotors/One-D-Piece): ViTs with latent tokens.
+
+The published networks see and paint [0, 1]; reading them changes their first and last layer so that they speak [-1, 1].
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..layers.resnet import to_tokens
+from ..tokenizer import Tokenizer
+from ..types import Quantized, Stream
+from .base import ImportReport, ReleasedFamily, State
+from .grid_cnn import training_losses
+from .maskgit_vqgan import _our_name as name_in_vqgan
+from .seed_voken import level_sizes
+
+QUANTIZERS = "imtok.tokenizers.quantizers"
+EITHER_SIDE = {
+    "class_embedding": "class_token",
+    "positional_embedding": "positions",
+    "ln_pre": "transformer.norm_in",
+    "ln_post": "transformer.norm_out",
+    "transformer": "transformer.blocks",
+}
+ENCODER = EITHER_SIDE | {
+    "patch_embed": "patches",
+    "latent_token_positional_embedding": "query_positions",
+    "conv_out": "project",
+}
+DECODER = EITHER_SIDE | {
+    "decoder_embed": "embed",
+    "mask_token": "mask_token",
+    "latent_token_positional_embedding": "latent_positions",
+    "text_guidance_proj": "condition_embed",
+    "text_guidance_positional_embedding": "condition_positions",
+}
+BLOCK = {
+    "ln_1": "norm1",
+    "ln_2": "norm2",
+    "attn.in_proj_weight": "attn.qkv.weight",
+    "attn.in_proj_bias": "attn.qkv.bias",
+    "attn.out_proj": "attn.proj",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+FULL_NAMES = {
+    "latent_tokens": "encoder.queries",
+    "quantize.embedding.weight": "quantizer.codebook",
+    "quantize.embed_prob": "quantizer.revival.usage",
+    "pixel_quantize.embedding.weight": "decoder.codebook",
+}
+
+
+class TiTok(ReleasedFamily):
+    systems: ClassVar[tuple[str, ...]] = ("titok", "titok_single_stage", "ta_titok")
+    ignored_prefixes: ClassVar[tuple[str, ...]] = ("text_encoder.", "clip_encoder.")
+
+    def tokenizer_node(
+        self, state: State, *, image_size: tuple[int, int], constructor: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        patch_size = state["encoder.patch_embed.weight"].shape[-1]
+        both = {"image_size": list(image_size), "num_tokens": len(state["latent_tokens"])}
+        node = {
+            "_target_": "imtok.tokenizers.tokenizer.Tokenizer",
+            "image_size": list(image_size),
+            "encoder": {
+                "_target_": "imtok.tokenizers.encoders.latent_vit.LatentViTEncoder",
+                "dim": len(state["encoder.conv_out.weight"]),
+                "patch_size": patch_size,
+                "legacy_reshape": is_two_stage(state),
+                **both,
+                **transformer_sizes(state, "encoder", constructor),
+            },
+            "quantizer": quantizer_node(state, constructor),
+        }
+        body = {**both, **transformer_sizes(state, "decoder", constructor)}
+        if is_two_stage(state):
+            codebook_size, code_dim = state["pixel_quantize.embedding.weight"].shape
+            node["decoder"] = {
+                "_target_": "imtok.decoders.proxy_codes.ProxyCodeDecoder",
+                "trains": "pixels",
+                "patch_size": patch_size,
+                "codebook_size": codebook_size,
+                "code_dim": code_dim,
+                **level_sizes(state, "pixel_decoder.up", channels=None),
+                **body,
+            }
+            return node
+        node["decoder"] = {
+            "_target_": "imtok.decoders.mask_token_vit.MaskTokenViTDecoder",
+            "patch_size": math.isqrt(len(state["decoder.ffn.0.weight"]) // 3),
+            **body,
+        }
+        if "decoder.text_guidance_proj.weight" in state:
+            length = len(state["decoder.text_guidance_positional_embedding"])
+            node["decoder"]["condition_tokens"] = length
+            node["conditioner"] = {
+                "_target_": "imtok.tokenizers.conditioners.clip_text.CLIPText",
+                "width": state["decoder.text_guidance_proj.weight"].shape[1],
+                "length": length,
+            }
+        return node
+
+    def import_state(
+        self, state: State, *, image_size: int | tuple[int, int] = 256, constructor: Mapping[str, Any] | None = None
+    ) -> tuple[Tokenizer, ImportReport]:
+        return super().import_state(in_our_range(state), image_size=image_size, constructor=constructor)
+
+    def rename(self, state: State) -> dict[str, str]:
+        names = {name: our_name(name, state) for name in state}
+        return {name: ours for name, ours in names.items() if ours is not None}
+
+    def convert(self, our_name: str, tensor: Tensor) -> Tensor:
+        if our_name.endswith(".class_token"):
+            return tensor[None]
+        if our_name == "quantizer.revival.usage":
+            return tensor * len(tensor)  # shares of all tokens there, of an even spread here
+        if our_name.startswith(("encoder.project", "decoder.to_")) and tensor.ndim == 4:
+            return tensor.flatten(1)  # 1x1 convolutions there, linear layers here
+        return tensor
+
+    @torch.no_grad()
+    def outputs(
+        self, tokenizer: Tokenizer, io: Mapping[str, Tensor], constructor: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
+        tokenizer.eval()
+        images, shape = 2 * io["image"] - 1, io["z"].shape
+        quantizer, shapes = tokenizer.quantizer, tokenizer.stream_shapes()
+
+        def as_stored(x_BND: Tensor) -> Tensor:
+            return x_BND.transpose(1, 2)[:, :, None]
+
+        stored = {"main": Stream(to_tokens(io["quantized"]))}
+        conditions = io["text_guidance"] if tokenizer.conditioner is not None else None
+
+        def painted(codes: dict[str, Stream]) -> Tensor:
+            return (tokenizer.decode(codes, conditions=conditions) + 1) / 2
+
+        out = {"z": as_stored(tokenizer.encoder(images)["main"].x_BND).view(shape), "decoded": painted(stored)}
+        quantized = quantizer({"main": Stream(to_tokens(io["z"]))})
+        out["quantized"] = as_stored(quantized.codes["main"].x_BND)
+        if "indices" in io:
+            given = {"main": io["indices"].transpose(1, 2)}
+            out["indices"] = quantized.indices["main"].transpose(1, 2)
+            out["indices (end to end)"] = tokenizer.tokenize(images).transpose(1, 2)
+            out["quantized (from indices)"] = as_stored(quantizer.indices_to_codes(given, shapes)["main"].x_BND)
+            losses = training_losses(tokenizer, io["z"])
+            out["commitment_loss"] = settings_of(constructor).get("commitment_cost", 0.25) * losses["commit"]
+            out["codebook_loss"] = losses["codebook"]
+            out["quantizer_loss"] = out["commitment_loss"] + out["codebook_loss"]
+        if conditions is not None:
+            out["text_guidance"] = conditions  # what the decoder was fed: the fixtures come without a text tower
+        if "proxy_logits" in io:
+            logits = tokenizer.decoder.logits(stored)
+            out["proxy_logits"] = logits.transpose(1, 2).unflatten(2, tokenizer.decoder.vit.grid)
+        for name in io:
+            if kept := re.fullmatch(r"decoded_keep(\d+)", name):
+                shown = tokenizer.token_dropout.keep(Quantized(stored, {}), int(kept[1]))
+                out[name] = painted(shown.codes)
+        return out
+
+
+class OneDPiece(TiTok):
+    """TiTok's two-stage network, of any length."""
+
+    systems: ClassVar[tuple[str, ...]] = ("one_d_piece",)
+
+    def tokenizer_node(
+        self, state: State, *, image_size: tuple[int, int], constructor: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        node = super().tokenizer_node(state, image_size=image_size, constructor=constructor)
+        return node | {"token_dropout": {"_target_": "imtok.tokenizers.token_dropout.tail_drop.TailDrop"}}
+
+
+def is_two_stage(state: State) -> bool:
+    """Such models have a head of two layers, and reshape their latents the old way."""
+    return "decoder.ffn.2.weight" in state
+
+
+def in_our_range(state: State) -> State:
+    """W (x + 1) / 2 + b = (W / 2) x + (b + sum W / 2) at the first convolution; 2 (W x + b) - 1 at the last."""
+    state = dict(state)
+    first = "encoder.patch_embed."
+    if first + "weight" in state and first + "bias" in state:
+        half = state[first + "weight"] / 2
+        state |= {first + "weight": half, first + "bias": state[first + "bias"] + half.sum((1, 2, 3))}
+    last = "decoder.conv_out."
+    if last + "weight" in state and last + "bias" in state and not is_two_stage(state):
+        state |= {last + "weight": 2 * state[last + "weight"], last + "bias": 2 * state[last + "bias"] - 1}
+    return state
+
+
+def settings_of(constructor: Mapping[str, Any]) -> Mapping[str, Any]:
+    return constructor.get("model", constructor).get("vq_model", {})
+
+
+def transformer_sizes(state: State, side: str, constructor: Mapping[str, Any]) -> dict[str, int]:
+    width = len(state[f"{side}.ln_pre.weight"])
+    blocks = {int(m[1]) for m in map(re.compile(rf"{side}\.transformer\.(\d+)\.").match, state) if m}
+    heads = constructor.get(side, {}).get("heads", max(1, width // 64))  # no shape shows them; published: 64 wide
+    return {"width": width, "depth": len(blocks), "num_heads": heads}
+
+
+def quantizer_node(state: State, constructor: Mapping[str, Any]) -> dict[str, Any]:
+    if not any(name.startswith("quantize.") for name in state):
+        return {"_target_": f"{QUANTIZERS}.kl.KL", "project": False}
+    clustering = "quantize.embed_prob" in state
+    return {
+        "_target_": f"{QUANTIZERS}.vq.VQ",
+        "codebook_size": len(state["quantize.embedding.weight"]),
+        "unit_length": settings_of(constructor).get("use_l2_norm", is_two_stage(state)),
+        **({"reset": "clustering", "usage_decay": 0.99} if clustering else {}),
+    }
+
+
+def our_name(theirs: str, state: State) -> str | None:
+    if theirs in FULL_NAMES:
+        return FULL_NAMES[theirs]
+    if theirs.startswith("pixel_decoder."):
+        vqgan = {name.removeprefix("pixel_"): tensor for name, tensor in state.items()}
+        inner = name_in_vqgan(theirs.removeprefix("pixel_"), vqgan)
+        return None if inner is None else inner.replace("decoder.", "decoder.pixels.", 1)
+    if m := re.fullmatch(r"decoder\.ffn\.(\d+)\.(weight|bias)", theirs):
+        return f"decoder.to_logits.{m[1]}.{m[2]}" if is_two_stage(state) else f"decoder.to_patches.{m[2]}"
+    if theirs.startswith("decoder.conv_out."):
+        return theirs
+    side, _, inner = theirs.partition(".")
+    names, stem = (ENCODER, "encoder") if side == "encoder" else (DECODER, "decoder.vit")
+    if side not in ("encoder", "decoder"):
+        return None
+    part, _, rest = inner.partition(".")
+    if part not in names:
+        return None
+    if part == "transformer":
+        number, _, rest = rest.partition(".")
+        found = next((k for k in BLOCK if rest == k or rest.startswith(k + ".")), None)
+        return found and f"{stem}.transformer.blocks.{number}.{BLOCK[found]}{rest.removeprefix(found)}"
+    return f"{stem}.{names[part]}" + (f".{rest}" if rest else "")

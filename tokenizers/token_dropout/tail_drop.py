@@ -1,0 +1,33 @@
+"""Tail token drop of One-D-Piece (Miwa et al., arXiv 2501.10064, section 3.2): a random prefix is all there is."""
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from ..types import Latents, Stream
+from .base import TokenDropout
+
+
+class TailDrop(TokenDropout):
+    """One length for the whole batch, uniform from `shortest` to all tokens; the tail is cut off, not masked.
+
+    shortest: 1 as published.
+    """
+
+    def __init__(self, *, shortest: int = 1) -> None:
+        super().__init__()
+        if shortest < 1:
+            raise ValueError(f"shortest={shortest}: at least 1 token")
+        self.shortest = shortest
+
+    def draw(self, batch: int, num_tokens: int, device: torch.device) -> Tensor:
+        least = min(self.shortest, num_tokens)
+        return torch.randint(least, num_tokens + 1, (1,)).expand(batch).to(device)
+
+    def forward(self, codes: Latents) -> Latents:
+        stream = codes["main"]
+        if not self.training or isinstance(stream.x_BND, FakeTensor):  # a plan counts the longest, the dearest
+            return codes
+        length = int(self.draw(1, stream.x_BND.shape[1], torch.device("cpu")))
+        mask_BN = None if stream.mask_BN is None else stream.mask_BN[:, :length]
+        return {"main": Stream(stream.x_BND[:, :length], None, mask_BN)}
