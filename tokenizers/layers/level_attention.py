@@ -1,4 +1,4 @@
-"""Attention in which a token sees those of its own and of lower levels: prefix-causal registers, block-causal scales."""
+"""Attention in which a token sees its own and lower levels: prefix-causal registers, block-causal scales."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 class LevelMask(nn.Module):
     """levels: one a token; a query sees every key of no higher level than its own.
 
-    `[0] * patches + [1, 2, 3, ...]` is FlexTok's causal_last (arXiv 2502.13967, section 3): patches see patches, register
+    `[0] * patches + [1, 2, 3, ...]` is the causal_last of FlexTok (arXiv 2502.13967): patches see patches, register
     i all patches and registers up to i. One number a scale is the block-causal mask of coarse-to-fine tokenizers.
     """
 

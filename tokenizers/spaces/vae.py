@@ -103,6 +103,6 @@ def _file_of(source: str) -> str:
         except Exception as error:  # the hub client raises a dozen unrelated types
             failure = error
     raise MissingWeights(
-        f"tokenizer.space.pretrained={source}: the hub gave no weights ({type(failure).__name__}); give a file, or null "
-        "for random ones"
+        f"tokenizer.space.pretrained={source}: the hub gave no weights ({type(failure).__name__}); give a file, or "
+        "null for random ones"
     ) from failure
