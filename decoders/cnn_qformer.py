@@ -1,6 +1,7 @@
 """Queries on a grid read the codes, convolutions paint what they found: GigaTok's hybrid decoder (arXiv 2504.08736)."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +60,7 @@ class CNNQFormerDecoder(Decoder):
         self.to_map = nn.Conv2d(width, z_channels, 3, padding=1)
         if align_after is not None:
             sizes = (width, 4 * width, 4 * width, align_dim)
-            layers = [nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+            layers = [nn.Linear(a, b) for a, b in pairwise(sizes)]
             self.align = nn.Sequential(layers[0], nn.SiLU(), layers[1], nn.SiLU(), layers[2])
 
         before = widths[-1]
