@@ -18,8 +18,8 @@ class CNNQFormerDecoder(Decoder):
     """Mirror of CNNQFormerEncoder; every level of the convolutions begins with a norm that the map's statistics steer.
 
     All queries begin as the first token. input_size: of the pictures; given by the tokenizer.
-    align_after: what the queries are after so many blocks goes through an MLP to `align_dim` channels, in training only:
-        tap `decoder.align` to compare it with a teacher. None: no such MLP.
+    align_after: what the queries are after so many blocks goes through an MLP to `align_dim` channels, in training
+        only: tap `decoder.align` to compare it with a teacher. None: no such MLP.
     """
 
     def __init__(
