@@ -1,7 +1,7 @@
 """A rectified-flow transformer that draws a picture, or a VAE's latents, from noise and codes: FlexTok's decoder."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from ...tokenizers.token_dropout.base import with_mask_vector
 from ...tokenizers.types import Latents
 from ..base import Decoder
 from ..noise import picture_noise
-from .rectified import logit_normal_times, on_the_line, step_times, time_waves, velocity_of_line
+from .rectified import logit_normal_times, on_the_line, step_times, time_waves, velocity_of_line, velocity_to
 from .samplers import SAMPLERS
 
 
@@ -25,6 +25,8 @@ class FlowDecoder(Decoder):
     time_waves: numbers that say the time, before a small MLP. condition_dropout: share of training samples that learn
         to do without codes, which guidance needs.
     time_mean, time_deviation: training times are the sigmoid of such a normal.
+    predicts: what the last layer says: the velocity, or the data, from which the velocity follows. A patch of pixels
+        has more channels than the transformer is wide, so that its noise cannot pass; its data can (arXiv 2511.13720).
     Sampling, all part of the export: sampler euler or heun, steps, time_shift (above 1: more steps near the noise),
     guidance (a module, None: none) and noise_seed.
     """
@@ -48,6 +50,7 @@ class FlowDecoder(Decoder):
         condition_dropout: float = 0.1,
         time_mean: float = 0.0,
         time_deviation: float = 1.0,
+        predicts: Literal["velocity", "data"] = "velocity",
         sampler: str = "euler",
         steps: int = 20,
         time_shift: float = 1.0,
@@ -57,6 +60,8 @@ class FlowDecoder(Decoder):
         super().__init__()
         if sampler not in SAMPLERS:
             raise ValueError(f"sampler={sampler}: expected {' or '.join(SAMPLERS)}")
+        if predicts not in ("velocity", "data"):
+            raise ValueError(f"predicts={predicts}: expected velocity or data")
         if steps < 1:
             raise ValueError(f"steps={steps}: 1 or more")
         if not 0 <= condition_dropout < 1:
@@ -71,6 +76,7 @@ class FlowDecoder(Decoder):
         self.time_mean, self.time_deviation = time_mean, time_deviation
         self.sampler, self.steps, self.time_shift, self.noise_seed = sampler, steps, time_shift, noise_seed
         self.guidance = guidance
+        self.predicts = predicts
 
         self.from_codes = xavier(dim, width)
         self.token_positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_tokens, width), std=0.02))
@@ -81,7 +87,7 @@ class FlowDecoder(Decoder):
         self.time = nn.Sequential(xavier(time_waves, width), nn.SiLU(), xavier(width, width))
         self.blocks = nn.ModuleList(ConditionedFlexBlock(width=width, head_dim=head_dim) for _ in range(depth))
         self.modulation = zeroed(width, 2 * width)
-        self.to_velocity = zeroed(width, out_channels * patch_size**2)
+        self.to_patches = zeroed(width, out_channels * patch_size**2)
 
     def registers(self, codes: Latents) -> Tensor:
         """Codes as the transformer reads them."""
@@ -95,8 +101,11 @@ class FlowDecoder(Decoder):
         for block in self.blocks:
             tokens = block(tokens, condition_BD)
         shift, scale = self.modulation(F.silu(condition_BD)).chunk(2, dim=-1)
-        patches_BNP = self.to_velocity(modulated(normed(tokens[0]), shift, scale))
-        return from_patches(patches_BNP, self.patch_size, self.grid)
+        said = self.to_patches(modulated(normed(tokens[0]), shift, scale))
+        said_BCHW = from_patches(said, self.patch_size, self.grid)
+        if self.predicts == "velocity":
+            return said_BCHW
+        return velocity_to(said_BCHW.float(), x_BCHW, times_B)
 
     def training_losses(self, codes: Latents, images: Tensor) -> dict[str, Tensor]:
         registers = self.registers(codes)

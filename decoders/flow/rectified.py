@@ -17,6 +17,11 @@ def velocity_of_line(data_BCHW: Tensor, noise_BCHW: Tensor) -> Tensor:
     return noise_BCHW - data_BCHW
 
 
+def velocity_to(data_BCHW: Tensor, x_BCHW: Tensor, times_B: Tensor, *, least_time: float = 0.05) -> Tensor:
+    """The velocity of the line through x at time t that ends at the data; bounded near t = 0, as in arXiv 2511.13720."""
+    return (x_BCHW - data_BCHW) / times_B.clamp(min=least_time).view(-1, 1, 1, 1)
+
+
 def logit_normal_times(batch: int, *, mean: float, deviation: float, device: torch.device) -> Tensor:
     """Training times: the sigmoid of a normal (Stable Diffusion 3, arXiv 2403.03206, eq. 19)."""
     return torch.sigmoid(mean + deviation * torch.randn(batch, device=device))

@@ -32,7 +32,7 @@ OUR_NAMES = {
     DECODER + "dec_latent_dropout.nullcond": "decoder.no_codes",
     DECODER + "dec_noise_patch_emb.patch_proj": "decoder.patches",
     DECODER + "dec_time_embedder.mlp": "decoder.time",
-    DECODER + "dec_to_patches.proj": "decoder.to_velocity",
+    DECODER + "dec_to_patches.proj": "decoder.to_patches",
     DECODER + "dec_to_patches.adaLN_modulation.1": "decoder.modulation",
 }
 OUR_BLOCK_NAMES = {

@@ -78,9 +78,7 @@ def validate(training: TokenizerTraining) -> dict[str, float]:
 def _readable(term: torch.nn.Module, output: Any) -> bool:
     """Quantizer and decoder give their own losses in training mode only."""
     key = getattr(term, "key", None)
-    return term.is_available(output) and (
-        key is None or key in output.quantized.losses or key in output.decoder_losses
-    )
+    return term.is_available(output) and (key is None or key in output.quantized.losses or key in output.decoder_losses)
 
 
 def _over_ranks(sums: dict, images: int, codebook: CodebookStatistics | None) -> tuple:
