@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -29,6 +29,10 @@ class Decoder(nn.Module, ABC):
     def adapted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A sister's weights, made to fit: where a second training stage widens what the first one trained."""
         return dict(state)
+
+    def facts(self) -> dict[str, Any]:
+        """What reports should say about how pictures are drawn: sampler, steps, seed."""
+        return {}
 
     def training_losses(self, codes: Latents, images: Tensor, conditions: Tensor | None = None) -> dict[str, Tensor]:
         """Losses of decoders that train without a cheap sample; raw, named. `images`: what the encoder saw.

@@ -46,4 +46,5 @@ def model_facts(tokenizer: nn.Module) -> dict:
         "tokens": tokenizer.num_tokens,
         "codebook_size": tokenizer.codebook_size,
         "bits_per_image": tokenizer.bits_per_image,
+        **(tokenizer.decoder.facts() if hasattr(tokenizer.decoder, "facts") else {}),
     }

@@ -112,7 +112,7 @@ def run_system(config: dict[str, Any], io: Watched, weights: dict[str, "Tensor"]
     from imtok.tokenizers import released
 
     family = released.find(str(config["system"]))
-    constructor = {**config.get("constructor", {}), **config.get("size_overrides", {})}
+    constructor = {k: v for part in ("constructor", "sizes", "size_overrides") for k, v in config.get(part, {}).items()}
     tokenizer, report = family.import_state(
         weights, image_size=_height_width(config.get("image_size", 256)), constructor=constructor
     )

@@ -42,7 +42,10 @@ class Tokenizer(nn.Module):
         super().__init__()
         self.image_size: tuple[int, int] = height_width(image_size)
         self.space = build(space, key="tokenizer.space", trusted=trusted).requires_grad_(False) if space else None
-        seen = {"in_channels": self.space.channels} if self.space else {}
+        # What encoder and decoder work in: its size and channels.
+        seen: dict[str, Any] = {"input_size": list(self.space.size(self.image_size) if self.space else self.image_size)}
+        if self.space is not None:
+            seen["in_channels"] = self.space.channels
         self.encoder = build(encoder, key="tokenizer.encoder", trusted=trusted, **seen)
         self.quantizer = build(quantizer, key="tokenizer.quantizer", trusted=trusted, dim=self.encoder.dim)
         width = self.quantizer.out_dim
@@ -50,7 +53,7 @@ class Tokenizer(nn.Module):
             build(token_dropout, key="tokenizer.token_dropout", trusted=trusted) if token_dropout else None
         )
         self.conditioner = build(conditioner, key="tokenizer.conditioner", trusted=trusted) if conditioner else None
-        given: dict[str, Any] = {"dim": width}
+        given: dict[str, Any] = {"dim": width, "input_size": seen["input_size"]}
         if self.space is not None:
             given["out_channels"] = self.space.channels
         if self.conditioner is not None:

@@ -3,5 +3,6 @@
 from .binary import FUNCTIONS as BINARY
 from .codebooks import FUNCTIONS as CODEBOOKS
 from .losses import FUNCTIONS as LOSSES
+from .token_dropout import FUNCTIONS as TOKEN_DROPOUT
 
-FUNCTIONS = LOSSES | CODEBOOKS | BINARY
+FUNCTIONS = LOSSES | CODEBOOKS | BINARY | TOKEN_DROPOUT

@@ -18,31 +18,46 @@ class Bernoulli(SingleStreamQuantizer):
 
     sample: "always" draws in eval too, as ELM's published models do: then `stochastic` is True and metrics vary;
         "training" thresholds at 1/2 in eval (Instella-T2I); "never" thresholds everywhere (ELM's `deter`).
+    temperature: of the coin while it is drawn, sigmoid(logit / temperature); gradients and losses are of the plain one.
+    groups: indices a token, of bits / groups bits each; needed where a token has more bits than int64.
     """
 
     loss_names: ClassVar[tuple[str, ...]] = ("commit", "entropy")
 
     def __init__(
-        self, *, dim: int, bits: int = 16, sample: Literal["always", "training", "never"] = "training"
+        self,
+        *,
+        dim: int,
+        bits: int = 16,
+        groups: int = 1,
+        sample: Literal["always", "training", "never"] = "training",
+        temperature: float = 1.0,
     ) -> None:
-        if not 1 <= bits <= MAX_INDEX_BITS:
-            raise ValueError(f"bits={bits}: an index of 1 to {MAX_INDEX_BITS} bits fits int64")
+        if groups < 1 or bits % groups:
+            raise ValueError(f"groups={groups}: bits={bits} cannot be split into that many equal parts")
+        if not 1 <= bits // groups <= MAX_INDEX_BITS:
+            more = -(-bits // MAX_INDEX_BITS)
+            raise ValueError(f"bits={bits}: an index of 1 to {MAX_INDEX_BITS} bits fits int64; set groups to {more}")
+        if temperature <= 0:
+            raise ValueError(f"temperature={temperature}: above 0")
         if sample not in ("always", "training", "never"):
             raise ValueError(f"sample={sample}: expected always, training or never")
         super().__init__(dim=dim, code_dim=bits)
         self.project_in = nn.Linear(dim, bits)
         self.project_out = nn.Linear(bits, dim, bias=False)  # the code table: a code is the sum of its bits' rows
-        self.vocabulary = (2**bits,)
+        self.vocabulary = (2 ** (bits // groups),) * groups
+        self.groups = groups
+        self.temperature = temperature
         self.entropy_group_bits = widest_group(bits)
         self.sample = sample
         self.stochastic = sample == "always"
-        self.register_buffer("place", torch.arange(bits), persistent=False)
+        self.register_buffer("place", torch.arange(bits // groups), persistent=False)
 
     def quantize(self, z_BND: Tensor) -> StreamQuantized:
         probability = z_BND.sigmoid()
         draws = self.sample == "always" or (self.sample == "training" and self.training)
-        bits = torch.bernoulli(probability.detach()) if draws else (z_BND > 0).to(z_BND.dtype)
-        indices = (bits.long() << self.place).sum(dim=-1, keepdim=True)
+        bits = torch.bernoulli((z_BND.detach() / self.temperature).sigmoid()) if draws else (z_BND > 0).to(z_BND.dtype)
+        indices = (bits.long().unflatten(-1, (self.groups, -1)) << self.place).sum(dim=-1)
         if not self.training:
             return StreamQuantized(bits, indices)
         per_token, of_mean = binary_entropies(z_BND.flatten(0, 1), group_bits=self.entropy_group_bits)
@@ -50,4 +65,4 @@ class Bernoulli(SingleStreamQuantizer):
         return StreamQuantized(probability + (bits - probability).detach(), indices, losses)
 
     def lookup(self, indices_BNK: Tensor) -> Tensor:
-        return ((indices_BNK >> self.place) & 1).to(torch.float32)
+        return ((indices_BNK[..., None] >> self.place) & 1).to(torch.float32).flatten(-2)

@@ -58,3 +58,8 @@ def _shortened(stream: Stream, lengths_B: Tensor) -> Stream:
     if stream.mask_BN is not None:
         mask_BN = mask_BN & stream.mask_BN
     return Stream(stream.x_BND, stream.grid, mask_BN)
+
+
+def with_mask_vector(x_BND: Tensor, mask_BN: Tensor | None, vector_D: Tensor) -> Tensor:
+    """What decoders of a fixed length do about tokens that are not there."""
+    return x_BND if mask_BN is None else torch.where(mask_BN[..., None], x_BND, vector_D.to(x_BND.dtype))

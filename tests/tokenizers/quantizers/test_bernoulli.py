@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from imtok.tokenizers.quantizers.bernoulli import Bernoulli
-from imtok.tokenizers.types import Stream
+from imtok.tokenizers.types import Stream, StreamShape
 
 
 def test_coins_have_the_probability_of_their_logit() -> None:
@@ -58,3 +58,27 @@ def test_entropies_are_those_of_the_coins() -> None:
     assert float(quantizer.quantize(flat).losses["entropy"]) == pytest.approx(0, abs=1e-4)
     difference = quantizer.quantize(logits).losses["entropy"]
     assert float(difference) < float(coins.entropy().sum(-1).mean()) - 9  # a mean that is near uniform over 2 x 2^10
+
+
+def test_a_token_of_many_bits_is_several_indices() -> None:
+    quantizer = Bernoulli(dim=6, bits=64, groups=2).eval()
+    out = quantizer({"main": Stream(torch.randn(2, 5, 6))})
+    assert quantizer.vocabulary == (2**32, 2**32)
+    assert out.indices["main"].shape == (2, 5, 2)
+    back = quantizer.indices_to_codes(out.indices, {"main": StreamShape(5)})["main"].x_BND
+    assert torch.equal(back, out.codes["main"].x_BND)
+    with pytest.raises(ValueError, match="set groups to 2"):
+        Bernoulli(dim=6, bits=64)
+    with pytest.raises(ValueError, match="groups=3"):
+        Bernoulli(dim=6, bits=64, groups=3)
+
+
+def test_temperature_sharpens_the_coin_and_nothing_else() -> None:
+    """sigmoid(logit / temperature) is drawn; losses are those of sigmoid(logit)."""
+    z = torch.full((1, 20000, 3), 0.2)
+    sharp, plain = (Bernoulli(dim=3, bits=3, temperature=t).train() for t in (0.1, 1.0))
+    torch.manual_seed(0)
+    drawn = sharp.quantize(z)
+    share = ((drawn.indices_BNK[..., 0, None] >> torch.arange(3)) & 1).float().mean()
+    assert float(share) == pytest.approx(float(torch.tensor(2.0).sigmoid()), abs=0.01)
+    torch.testing.assert_close(drawn.losses["commit"], plain.quantize(z).losses["commit"])

@@ -15,7 +15,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], dict[st
     """The reference's arguments with `image_size`, weights, inputs and outputs."""
     config = json.loads((folder / "config.json").read_text())
     size = config["image_size"]
-    constructor = {**config["constructor"], **config.get("size_overrides", {})}
+    constructor = {k: v for part in ("constructor", "sizes", "size_overrides") for k, v in config.get(part, {}).items()}
     constructor["image_size"] = (size, size) if isinstance(size, int) else tuple(size)
     return constructor, load_file(folder / "weights.safetensors"), load_file(folder / "io.safetensors")
 

@@ -1,0 +1,59 @@
+"""A ViT that pours a picture into a row of registers, the first of which must do most: FlexTok's encoder."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..layers.flex_block import FlexBlock, normed, xavier, zeroed
+from ..layers.level_attention import prefix_causal
+from ..layers.patches import grid_of, sincos_grid, to_patches
+from ..types import Latents, Stream, StreamShape
+from .base import Encoder
+
+
+class RegisterEncoder(Encoder):
+    """Patches, then registers, in one sequence (Bachmann et al., arXiv 2502.13967, section 3.1).
+
+    dim: width handed to the quantizer. num_tokens: registers.
+    input_size, in_channels: of what is encoded, pictures or a VAE's latents; given by the tokenizer.
+    causal: register i sees all patches and the registers up to i; patches see no register. False: all see all.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int = 6,
+        num_tokens: int = 256,
+        input_size: Sequence[int] = (32, 32),
+        in_channels: int = 3,
+        patch_size: int = 2,
+        width: int = 768,
+        depth: int = 12,
+        head_dim: int = 64,
+        causal: bool = True,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.num_tokens = num_tokens
+        self.patch_size = patch_size
+        self.input_size = (int(input_size[0]), int(input_size[1]))
+        grid = grid_of(self.input_size, patch_size)
+        self.patches = xavier(in_channels * patch_size**2, width)
+        self.register_buffer("positions_ND", sincos_grid(grid, width), persistent=False)
+        self.registers = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_tokens, width), std=0.02))
+        self.mask = prefix_causal(grid[0] * grid[1], num_tokens) if causal else None
+        self.blocks = nn.ModuleList(FlexBlock(width=width, head_dim=head_dim) for _ in range(depth))
+        self.to_latents = zeroed(width, dim)
+
+    def forward(self, images: Tensor) -> Latents:
+        patches = self.patches(to_patches(images, self.patch_size)) + self.positions_ND
+        x_BND = torch.cat([patches, self.registers.expand(len(images), -1, -1).to(patches.dtype)], dim=1)
+        for block in self.blocks:
+            x_BND = block(x_BND, self.mask)
+        return {"main": Stream(self.to_latents(normed(x_BND[:, -self.num_tokens :])))}
+
+    def stream_shapes(self, image_size: tuple[int, int]) -> dict[str, StreamShape]:
+        if tuple(image_size) != self.input_size:
+            raise ValueError(f"this encoder and its decoder are made for inputs of {list(self.input_size)}")
+        return {"main": StreamShape(self.num_tokens)}

@@ -1,0 +1,207 @@
+"""GigaTok (SilentView/GigaTok): convolutions and Q-Formers around one codebook, S-S to XL-XXL."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...configs.errors import UserError
+from ..layers.resnet import to_tokens
+from ..tokenizer import Tokenizer
+from ..types import Stream
+from .base import ImportReport, ReleasedFamily, State
+from .grid_cnn import training_losses
+
+SIDES = {"s2to1encoder.": "encoder.", "s1to2decoder.": "decoder."}
+OUR_NAMES = {
+    "quant_conv": "encoder.project",
+    "post_quant_conv": "decoder.project",
+    "quantize.embedding.weight": "quantizer.codebook",
+    "s2to1encoder.encoder_embed": "encoder.embed",
+    "s2to1encoder.ln_pre": "encoder.norm_map",
+    "s2to1encoder.ln_post": "encoder.norm",
+    "s2to1encoder.global_proj": "encoder.first_queries",
+    "s2to1encoder.positional_embedding": "encoder.map_positions",
+    "s2to1encoder.latent_token_positional_embedding": "encoder.query_positions",
+    "s2to1encoder.conv_out": "encoder.to_z",
+    "s1to2decoder.decoder_embed": "decoder.embed",
+    "s1to2decoder.ln_pre": "decoder.norm_codes",
+    "s1to2decoder.ln_post": "decoder.norm",
+    "s1to2decoder.positional_embedding": "decoder.query_positions",
+    "s1to2decoder.latent_token_positional_embedding": "decoder.code_positions",
+    "s1to2decoder.conv_out": "decoder.to_map",
+    "s1to2decoder.distill_mlp": "decoder.align",
+}
+OUR_LAYER_NAMES = {
+    "self_attn": "among", "multihead_attn": "memory", "linear1": "mlp.0", "linear2": "mlp.2",
+    "q_proj": "q", "k_proj": "k", "v_proj": "v", "wo": "project", "out_proj": "project",
+    "nin_shortcut": "skip", "gamma": "scale", "beta": "shift",
+}  # fmt: skip
+PACKED = re.compile(r"(.+_attn\.)in_proj_(weight|bias)$")
+
+
+class GigaTok(ReleasedFamily):
+    systems: ClassVar[tuple[str, ...]] = ("gigatok",)
+    ignored_prefixes: ClassVar[tuple[str, ...]] = ("quantize.codebook_used",)  # a usage monitor of 65536 slots
+
+    def import_state(
+        self, state: State, *, image_size: int | tuple[int, int] = 256, constructor: Mapping[str, Any] | None = None
+    ) -> tuple[Tokenizer, ImportReport]:
+        """Models without query and key norms store nn.MultiheadAttention's packed projections: taken apart first."""
+        parts: State = {}
+        source: dict[str, str] = {}
+        for name, tensor in state.items():
+            m = PACKED.match(name)
+            pieces = zip("qkv", tensor.chunk(3), strict=True) if m else [("", tensor)]
+            for letter, piece in pieces:
+                piece_name = f"{m[1]}{letter}_proj.{m[2]}" if m else name
+                parts[piece_name], source[piece_name] = piece, name
+        tokenizer, report = super().import_state(parts, image_size=image_size, constructor=constructor)
+        report.used = sorted({source[name] for name in report.used})
+        return tokenizer, report
+
+    def tokenizer_node(
+        self, state: State, *, image_size: tuple[int, int], constructor: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        if not constructor.get("multi_level_query_init", True):
+            raise UserError("multi_level_query_init=false: only models whose queries begin as a pyramid are read")
+        codebook_size, dim = state["quantize.embedding.weight"].shape
+        num_tokens = state["s2to1encoder.latent_token_positional_embedding"].shape[0]
+        aligned = "s1to2decoder.distill_mlp.4.weight" in state
+        return {
+            "_target_": "imtok.tokenizers.tokenizer.Tokenizer",
+            "image_size": list(image_size),
+            "encoder": {
+                "_target_": "imtok.tokenizers.encoders.cnn_qformer.CNNQFormerEncoder",
+                "dim": dim,
+                "num_tokens": num_tokens,
+                **cnn_sizes(state, "encoder"),
+                **qformer_sizes(state, "s2to1encoder", constructor.get("encoder", {})),
+            },
+            "quantizer": {
+                "_target_": "imtok.tokenizers.quantizers.vq.VQ",
+                "codebook_size": codebook_size,
+                "unit_length": constructor.get("codebook_l2_norm", True),
+                "rotation_trick": constructor.get("rot", True),
+                "entropy_temperature": 0.01 if constructor.get("entropy_loss_ratio") else None,
+            },
+            "decoder": {
+                "_target_": "imtok.decoders.cnn_qformer.CNNQFormerDecoder",
+                "num_tokens": num_tokens,
+                **cnn_sizes(state, "decoder"),
+                **qformer_sizes(state, "s1to2decoder", constructor.get("decoder", {})),
+                "align_after": (constructor.get("distill_depth") or 3) if aligned else None,
+                **({"align_dim": state["s1to2decoder.distill_mlp.4.weight"].shape[0]} if aligned else {}),
+            },
+        }
+
+    def rename(self, state: State) -> dict[str, str]:
+        names = {name: our_name(name, state) for name in state}
+        return {name: ours for name, ours in names.items() if ours is not None}
+
+    def convert(self, our_name: str, tensor: Tensor) -> Tensor:
+        if our_name.endswith("_positions"):
+            return tensor[:, 0]
+        # 1x1 convolutions there, linear layers here.
+        return tensor.flatten(1) if our_name.endswith((".project.weight", ".to_z.weight")) else tensor
+
+    @torch.no_grad()
+    def outputs(
+        self, tokenizer: Tokenizer, io: Mapping[str, Tensor], constructor: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
+        encoder, quantizer, decoder = tokenizer.encoder, tokenizer.quantizer, tokenizer.decoder
+        spatial = encoder.features(io["image"])
+        z_BND = encoder(io["image"])["main"].x_BND
+        own = quantizer({"main": Stream(io["z"][:, :, 0].transpose(1, 2))})
+        codes = {"main": Stream(to_tokens(io["quantized"]))}
+        rec_spatial = decoder.map_of(codes)
+        indices = {"main": io["indices"][..., None]}
+        again = quantizer.indices_to_codes(indices, tokenizer.stream_shapes())["main"].x_BND
+        losses = training_losses(tokenizer, io["z"])
+        out = {
+            "spatial": spatial,
+            "z": z_BND.transpose(1, 2)[:, :, None],
+            "indices": own.indices["main"][..., 0],
+            "indices (end to end)": tokenizer.tokenize(io["image"])[..., 0],
+            "quantized": own.codes["main"].x_BND.transpose(1, 2)[:, :, None],
+            "quantized (from indices)": again.transpose(1, 2)[:, :, None],
+            "rec_spatial": rec_spatial,
+            # From the stored map: norms of one channel a group amplify its rounding ten thousandfold.
+            "decoded": decoder.paint(io["rec_spatial"]),
+            "codebook_loss": losses["codebook"],
+            "commitment_loss": constructor.get("commit_loss_beta", 0.25) * losses["commit"],
+            "entropy_loss": constructor.get("entropy_loss_ratio", 0.0) * losses.get("entropy", torch.zeros(())),
+            "fea_rec_loss": F.mse_loss(rec_spatial, spatial),
+        }
+        if "inner_feat" in io:
+            out["inner_feat"] = tapped(decoder, codes)
+        return {name: value for name, value in out.items() if name.split(" (")[0] in io}
+
+
+def tapped(decoder: torch.nn.Module, codes: dict[str, Stream]) -> Tensor:
+    """What the alignment MLP says, which only training asks."""
+    seen: list[Tensor] = []
+    hook = decoder.align.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    decoder.train().map_of(codes)
+    decoder.eval()
+    hook.remove()
+    return seen[0]
+
+
+def cnn_sizes(state: State, side: str) -> dict[str, Any]:
+    found = [
+        (int(m[1]), int(m[2])) for m in map(re.compile(rf"{side}\.conv_blocks\.(\d+)\.res\.(\d+)\.").match, state) if m
+    ]
+    if not found:
+        raise KeyError(f"{side}.conv_blocks.0.res.0.conv1.weight")
+    levels, blocks = 1 + max(level for level, _ in found), 1 + max(block for _, block in found)
+    widths = [state[f"{side}.conv_blocks.{i}.res.0.conv1.weight"].shape[0] for i in range(levels)]
+    if side == "decoder":  # its levels are numbered from the lowest resolution, and have one block more
+        widths, blocks = widths[::-1], blocks - 1
+        channels, z_channels = math.gcd(*widths), state["decoder.conv_in.weight"].shape[1]
+    else:
+        channels, z_channels = state["encoder.conv_in.weight"].shape[0], state["encoder.conv_out.weight"].shape[0]
+    return {
+        "channels": channels,
+        "channel_multipliers": [width // channels for width in widths],
+        "blocks_per_level": blocks,
+        "z_channels": z_channels,
+    }
+
+
+def qformer_sizes(state: State, side: str, said: Mapping[str, Any]) -> dict[str, Any]:
+    width = state[f"{side}.ln_post.weight"].shape[0]
+    return {
+        "width": width,
+        "depth": 1 + max(int(m[1]) for m in map(re.compile(rf"{side}\.transformer\.(\d+)\.").match, state) if m),
+        "num_heads": said.get("heads", max(1, width // 64)),  # no shape shows them; every published head is 64 wide
+        "qk_norm": f"{side}.transformer.0.self_attn.q_norm.weight" in state,
+    }
+
+
+def our_name(theirs: str, state: State) -> str | None:
+    for name, ours in OUR_NAMES.items():
+        if theirs == name or theirs.startswith(name + "."):
+            return ours + theirs.removeprefix(name)
+    if m := re.match(r"(s2to1encoder\.|s1to2decoder\.)transformer\.(\d+)\.(.+)", theirs):
+        return f"{SIDES[m[1]]}blocks.{m[2]}.{_layers(m[3])}"
+    if m := re.match(r"(encoder|decoder)\.conv_blocks\.(\d+)\.(res|downsample|upsample)\.(.+)", theirs):
+        stem = f"{m[1]}.levels.{m[2]}"
+        if m[3] == "res":
+            return f"{stem}.{_layers(m[4])}"
+        pattern = re.compile(rf"{m[1]}\.conv_blocks\.{m[2]}\.res\.(\d+)\.")
+        blocks = 1 + max(int(found[1]) for found in map(pattern.match, state) if found)
+        return f"{stem}.{blocks}.{m[4].replace('conv1', 'conv')}"
+    if m := re.match(r"decoder\.adaptive\.(\d+)\.(.+)", theirs):
+        return f"decoder.norms.{m[1]}.{_layers(m[2])}"
+    if m := re.match(r"(encoder|decoder)\.mid\.(\d+)\.(.+)", theirs):
+        return f"{m[1]}.middle.{m[2]}.{_layers(m[3])}"
+    return theirs if re.match(r"(encoder|decoder)\.(conv_in|norm_out|conv_out)\.", theirs) else None
+
+
+def _layers(name: str) -> str:
+    return ".".join(OUR_LAYER_NAMES.get(part, part) for part in name.split("."))

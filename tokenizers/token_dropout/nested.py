@@ -1,0 +1,61 @@
+"""Nested dropout (Rippel et al., arXiv 1402.0915): every training sample keeps a random number of its first tokens."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .base import TokenDropout
+
+
+class NestedDropout(TokenDropout):
+    """A length a sample; the decoder puts its mask vector in place of what is dropped.
+
+    lengths: `uniform` 1 to all (FlexTok, arXiv 2502.13967); `power_of_two` of 1, 2, 4 ... all, each as likely;
+        `uniform_power_of_two` a uniform draw rounded up to the next power of two, so that half the samples keep all;
+        or a list of lengths, each as likely, unless `weights` (one a length) says otherwise.
+    """
+
+    def __init__(
+        self,
+        *,
+        lengths: Literal["uniform", "power_of_two", "uniform_power_of_two"] | Sequence[int] = "uniform",
+        weights: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        named = isinstance(lengths, str)
+        if named and lengths not in ("uniform", "power_of_two", "uniform_power_of_two"):
+            raise ValueError(
+                f"lengths={lengths}: expected uniform, power_of_two, uniform_power_of_two or a list of lengths"
+            )
+        if not named and (not lengths or min(lengths) < 1):
+            raise ValueError(f"lengths={list(lengths)}: a list of lengths, each 1 or more")
+        if weights is not None and (
+            named or len(weights) != len(lengths) or min(weights) < 0 or not any(w > 0 for w in weights)
+        ):
+            raise ValueError(f"weights={list(weights)}: needs a list `lengths`, one weight of 0 or more for each of it")
+        self.lengths = lengths if named else tuple(lengths)
+        self.weights = None if weights is None else tuple(float(w) for w in weights)
+
+    def draw(self, batch: int, num_tokens: int, device: torch.device) -> Tensor:
+        if self.lengths in ("uniform", "uniform_power_of_two"):
+            drawn = torch.randint(1, num_tokens + 1, (batch,), device=device)
+            return drawn if self.lengths == "uniform" else next_power_of_two(drawn).clamp(max=num_tokens)
+        if self.lengths == "power_of_two":
+            choices = [2**i for i in range(num_tokens.bit_length())]
+            choices = choices if choices[-1] == num_tokens else [*choices, num_tokens]
+        else:
+            choices = list(self.lengths)
+            if max(choices) > num_tokens:
+                raise ValueError(
+                    f"tokenizer.token_dropout.lengths={choices}: there are {num_tokens} tokens; give at most that many"
+                )
+        weights = torch.tensor(self.weights or [1.0] * len(choices), device=device)
+        return torch.tensor(choices, device=device)[torch.multinomial(weights, batch, replacement=True)]
+
+
+def next_power_of_two(lengths: Tensor) -> Tensor:
+    """The smallest power of two that is no less."""
+    powers = 2 ** torch.arange(62, device=lengths.device)
+    return powers[torch.searchsorted(powers, lengths)]
