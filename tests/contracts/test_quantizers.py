@@ -1,5 +1,6 @@
 """What every quantizer promises, checked for every YAML in configs/tokenizer/quantizer: a new one needs no new test."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,35 @@ def test_masked_tokens_have_index_minus_one_and_come_back_masked(name: str) -> N
         assert torch.equal(out.codes["main"].mask_BN, mask)
         return
     assert torch.equal(out.indices["main"][..., 0] >= 0, mask)
-    assert torch.equal(quantizer.indices_to_codes(out.indices, SHAPES)["main"].mask_BN, mask)
+    again = quantizer.indices_to_codes(out.indices, SHAPES)["main"]
+    assert torch.equal(again.mask_BN, mask)
+    torch.testing.assert_close(again.x_BND, out.codes["main"].x_BND)
+    assert not bool(again.x_BND[~mask].any())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_masked_tokens_count_for_nothing(name: str) -> None:
+    """Losses, running means, revival and gradients are those of the tokens that are there, whatever the others hold."""
+    quantizer = make(name).train()
+    layout = quantizer.index_layout(SHAPES)
+    if layout and sum(s.length for s in layout) != 24:
+        pytest.skip("its indices speak of several tokens; it refuses masks")
+    alone = deepcopy(quantizer)
+    x, mask = latents()["main"].x_BND, torch.rand(3, 24) > 0.3
+    x[~mask] = torch.nan
+    x.requires_grad_()
+    torch.manual_seed(1)
+    out = quantizer({"main": Stream(x, GRID, mask)})
+    torch.manual_seed(1)
+    expected = alone({"main": Stream(x.detach()[mask][None])})
+    torch.testing.assert_close(out.losses, expected.losses)
+    if layout:
+        assert torch.equal(out.indices["main"][mask], expected.indices["main"][0])
+        assert bool((out.indices["main"][~mask] == -1).all())
+    assert not bool(out.codes["main"].x_BND[~mask].any())
+    torch.testing.assert_close(quantizer.state_dict(), alone.state_dict())
+    (out.codes["main"].x_BND.sum() + sum(out.losses.values())).backward()
+    assert bool(torch.isfinite(x.grad).all()) and not bool(x.grad[~mask].any()) and bool(x.grad[mask].any())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -42,7 +42,7 @@ class BSQ(SignQuantizer):
         gradient: Literal["official", "unit"] = "official",
         order: BitOrder = "msb_first",
     ) -> None:
-        super().__init__(dim=dim, bits=bits, groups=groups, scale=bits**-0.5, order=order)
+        super().__init__(dim=dim, bits=bits, groups=groups, scale=max(bits, 1) ** -0.5, order=order)
         if not temperature > 0:
             raise ValueError(f"temperature={temperature}: expected a number above 0, as published 1.0")
         if gradient not in ("official", "unit"):

@@ -23,6 +23,7 @@ class GumbelVQ(SingleStreamQuantizer):
     """
 
     loss_names: ClassVar[tuple[str, ...]] = ("kl",)
+    joined_batch_equal: ClassVar[bool] = False  # every process draws its own Gumbel noise
 
     def __init__(
         self,

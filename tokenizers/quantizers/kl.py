@@ -24,6 +24,7 @@ class KL(ContinuousBottleneck):
     """
 
     loss_names: ClassVar[tuple[str, ...]] = ("kl",)
+    joined_batch_equal: ClassVar[bool] = False  # every process draws its own noise
 
     def __init__(
         self, *, dim: int, latent_dim: int | None = None, project: bool = True, sample_in_eval: bool = False

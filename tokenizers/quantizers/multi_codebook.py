@@ -1,5 +1,7 @@
 """Multi-codebook quantization (UniTok, arXiv 2502.20321): channels in chunks, each with its own small codebook."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +14,8 @@ class MultiCodebook(SingleStreamQuantizer):
 
     codebook_size, code_dim: entries of each codebook, and width of all chunks together (UniTok: 8 x 4096 x 8 of 64).
     """
+
+    joined_batch_equal: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from torch import Tensor
 from .base import SingleStreamQuantizer
 
 BitOrder = Literal["lsb_first", "msb_first"]
+MAX_BITS = 2**16  # of a token: a channel each
 MAX_INDEX_BITS = 62  # of one int64; more bits take several indices a token
 
 
@@ -20,8 +21,8 @@ class SignQuantizer(SingleStreamQuantizer):
     """
 
     def __init__(self, *, dim: int, bits: int, groups: int, scale: float, order: BitOrder) -> None:
-        if bits < 1:
-            raise ValueError(f"bits={bits}: at least one bit a token is needed")
+        if not 1 <= bits <= MAX_BITS:
+            raise ValueError(f"bits={bits}: of a token, from 1 to {MAX_BITS}")
         if groups < 1 or bits % groups:
             raise ValueError(f"groups={groups}: {bits} bits cannot be split into that many equal groups")
         if bits // groups > MAX_INDEX_BITS:
