@@ -1,20 +1,27 @@
 """What every quantizer promises, checked for every YAML in configs/tokenizer/quantizer: a new one needs no new test."""
 
+import re
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
 import yaml
 
-from imtok.configs.instantiate import build
+from imtok.configs.errors import UserError
+from imtok.configs.instantiate import build, locate
 from imtok.tokenizers.quantizers.base import Quantizer
 from imtok.tokenizers.types import Quantized, Stream, StreamShape
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "tokenizer" / "quantizer"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 DIM, GRID = 16, (4, 6)
+QUANTIZERS = "imtok.tokenizers.quantizers"
+# Settings that cost memory or make an index too large, and those that are lists.
+SIZES = ("codebook_size", "semantic_size", "sub_size", "codebooks", "stages", "parts", "groups", "bits", "code_dim")
+SIZES += ("latent_dim", "levels", "components", "nearest", "phi_convs")
+LISTS = ("levels", "scales", "anneal")
 SHAPES = {"main": StreamShape(24, GRID)}
 
 
@@ -156,6 +163,30 @@ def test_state_survives_saving(name: str) -> None:
     mine, copied = quantizer.eval()(given), copy.eval()(given)
     assert same_indices(mine, copied)
     assert torch.equal(mine.codes["main"].x_BND, copied.codes["main"].x_BND)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_impossible_numbers_fail_at_build_with_their_key(name: str) -> None:
+    """No setting of any quantizer may be negative, and no size may be 2^40: more than memory, or than an index."""
+    node = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    node |= node.get("tiny", {})
+    for key, hint in get_type_hints(locate(node["_target_"], key="").__init__).items():
+        if key in ("dim", "return") or not {"int", "float"} & set(re.findall(r"\w+", str(hint))):
+            continue
+        values = [-1, 2**40] if key in SIZES else [-1]
+        for value in values:
+            with pytest.raises(UserError, match=rf"^tokenizer\.quantizer\.{key}="):
+                build(node | {key: [value] if key in LISTS else value}, key="tokenizer.quantizer", dim=DIM)
+
+
+def test_a_learnable_codebook_has_no_running_means() -> None:
+    for settings, complaint in (
+        ({"_target_": f"{QUANTIZERS}.vq.VQ", "decay": 0.99}, "decay=0.99: VQ has no such setting"),
+        ({"_target_": f"{QUANTIZERS}.ema_vq.EmaVQ", "learnable": True}, "learnable=True: EmaVQ has no such setting"),
+        ({"_target_": f"{QUANTIZERS}.residual_vq.ResidualVQ", "decay": 0.99}, "decay=0.99: .* only update=ema"),
+    ):
+        with pytest.raises(UserError, match=rf"tokenizer\.quantizer\.{complaint}"):
+            build(settings, key="tokenizer.quantizer", dim=DIM)
 
 
 @pytest.mark.parametrize("name", NAMES)

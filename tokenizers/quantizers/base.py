@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from ..types import IndexSegment, Latents, Quantized, Shapes, Stream
 
+MAX_CODE_DIM = 2**16
+
 
 class Quantizer(nn.Module, ABC):
     """Latents to Quantized, always in fp32: a nearest code decided in bf16 is another code."""
@@ -58,7 +60,9 @@ class SingleStreamQuantizer(Quantizer):
 
     def __init__(self, *, dim: int, code_dim: int | None = None) -> None:
         super().__init__()
-        code_dim = code_dim or dim
+        code_dim = dim if code_dim is None else code_dim
+        if not 1 <= code_dim <= MAX_CODE_DIM:
+            raise ValueError(f"code_dim={code_dim}: width of a code, from 1 to {MAX_CODE_DIM}; null: as the encoder's")
         self.dim = self.out_dim = dim
         self.code_dim = code_dim
         self.project_in = nn.Identity() if code_dim == dim else nn.Linear(dim, code_dim)

@@ -40,6 +40,13 @@ def check_group_bits(*, bits: int, group_bits: int, name: str = "entropy_group_b
     return group_bits
 
 
+def check_entropy_weights(sample_weight: float, batch_weight: float) -> None:
+    """Below 0 they would teach doubt about each token, and one code for all."""
+    for name, value in (("sample_weight", sample_weight), ("batch_weight", batch_weight)):
+        if value < 0:
+            raise ValueError(f"{name}={value}: 0 or more")
+
+
 def widest_group(bits: int) -> int:
     """Bits of the largest equal groups that still have a joint distribution."""
     return max(g for g in range(1, MAX_JOINT_BITS + 1) if bits % g == 0)

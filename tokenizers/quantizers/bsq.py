@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .base import StreamQuantized
-from .binary_entropy import OverGroups, binary_entropies, check_group_bits
+from .binary_entropy import OverGroups, binary_entropies, check_entropy_weights, check_group_bits
 from .sign import BitOrder, SignQuantizer
 
 
@@ -49,6 +49,7 @@ class BSQ(SignQuantizer):
             raise ValueError(f"gradient={gradient}: expected official or unit")
         if over_groups not in ("sum", "mean", "pooled"):
             raise ValueError(f"over_groups={over_groups}: expected sum, mean or pooled")
+        check_entropy_weights(sample_weight, batch_weight)
         self.temperature = temperature
         self.entropy_group_bits = check_group_bits(bits=bits, group_bits=entropy_group_bits)
         self.over_groups: OverGroups = over_groups

@@ -45,8 +45,9 @@ class GaussianScalar(SingleStreamQuantizer):
     ) -> None:
         if not 1 <= bits <= MAX_BITS:
             raise ValueError(f"bits={bits}: of one channel, from 1 to {MAX_BITS}")
-        if range <= 0 or std_range <= 0:
-            raise ValueError(f"range={range}, std_range={std_range}: numbers above 0")
+        for name, value in (("range", range), ("std_range", std_range)):
+            if value <= 0:
+                raise ValueError(f"{name}={value}: a number above 0")
         if not 0 <= follow < 1:
             raise ValueError(f"follow={follow}: share of the old scale that each update keeps, 0 (off) to below 1")
         if continuous is not None and code_dim is not None:

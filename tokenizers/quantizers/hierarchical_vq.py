@@ -52,6 +52,7 @@ class HierarchicalVQ(SingleStreamQuantizer):
         super().__init__(dim=dim if isinstance(dim, int) else sum(streams.values()), code_dim=code_dim)
         if self.code_dim < 2:
             raise ValueError(f"code_dim={self.code_dim}: at least 2, a semantic and a pixel part")
+        check_codebook_size(semantic_size, self.code_dim, name="semantic_size")
         if sub_size < 2:
             raise ValueError(f"sub_size={sub_size}: at least 2 codes")
         self.streams = streams

@@ -37,9 +37,9 @@ class PCAVQ(VQ):
         usage_decay: float = 0.9,
         entropy_temperature: float | None = None,
     ) -> None:
-        width = code_dim or dim
-        kept = components or width
-        if not 1 <= kept <= width:
+        width = dim if code_dim is None else code_dim
+        kept = width if components is None else components
+        if components is not None and not 1 <= kept <= width:
             raise ValueError(f"components={components}: from 1 to the width of the vectors, {width}")
         if weighting not in ("eigenvalue", "none"):
             raise ValueError(f"weighting={weighting}: known: eigenvalue, none")
@@ -55,7 +55,7 @@ class PCAVQ(VQ):
             usage_decay=usage_decay,
             entropy_temperature=entropy_temperature,
         )
-        if kept < width:
+        if kept < width:  # of what VQ has checked
             self.codebook = nn.Parameter(self.codebook.detach()[:, :kept].contiguous())
         self.components, self.weighting, self.fit_updates = kept, weighting, fit_updates
         self.register_buffer("mean", torch.zeros(width))

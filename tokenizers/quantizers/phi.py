@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+MAX_CONVS = 64
+
 
 class Phi(nn.Module):
     """h <- (1 - ratio) h + ratio conv(h), by that of `convs` 3x3 convolutions whose place on [0, 1] is nearest.
@@ -12,8 +14,8 @@ class Phi(nn.Module):
 
     def __init__(self, *, width: int, convs: int, ratio: float, scales: int) -> None:
         super().__init__()
-        if convs < 0:
-            raise ValueError(f"phi_convs={convs}: 0 (none) or more")
+        if not 0 <= convs <= MAX_CONVS:
+            raise ValueError(f"phi_convs={convs}: from 0 (none) to {MAX_CONVS}")
         if not 0 <= ratio <= 1:
             raise ValueError(f"phi_ratio={ratio}: from 0 to 1")
         self.ratio, self.scales = ratio, scales

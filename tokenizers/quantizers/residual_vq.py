@@ -13,12 +13,14 @@ from .ema_vq import EmaVQ
 from .straight_through import rotate_to, straight_through
 from .vq import VQ
 
+MAX_STAGES = 1024
+
 
 class ResidualVQ(SingleStreamQuantizer):
     """K = stages indices a token; the code is the sum. Losses, raw, are means over stages.
 
     shared: one codebook for all stages (RQ-VAE, VILA-U, DualToken).
-    update: how codebooks learn: `gradient` (losses codebook and commit) or `ema` (commit).
+    update: how codebooks learn: `gradient` (losses codebook and commit) or `ema` (commit), with `decay` (EmaVQ's).
     quantizer_dropout: share of training samples that end after a random number of stages, at least `least_stages`;
         their later indices are -1, and -1 adds nothing in decoding either.
     """
@@ -35,7 +37,7 @@ class ResidualVQ(SingleStreamQuantizer):
         code_dim: int | None = None,
         shared: bool = False,
         update: Literal["gradient", "ema"] = "gradient",
-        decay: float = 0.99,
+        decay: float | None = None,
         revive_below: float = 0.0,
         usage_decay: float = 0.9,
         quantizer_dropout: float = 0.0,
@@ -43,10 +45,12 @@ class ResidualVQ(SingleStreamQuantizer):
         rotation_trick: bool = False,
     ) -> None:
         super().__init__(dim=dim, code_dim=code_dim)
-        if stages < 1:
-            raise ValueError(f"stages={stages}: at least 1")
+        if not 1 <= stages <= MAX_STAGES:
+            raise ValueError(f"stages={stages}: from 1 to {MAX_STAGES}")
         if update not in ("gradient", "ema"):
             raise ValueError(f"update={update}: known: gradient, ema")
+        if update == "gradient" and decay is not None:
+            raise ValueError(f"decay={decay}: of running means, which only update=ema has")
         check_depth_dropout(quantizer_dropout, least_stages, stages)
         self.stages, self.quantizer_dropout, self.least_stages = stages, quantizer_dropout, least_stages
         self.vocabulary = (codebook_size,) * stages
@@ -57,7 +61,8 @@ class ResidualVQ(SingleStreamQuantizer):
         for _ in range(1 if shared else stages):
             common = {"dim": self.code_dim, "codebook_size": codebook_size, "revive_below": revive_below}
             if update == "ema":
-                books.append(EmaVQ(**common, decay=decay, usage_decay=usage_decay))
+                means = {} if decay is None else {"decay": decay}
+                books.append(EmaVQ(**common, **means, usage_decay=usage_decay))
             else:
                 books.append(VQ(**common, usage_decay=usage_decay))
         self.books = nn.ModuleList(books)

@@ -5,10 +5,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .base import SingleStreamQuantizer
+from .base import MAX_CODE_DIM, SingleStreamQuantizer
 
 BitOrder = Literal["lsb_first", "msb_first"]
-MAX_BITS = 2**16  # of a token: a channel each
 MAX_INDEX_BITS = 62  # of one int64; more bits take several indices a token
 
 
@@ -21,8 +20,8 @@ class SignQuantizer(SingleStreamQuantizer):
     """
 
     def __init__(self, *, dim: int, bits: int, groups: int, scale: float, order: BitOrder) -> None:
-        if not 1 <= bits <= MAX_BITS:
-            raise ValueError(f"bits={bits}: of a token, from 1 to {MAX_BITS}")
+        if not 1 <= bits <= MAX_CODE_DIM:
+            raise ValueError(f"bits={bits}: of a token, from 1 to {MAX_CODE_DIM}")
         if groups < 1 or bits % groups:
             raise ValueError(f"groups={groups}: {bits} bits cannot be split into that many equal groups")
         if bits // groups > MAX_INDEX_BITS:
