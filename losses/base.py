@@ -32,6 +32,9 @@ class LossTerm(nn.Module, ABC):
             return f": it compares a reconstruction, and tokenizer.decoder ({decoder}) gives none in training"
         return None
 
+    def set_update(self, update: int) -> None:
+        """Called before every forward, for schedules inside the term."""
+
     def is_available(self, output: TokenizerOutput) -> bool:
         """False where this output has nothing to read: in eval mode parts may leave their training losses out."""
         return True

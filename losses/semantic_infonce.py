@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..configs.errors import MissingWeights, UserError
 from ..tokenizers.types import TokenizerOutput
 from .base import LossTerm
+from .schedule import schedule_of
 
 SETTING = "loss.semantic_infonce.term.weights"
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -24,7 +25,8 @@ class SemanticInfoNCE(LossTerm):
 
     teacher: name of a timm ViT. weights: "pretrained" or "random" (seeded; then only as wide as `project` wants).
     branch: which of the encoder's branches; -1, the last, as published.
-    scale: of the logits. unit_length: of both sides first, then scale should be large.
+    scale: of the logits, a number or a schedule over updates. unit_length: of both sides first, then scale should be
+        large (XQ-GAN: from 1 to 100).
     leave_out: share of the batch, its first images, that takes no part, beside the samples that the quantizer excludes.
     The teacher and the tokenizer's projection are hidden from the module tree: neither is checkpointed here.
     """
@@ -37,7 +39,7 @@ class SemanticInfoNCE(LossTerm):
         teacher: str = "vit_base_patch14_dinov2.lvd142m",
         weights: str = "pretrained",
         branch: int = -1,
-        scale: float = 1.0,
+        scale: float | Mapping[str, Any] = 1.0,
         unit_length: bool = False,
         leave_out: float = 0.0,
     ) -> None:
@@ -51,7 +53,8 @@ class SemanticInfoNCE(LossTerm):
         self.teacher_name = teacher
         self.weights = weights
         self.branch = branch
-        self.scale = scale
+        self.scales = schedule_of(scale, key="loss.semantic_infonce.term.scale")
+        self.scale = self.scales(0)
         self.unit_length = unit_length
         self.leave_out = leave_out
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
@@ -91,6 +94,9 @@ class SemanticInfoNCE(LossTerm):
             if self.unit_length:
                 codes, meaning = F.normalize(codes, dim=1), F.normalize(meaning, dim=1)
             return symmetric_infonce(meaning, codes, keep_B, scale=self.scale)
+
+    def set_update(self, update: int) -> None:
+        self.scale = self.scales(update)
 
     def _load(self, image_size: tuple[int, int], patch_size: int, width: int) -> nn.Module:
         import timm

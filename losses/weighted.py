@@ -87,6 +87,7 @@ class WeightedLosses(nn.Module):
             weight = self.weights[name](update)
             if (weight == 0 and not term.free) or not term.is_available(output):
                 continue
+            term.set_update(update)
             value = term(batch, output)
             raw[name] = value.detach()
             if weight != 0:  # a term without weight must not reach the sum: 0 * inf is nan
