@@ -11,9 +11,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from imtok.scripts.plan import codebook_words
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "quantizers.md"
@@ -41,17 +42,18 @@ def is_current(name: str, folder: Path) -> bool:
     return metrics.is_file() and metrics.stat().st_mtime > max(s.stat().st_mtime for s in sources)
 
 
-def codes(vocabulary: int | Sequence[int]) -> str:
-    """1024, or 4 x 256 where an index group has several."""
-    sizes = [vocabulary] if isinstance(vocabulary, int) else list(vocabulary)
-    if not sizes:
-        return "continuous"
-    return f"{sizes[0]}" if len(sizes) == 1 else f"{len(sizes)} x {sizes[0]}"
+def read(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics.json").read_text())
 
 
 def row(name: str, metrics: dict[str, Any]) -> str:
     model, books = metrics["model"], list(metrics.get("codebooks", {}).values())
-    cells = [f"`{name}`", codes(model["codebook_size"]), f"{model['tokens'] or '-'}", f"{model['bits_per_image']:.0f}"]
+    cells = [
+        f"`{name}`",
+        codebook_words(model["codebook_size"]),
+        f"{model['tokens'] or '-'}",
+        f"{model['bits_per_image']:.0f}",
+    ]
     cells.append(f"{metrics['psnr']['mean']:.2f}")
     if books:
         reachable = sum(b["uniform_ceiling"] for b in books) / len(books)
@@ -93,20 +95,20 @@ def with_table(page: str, table: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="default: all, and only then the page is written")
+    parser.add_argument("names", nargs="*", help="default: all; the page shows every run that is in the folder")
+    parser.add_argument("--read", action="store_true", help="train nothing, write the page from what is there")
     parser.add_argument("--runs", type=Path, default=Path("runs/quantizer_table"))
     options = parser.parse_args()
-    results = {}
-    for name in options.names or sorted(path.stem for path in YAMLS.glob("*.yaml")):
-        folder = options.runs / name
-        if not is_current(name, folder):
-            train(name, folder)
-        results[name] = json.loads((folder / "metrics.json").read_text())
-        print(row(name, results[name]), flush=True)
+    names = sorted(path.stem for path in YAMLS.glob("*.yaml"))
+    for name in [] if options.read else options.names or names:
+        if not is_current(name, options.runs / name):
+            train(name, options.runs / name)
+        print(row(name, read(options.runs / name)), flush=True)
+    results = {name: read(options.runs / name) for name in names if (options.runs / name / "metrics.json").is_file()}
     low = [name for name, m in results.items() if m.get("usage", 1) < ENOUGH]
     print(f"below {ENOUGH:.0%} usage: {', '.join(low) or 'none'}")
-    if not options.names:
-        PAGE.write_text(with_table(PAGE.read_text(), written(results)))
+    print(f"without a run: {', '.join(sorted(set(names) - set(results))) or 'none'}")
+    PAGE.write_text(with_table(PAGE.read_text(), written(results)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The named, weighted terms of cfg.loss, and their sum."""
 
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -76,7 +77,7 @@ class WeightedLosses(nn.Module):
         losses.notes = notes
         if os.environ.get("RANK", "0") == "0":
             for note in notes:
-                print(f"imtok: note: {note}")
+                print(f"imtok: note: {note}", file=sys.stderr)  # what commands print as JSON stays JSON
         return losses
 
     def forward(self, batch: Mapping[str, Any], output: TokenizerOutput, update: int) -> LossValues:
