@@ -8,6 +8,7 @@ from typing import Any, get_type_hints
 import pytest
 import torch
 import yaml
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from imtok.configs.errors import UserError
 from imtok.configs.instantiate import build, locate
@@ -106,6 +107,40 @@ def test_autocast_changes_nothing(name: str) -> None:
     assert same_indices(actual, expected)
     assert torch.equal(actual.codes["main"].x_BND, expected.codes["main"].x_BND)
     assert half.codes["main"].x_BND.dtype == torch.float32
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", NAMES)
+def test_autocast_changes_nothing_on_cuda(name: str) -> None:
+    quantizer, x = make(name).cuda(), latents()["main"].x_BND.cuda()
+    quantizer.train()({"main": Stream(x, GRID)})
+    quantizer.eval()
+    expected = quantizer({"main": Stream(x, GRID)})
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        actual = quantizer({"main": Stream(x, GRID)})
+    assert same_indices(actual, expected)
+    assert torch.equal(actual.codes["main"].x_BND, expected.codes["main"].x_BND)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "gumbel_vq"])  # which draws its seed on the CPU
+def test_training_never_waits_for_the_device(name: str) -> None:
+    """Tensors without values refuse `item`, `bool`, `nonzero`, `bincount`: what would stall a GPU.
+
+    Revival asks once how many codes are dead, PCA while it fits; both are off here.
+    """
+
+    def calm(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {k: 0 if k in ("revive_below", "fit_updates") else calm(v) for k, v in node.items()}
+        return node
+
+    node = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    with FakeTensorMode():
+        quantizer = build(calm(node | node.get("tiny", {})), key="tokenizer.quantizer", dim=DIM).train()
+        given = latents()
+        given["main"].x_BND.requires_grad_()
+        out = quantizer(given)
+        (out.codes["main"].x_BND.sum() + sum(out.losses.values())).backward()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,6 +1,6 @@
 """The smoothing convolutions of multi-scale residual codes (VAR, arXiv 2404.02905, algorithm 1)."""
 
-import torch
+import numpy as np
 from torch import Tensor, nn
 
 MAX_CONVS = 64
@@ -24,9 +24,9 @@ class Phi(nn.Module):
     def which(self, scale: int) -> int:
         count = len(self.convs)
         edge = 1 / 3 / count if count == 4 else 1 / 2 / count
-        places = torch.linspace(edge, 1 - edge, count, dtype=torch.float64)
+        places = np.linspace(edge, 1 - edge, count)
         place = scale / (self.scales - 1) if self.scales > 1 else 0.0
-        return int((places - place).abs().argmin())
+        return int(np.abs(places - place).argmin())
 
     def forward(self, codes_BDhw: Tensor, scale: int) -> Tensor:
         if not self.convs:
