@@ -37,6 +37,9 @@ class LossTerm(nn.Module, ABC):
         """The teacher that this term names. Keep it out of the module tree."""
         raise NotImplementedError
 
+    def set_update(self, update: int) -> None:
+        """Called before every forward, for schedules inside the term."""
+
     def is_available(self, output: TokenizerOutput) -> bool:
         """False where this output has nothing to read: in eval mode parts may leave their training losses out."""
         return True

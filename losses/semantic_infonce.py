@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..configs.errors import UserError
 from ..tokenizers.types import TokenizerOutput
 from .gathered import of_all_processes
+from .schedule import schedule_of
 from .with_teacher import WithTeacher
 
 
@@ -20,7 +21,8 @@ class SemanticInfoNCE(WithTeacher):
     """Reads the mean of one branch's codes, and the teacher's class token through the encoder's own `project`.
 
     branch: which of the encoder's branches; -1, the last, as published.
-    scale: of the logits. unit_length: of both sides first, then scale should be large.
+    scale: of the logits, a number or a schedule over updates. unit_length: of both sides first, then scale should be
+        large (XQ-GAN: from 1 to 100).
     leave_out: share of the batch, its first images, that takes no part, beside the samples that the quantizer excludes.
     The tokenizer's projection is hidden from the module tree: it is the tokenizer's to checkpoint.
     """
@@ -30,7 +32,7 @@ class SemanticInfoNCE(WithTeacher):
         *,
         teacher: str = "dinov2_b_16",
         branch: int = -1,
-        scale: float = 1.0,
+        scale: float | Mapping[str, Any] = 1.0,
         unit_length: bool = False,
         leave_out: float = 0.0,
     ) -> None:
@@ -39,7 +41,9 @@ class SemanticInfoNCE(WithTeacher):
             raise UserError(
                 f"loss.semantic_infonce.term.leave_out={leave_out}: a share of the batch, from 0 to below 1"
             )
-        self.branch, self.scale, self.unit_length, self.leave_out = branch, scale, unit_length, leave_out
+        self.branch, self.unit_length, self.leave_out = branch, unit_length, leave_out
+        self.scales = schedule_of(scale, key="loss.semantic_infonce.term.scale")
+        self.scale = self.scales(0)
         self.__dict__.update(project=None, branches=1)
 
     def misfit(self, tokenizer: nn.Module) -> str | None:
@@ -69,6 +73,9 @@ class SemanticInfoNCE(WithTeacher):
             if self.unit_length:
                 codes, meaning = F.normalize(codes, dim=1), F.normalize(meaning, dim=1)
             return symmetric_infonce(meaning, codes, keep_B, scale=self.scale, join=self.training)
+
+    def set_update(self, update: int) -> None:
+        self.scale = self.scales(update)
 
 
 def symmetric_infonce(a_BD: Tensor, b_BD: Tensor, keep_B: Tensor, *, scale: float, join: bool = True) -> Tensor:

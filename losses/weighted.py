@@ -1,6 +1,7 @@
 """The named, weighted terms of cfg.loss, and their sum."""
 
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -83,7 +84,7 @@ class WeightedLosses(nn.Module):
         losses.notes = notes
         if os.environ.get("RANK", "0") == "0":
             for note in notes:
-                print(f"imtok: note: {note}")
+                print(f"imtok: note: {note}", file=sys.stderr)  # what commands print as JSON stays JSON
         return losses
 
     def forward(self, batch: Mapping[str, Any], output: TokenizerOutput, update: int) -> LossValues:
@@ -94,6 +95,7 @@ class WeightedLosses(nn.Module):
             weight = self.weights[name](update)
             if (weight == 0 and not term.free) or not term.is_available(output):
                 continue
+            term.set_update(update)
             value = term(batch, output)
             raw[name] = value.detach()
             if weight != 0:  # a term without weight must not reach the sum: 0 * inf is nan

@@ -1,4 +1,4 @@
-"""Measure overhead and speed here: whole update against bare modules, evaluate against bare forwards, JPEG loading."""
+"""Measure speed here: whole update against bare modules, evaluation, JPEG loading, quantizers against the library."""
 
 import statistics
 import tempfile
@@ -14,6 +14,7 @@ HELP = """\
 usage: imtok benchmark train experiment=NAME [rounds=5] [batch=2] [precision=auto] [threads=1] [compare=true] [key=...]
        imtok benchmark evaluate [experiment=NAME] [rounds=3] [images=16] [threads=1] [key=...]
        imtok benchmark loader [data.root=DIR] [images=400] [size=256] [rounds=3] [threads=1]
+       imtok benchmark quantizers [CASE ...] [--tokens N] [--device cuda] [--dtype bf16] [--compile] ...
 
 {doc}
 All arms of a benchmark take turns in one process, so that a busy machine slows them alike; medians are printed.
@@ -22,12 +23,15 @@ All arms of a benchmark take turns in one process, so that a busy machine slows 
             fp32 against bf16 with channels_last
   evaluate  `imtok evaluate` on images in memory against the sum of the forwards that it needs
   loader    training crops of a JPEG folder (made here when none is given), images a core-second
+  quantizers  a step of imtok's quantizers against vector-quantize-pytorch's, and the memory that each takes;
+            `imtok benchmark quantizers --help` says more
 
 examples:
   imtok benchmark train experiment=llamagen_vq16
-  imtok benchmark loader data.root=photos"""
+  imtok benchmark loader data.root=photos
+  imtok benchmark quantizers lfq18 vq16k"""
 
-KINDS = ("train", "evaluate", "loader")
+KINDS = ("train", "evaluate", "loader", "quantizers")
 
 
 def interleaved(
@@ -111,6 +115,10 @@ def write_jpegs(folder: Path, count: int) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
+    if argv and argv[0] == "quantizers":  # flags of its own
+        from .benchmark_quantizers import run
+
+        return run(argv[1:])
     if not argv or "-h" in argv or "--help" in argv:
         print(HELP.format(doc=__doc__))
         return 0

@@ -21,20 +21,32 @@ if TYPE_CHECKING:
 
 BAR_TOKENS = 8 * 256
 MIB = 2**20
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 def parse(argv: Sequence[str]) -> Any:
     parser = Arguments(
         "benchmark quantizers",
         str(__doc__),
-        examples=["imtok benchmark quantizers", "imtok benchmark quantizers lfq18 vq16k --threads 1 --rounds 10"],
+        examples=[
+            "imtok benchmark quantizers",
+            "imtok benchmark quantizers lfq18 vq16k --threads 1 --rounds 10",
+            "imtok benchmark quantizers --device cuda --tokens 16384 --dtype bf16 --compile",
+        ],
     )
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"default: all of {', '.join(CASES)}")
     parser.add_argument("--tokens", type=positive, help="default: 8 x 256, on CUDA 64 x 256")
     parser.add_argument("--library-tokens", type=positive, help="for the library, where all would take it tens of GiB")
     parser.add_argument("--rounds", type=positive, default=5, help="interleaved steps of each side (default 5)")
     parser.add_argument("--threads", type=positive, default=2, help="CPU threads (default 2, as the bars)")
-    parser.add_argument("--compile", choices=("off", "on", "both"), help="default: both on CUDA, else off")
+    parser.add_argument("--dtype", choices=tuple(DTYPES), help="of the vectors; default: bf16 on CUDA, else fp32")
+    parser.add_argument(
+        "--compile",
+        nargs="?",
+        const="both",
+        choices=("off", "on", "both"),
+        help="torch.compile; without a word: both. Default: both on CUDA, else off",
+    )
     parser.add_argument("--no-memory", action="store_true", help="leave out the processes that measure peak memory")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
     parser.add_argument("--memory-of", help="used by the command itself: case:side:tokens:dtype:compiled")
@@ -50,14 +62,24 @@ def run(argv: Sequence[str]) -> int:
     arguments = parse(argv)
     import torch
 
+    before = torch.get_num_threads()
     torch.set_num_threads(arguments.threads)
+    try:
+        return run_cases(arguments)
+    finally:
+        torch.set_num_threads(before)
+
+
+def run_cases(arguments: Any) -> int:
+    import torch
+
     device = find_device("cpu" if arguments.device == "auto" else arguments.device)  # the bars are for the CPU
     if arguments.memory_of:
         print(json.dumps(peak_memory(arguments.memory_of, device)))
         return 0
     on_gpu = device.type == "cuda"
     tokens = arguments.tokens or (64 * 256 if on_gpu else BAR_TOKENS)
-    dtype = "bfloat16" if on_gpu else "float32"
+    dtype = DTYPES[arguments.dtype or ("bf16" if on_gpu else "fp32")]
     compiled = {"off": (False,), "on": (True,), "both": (False, True)}[
         arguments.compile or ("both" if on_gpu else "off")
     ]
@@ -119,6 +141,7 @@ def measure(
                 cpu_times[side].append(cpu_seconds)
     for side in sides:
         facts: dict[str, Any] = {"side": side[0], "tokens": side[1], "mebibytes": memories.get(side)}
+        facts["out_of_memory"] = memory and facts["mebibytes"] is None
         row["sides"].append(facts | {"seconds": times[side], "cpu_seconds": cpu_times[side]})
     if case.library is not None:
         row["ratios"] = [a / b for a, b in zip(times[("library", fewer)], times[("imtok", fewer)], strict=True)]
@@ -143,6 +166,7 @@ def describe(row: dict[str, Any], case: Case) -> str:
     for side in row["sides"]:
         best, middle, worst = min(side["seconds"]), median(side["seconds"]), max(side["seconds"])
         memory = "" if side["mebibytes"] is None else f"   {side['mebibytes']:7.0f} MiB extra"
+        memory = "   memory: its process died" if side["out_of_memory"] else memory
         bar = ""
         if side["side"] == "imtok" and side["tokens"] == BAR_TOKENS and case.seconds is not None:
             bar = f"   to reach: {case.seconds:g} s, {case.mebibytes:g} MiB"

@@ -58,6 +58,14 @@ def amount(number: float, *, base: int = 1000) -> str:
     return f"{number:.{digits}f} {unit}".rstrip()
 
 
+def codebook_words(sizes: int | Sequence[int]) -> str:
+    """1024, 4 x 256, 1024 and 64, or continuous."""
+    sizes = [sizes] if isinstance(sizes, int) else list(sizes)
+    if len(set(sizes)) > 1:
+        return " and ".join(map(str, sizes))
+    return "continuous" if not sizes else f"{sizes[0]}" if len(sizes) == 1 else f"{len(sizes)} x {sizes[0]}"
+
+
 def print_plan(plan: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -87,7 +95,7 @@ def print_plan(plan: Mapping[str, Any]) -> None:
         "tokens",
         {
             "tokens an image": f"{plan['tokens_per_image']}",
-            "codebook": f"{plan['codebook_size']}",
+            "codebook": codebook_words(plan["codebook_size"]),
             "bits an image": f"{plan['bits_per_image']:g}",
             "tokens an update": f"{plan['tokens_per_update']:,}",
             f"images seen in {plan['updates']:,} updates": f"{plan['images_seen']:,}",

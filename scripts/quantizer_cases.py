@@ -143,4 +143,5 @@ def make_step(case: Case, side: str, *, tokens: int, device: "torch.device", dty
             parameter.grad = None
         call(z).backward()
 
+    step.z = z  # for tests
     return step

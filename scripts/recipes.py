@@ -9,6 +9,7 @@ from typing import Any
 
 from ..configs.errors import one_line
 from .arguments import Arguments
+from .plan import codebook_words
 
 COMPUTED = ("tokens", "codebook", "bits", "parameters", "image_size")
 
@@ -127,7 +128,7 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
         if "reason" in row:
             sizes = ["", "?", "?", "?", "?"]
         else:
-            codebook = "x".join(map(str, c)) if isinstance(c := row["codebook"], list) else f"{c}"
+            codebook = codebook_words(row["codebook"])
             height, width = row["image_size"]
             image = f"{height}" if height == width else f"{height}x{width}"
             sizes = [image, f"{row['tokens']}", codebook, f"{row['bits']:g}", f"{row['parameters'] / 1e6:.2f} M"]

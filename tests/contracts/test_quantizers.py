@@ -1,12 +1,16 @@
 """What every quantizer promises, checked for every YAML in configs/tokenizer/quantizer: a new one needs no new test."""
 
+import re
+from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
 import yaml
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from imtok.configs.errors import UserError
 from imtok.configs.instantiate import build, locate
 from imtok.tokenizers.quantizers.base import Quantizer
 from imtok.tokenizers.types import Quantized, Stream, StreamShape
@@ -14,6 +18,11 @@ from imtok.tokenizers.types import Quantized, Stream, StreamShape
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "tokenizer" / "quantizer"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 DIM, GRID = 16, (4, 6)
+QUANTIZERS = "imtok.tokenizers.quantizers"
+# Settings that cost memory or make an index too large, and those that are lists.
+SIZES = ("codebook_size", "semantic_size", "sub_size", "codebooks", "stages", "parts", "groups", "bits", "code_dim")
+SIZES += ("latent_dim", "levels", "components", "nearest", "phi_convs")
+LISTS = ("levels", "scales", "anneal")
 SHAPE = StreamShape(24, GRID)
 
 
@@ -132,6 +141,42 @@ def test_autocast_changes_nothing(name: str) -> None:
     assert all(codes.x_BND.dtype == torch.float32 for codes in half.codes.values())
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", NAMES)
+def test_autocast_changes_nothing_on_cuda(name: str) -> None:
+    quantizer = make(name).cuda()
+    given = {stream: Stream(given.x_BND.cuda(), GRID) for stream, given in latents(quantizer).items()}
+    quantizer.train()(given)
+    quantizer.eval()
+    expected = quantizer(given)
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        actual = quantizer(given)
+    assert same_indices(actual, expected)
+    assert same_codes(actual, expected)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "gumbel_vq"])  # which draws its seed on the CPU
+def test_training_never_waits_for_the_device(name: str) -> None:
+    """Tensors without values refuse `item`, `bool`, `nonzero`, `bincount`: what would stall a GPU.
+
+    Revival asks once how many codes are dead, PCA while it fits; both are off here.
+    """
+
+    def calm(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {k: 0 if k in ("revive_below", "fit_updates") else calm(v) for k, v in node.items()}
+        return node
+
+    node = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    with FakeTensorMode():
+        quantizer = build(calm(node | node.get("tiny", {})), key="tokenizer.quantizer", dim=given_dim(node)).train()
+        given = latents(quantizer)
+        for stream in given.values():
+            stream.x_BND.requires_grad_()
+        out = quantizer(given)
+        (sum(codes.x_BND.sum() for codes in out.codes.values()) + sum(out.losses.values())).backward()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_masked_tokens_have_index_minus_one_and_come_back_masked(name: str) -> None:
     quantizer = make(name).eval()
@@ -150,7 +195,40 @@ def test_masked_tokens_have_index_minus_one_and_come_back_masked(name: str) -> N
             assert torch.equal(out.codes[stream].mask_BN, mask)
             continue
         assert torch.equal(out.indices[stream][..., 0] >= 0, mask)
-        assert torch.equal(quantizer.indices_to_codes(out.indices, shapes)[stream].mask_BN, mask)
+        again = quantizer.indices_to_codes(out.indices, shapes)[stream]
+        assert torch.equal(again.mask_BN, mask)
+        torch.testing.assert_close(again.x_BND, out.codes[stream].x_BND)
+        assert not bool(again.x_BND[~mask].any())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_masked_tokens_count_for_nothing(name: str) -> None:
+    """Losses, running means, revival and gradients are those of the tokens that are there, whatever the others hold."""
+    quantizer = make(name).train()
+    layout = quantizer.index_layout(shapes_of(quantizer))
+    given = latents(quantizer)
+    if layout and sum(s.length for s in layout) != 24 * len(given):
+        pytest.skip("its indices speak of several tokens; it refuses masks")
+    alone = deepcopy(quantizer)
+    mask = torch.rand(3, 24) > 0.3
+    for stream in given.values():
+        stream.mask_BN = mask
+        stream.x_BND[~mask] = torch.nan
+        stream.x_BND.requires_grad_()
+    torch.manual_seed(1)
+    out = quantizer(given)
+    torch.manual_seed(1)
+    expected = alone({name: Stream(stream.x_BND.detach()[mask][None]) for name, stream in given.items()})
+    torch.testing.assert_close(out.losses, expected.losses)
+    torch.testing.assert_close(quantizer.state_dict(), alone.state_dict())
+    (sum(codes.x_BND.sum() for codes in out.codes.values()) + sum(out.losses.values())).backward()
+    for name, stream in given.items():
+        if layout:
+            assert torch.equal(out.indices[name][mask], expected.indices[name][0])
+            assert bool((out.indices[name][~mask] == -1).all())
+        assert not bool(out.codes[name].x_BND[~mask].any())
+        grad = stream.x_BND.grad
+        assert bool(torch.isfinite(grad).all()) and not bool(grad[~mask].any()) and bool(grad[mask].any())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -163,6 +241,30 @@ def test_state_survives_saving(name: str) -> None:
     mine, copied = quantizer.eval()(given), copy.eval()(given)
     assert same_indices(mine, copied)
     assert same_codes(mine, copied)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_impossible_numbers_fail_at_build_with_their_key(name: str) -> None:
+    """No setting of any quantizer may be negative, and no size may be 2^40: more than memory, or than an index."""
+    node = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    node |= node.get("tiny", {})
+    for key, hint in get_type_hints(locate(node["_target_"], key="").__init__).items():
+        if key in ("dim", "return") or not {"int", "float"} & set(re.findall(r"\w+", str(hint))):
+            continue
+        values = [-1, 2**40] if key in SIZES else [-1]
+        for value in values:
+            with pytest.raises(UserError, match=rf"^tokenizer\.quantizer\.{key}="):
+                build(node | {key: [value] if key in LISTS else value}, key="tokenizer.quantizer", dim=given_dim(node))
+
+
+def test_a_learnable_codebook_has_no_running_means() -> None:
+    for settings, complaint in (
+        ({"_target_": f"{QUANTIZERS}.vq.VQ", "decay": 0.99}, "decay=0.99: VQ has no such setting"),
+        ({"_target_": f"{QUANTIZERS}.ema_vq.EmaVQ", "learnable": True}, "learnable=True: EmaVQ has no such setting"),
+        ({"_target_": f"{QUANTIZERS}.residual_vq.ResidualVQ", "decay": 0.99}, "decay=0.99: .* only update=ema"),
+    ):
+        with pytest.raises(UserError, match=rf"tokenizer\.quantizer\.{complaint}"):
+            build(settings, key="tokenizer.quantizer", dim=DIM)
 
 
 @pytest.mark.parametrize("name", NAMES)

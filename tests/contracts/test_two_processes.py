@@ -58,15 +58,21 @@ def test_two_processes_equal_one_on_the_joined_batch(name: str, results: dict[st
             assert one["entropy"] == pytest.approx(other["entropy"], rel=1e-3, abs=1e-4)
 
 
-def test_entropies_of_unequal_batches_are_the_joined_ones(results: dict[str, Results]) -> None:
-    first, second, joined = (results[who]["unequal batches"] for who in ("first", "second", "joined"))
+def test_those_that_are_not_equal_draw_noise(results: dict[str, Results]) -> None:
+    """Everything else is: a quantizer whose YAML is not among these has to be."""
+    parted = {name for name in NAMES if not results["first"][name]["joined_batch_equal"]}
+    assert parted == {"bernoulli", "gumbel_vq", "kl", "perturbed_vq"}
+
+
+@pytest.mark.parametrize("form", ["signs", "table", "codebook"])
+def test_entropies_of_unequal_batches_are_the_joined_ones(form: str, results: dict[str, Results]) -> None:
+    first, second, joined = (results[who]["unequal batches"][form] for who in ("first", "second", "joined"))
     for key in ("per_token", "of_mean"):
         assert first[key] == second[key]
         assert first[key] == pytest.approx(joined[key], rel=1e-6)
     torch.testing.assert_close(torch.cat([first["grad"], second["grad"]]), joined["grad"], rtol=1e-4, atol=1e-7)
 
 
-def test_some_declare_it_and_ranks_did_not_just_start_equal(results: dict[str, Results]) -> None:
-    assert {"lfq", "bsq", "fsq", "grouped_lfq"} <= {n for n in NAMES if results["first"][n]["joined_batch_equal"]}
+def test_ranks_saw_other_pictures(results: dict[str, Results]) -> None:
     history = [results[who]["lfq"]["history"] for who in ("first", "second")]
     assert [h["commit"] for h in history[0]] != [h["commit"] for h in history[1]]  # they saw different pictures

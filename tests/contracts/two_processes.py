@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from imtok.configs.instantiate import build, locate
 from imtok.tokenizers.quantizers.base import Quantizer
 from imtok.tokenizers.quantizers.binary_entropy import binary_entropies
+from imtok.tokenizers.quantizers.binary_entropy_table import table_entropies
+from imtok.tokenizers.quantizers.softmax_codes import distance_entropies
 from imtok.tokenizers.types import Stream
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "tokenizer" / "quantizer"
@@ -100,11 +102,20 @@ def train(name: str, *, rank: int, world: int) -> dict[str, Any]:
 
 def unequal_batches(*, rank: int, world: int) -> dict[str, Any]:
     """Entropies of 30 and 50 tokens on two ranks, and the gradient of each rank's own tokens."""
-    logits = torch.randn(80, 6, generator=torch.Generator().manual_seed(7))
-    own = (logits if world == 1 else logits.split([30, 50])[rank]).clone().requires_grad_()
-    per_token, of_mean = binary_entropies(own, group_bits=6)
-    (per_token - 2 * of_mean).backward()
-    return {"per_token": per_token.item(), "of_mean": of_mean.item(), "grad": own.grad / world}  # DDP's mean
+    given = torch.Generator().manual_seed(7)
+    logits, codebook = torch.randn(80, 6, generator=given), torch.randn(32, 6, generator=given)
+    forms = {
+        "signs": lambda z: binary_entropies(z, group_bits=6),
+        "table": lambda z: table_entropies(z, temperature=1.0, group_bits=6),
+        "codebook": lambda z: distance_entropies(z, codebook, 1.0),
+    }
+    results = {}
+    for name, entropies in forms.items():
+        own = (logits if world == 1 else logits.split([30, 50])[rank]).clone().requires_grad_()
+        per_token, of_mean = entropies(own)
+        (per_token - 2 * of_mean).backward()
+        results[name] = {"per_token": per_token.item(), "of_mean": of_mean.item(), "grad": own.grad / world}  # as DDP
+    return results
 
 
 def main(rank: int, world: int, store: str, out: str) -> None:

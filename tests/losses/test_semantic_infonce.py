@@ -5,6 +5,7 @@ import sys
 
 import torch
 
+from imtok.configs.errors import UserError
 from imtok.configs.instantiate import build
 from imtok.losses.semantic_infonce import SemanticInfoNCE, symmetric_infonce
 from imtok.losses.teachers.named import NamedTeachers
@@ -119,6 +120,23 @@ def test_the_term_trains_the_codes_and_the_shared_projection() -> None:
     output.quantized.sample_mask = torch.tensor([False, True, True, True])
     expected = by_hand(tokenizer.encoder.project(teacher)[1:], codes[1:], 1.0)
     torch.testing.assert_close(term({"image": images}, output).double(), expected)
+
+
+def test_the_scale_of_the_logits_can_grow() -> None:
+    tokenizer, images = build(NODE, key="tokenizer").eval(), torch.rand(4, 3, 32, 32) * 2 - 1
+    output = tokenizer(images)
+
+    def value(scale: object, update: int) -> torch.Tensor:
+        term = {"_target_": f"{SemanticInfoNCE.__module__}.SemanticInfoNCE", "teacher": "small", "scale": scale}
+        node = {"semantic_infonce": {"weight": 1.0, "term": term}}
+        losses = WeightedLosses.from_config(node, tokenizer, NamedTeachers(TEACHERS))
+        return losses({"image": images}, output, update).raw["semantic_infonce"]
+
+    growing = {"start": 1.0, "end": 101.0, "updates": 200}
+    for update, scale in ((0, 1.0), (20, 11.0), (200, 101.0), (999, 101.0)):
+        torch.testing.assert_close(value(growing, update), value(scale, update))
+    with pytest.raises(UserError, match=r"loss\.semantic_infonce\.term.*scale\.updates"):
+        value({"start": 1.0, "end": 2.0}, 0)
 
 
 def test_what_does_not_fit_is_said_before_training(tokenizer_node) -> None:

@@ -34,6 +34,17 @@ def test_loader_makes_its_own_folder(capsys):
     assert "images a core-second" in capsys.readouterr().out
 
 
+def test_quantizers_are_a_benchmark_with_flags_of_its_own(capsys):
+    words = ["grouped128", "--tokens", "16", "--rounds", "1", "--threads", "1", "--dtype", "bf16", "--no-memory"]
+    assert main(["quantizers", *words]) == 0
+    said = capsys.readouterr().out
+    assert "16 tokens, bfloat16" in said and "imtok" in said and "library" in said
+    with pytest.raises(SystemExit):
+        main(["quantizers", "--help"])
+    said = capsys.readouterr().out
+    assert "--compile" in said and "lfq18" in said
+
+
 def test_interleaved_takes_turns():
     order = []
     arms = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}

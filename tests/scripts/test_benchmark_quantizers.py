@@ -1,6 +1,7 @@
 """The command's own mechanics on a few tokens: what it measures is not held to a bar here."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from imtok.configs.errors import UserError
 from imtok.scripts.benchmark_quantizers import peak_bytes, reset_peak, run
 from imtok.scripts.quantizer_cases import CASES, make_step
+from imtok.tokenizers.quantizers.ibq import IBQ
 
 
 def test_prints_both_sides_and_their_ratio(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,6 +34,22 @@ def test_unknown_case_is_one_line() -> None:
 def test_both_sides_of_a_case_run(name: str) -> None:
     for side in ("imtok", "library"):
         make_step(CASES[name], side, tokens=16, device=torch.device("cpu"), dtype="float32", compiled=False)()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lfq14", "vq16k", "ibq18", "grouped128"])
+def test_a_compiled_step_says_the_same(name: str) -> None:
+    """Gradients of a compiled step, over bf16 vectors too; small codebooks, the code is the same."""
+    case = CASES[name]
+    small = replace(case, ours=lambda: IBQ(dim=256, codebook_size=512)) if name == "ibq18" else case
+    gradients = []
+    for compiled in (False, True):
+        kinds = {"device": torch.device("cpu"), "dtype": "bfloat16", "compiled": compiled}
+        step = make_step(small, "imtok", tokens=32, **kinds)
+        step()
+        step()
+        gradients.append(step.z.grad.float())
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=2e-2, atol=1e-5)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux only")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from imtok.configs.errors import UserError
-from imtok.scripts.plan import amount, main
+from imtok.scripts.plan import amount, codebook_words, main
 
 
 def test_json_holds_together(capsys):
@@ -22,6 +22,15 @@ def test_table_names_the_parts(capsys):
     said = capsys.readouterr().out
     for word in ("encoder", "decoder", "optimizer", "activations", "tokens an image", "bits an image", "total"):
         assert word in said
+
+
+def test_a_continuous_tokenizer_and_groups_of_codes_are_planned_too(capsys):
+    assert main(["experiment=tokenbridge", "debug=tiny"]) == 0
+    assert "continuous" in capsys.readouterr().out
+    assert main(["experiment=wetok_imagenet_f8", "debug=tiny", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["bits_per_image"] == plan["tokens_per_image"] * 12 and plan["codebook_size"] == [16] * 3
+    assert codebook_words([16] * 3) == "3 x 16" and codebook_words([64, 8]) == "64 and 8"
 
 
 def test_mistakes_are_one_line():

@@ -28,6 +28,10 @@ def test_every_experiment_is_complete_and_its_size_is_the_published_one(capsys):
     assert round(rows["llamagen_vq8"]["parameters"] / 1e6, 2) == 70.11
     assert rows["llamagen_vq8"]["tokens"] == 1024 and rows["llamagen_vq16"]["bits"] == 256 * 14
     assert rows["vqgan_f16_1024"]["published_rfid"] == 7.94
+    # A continuous tokenizer has no codebook and no bits; groups of bits are as many codebooks.
+    assert rows["tokenbridge"]["codebook"] == [] and rows["tokenbridge"]["bits"] == 0
+    assert rows["wetok_imagenet_f8"]["codebook"] == [256] * 4
+    assert rows["xqgan_msbr10p2_4096"]["tokens"] == sum(n * n for n in (1, 1, 2, 3, 3, 4, 5, 6, 8, 11))
 
 
 def test_the_second_time_nothing_is_built(monkeypatch, capsys):
@@ -41,7 +45,7 @@ def test_the_second_time_nothing_is_built(monkeypatch, capsys):
     capsys.readouterr()
     recipes.main([])
     said = capsys.readouterr().out
-    assert "4x4" in said and "8x16" in said and "quickstart" in said
+    assert "2 x 4" in said and "8x16" in said and "quickstart" in said
 
 
 def test_a_broken_experiment_is_named_and_the_rest_shown(monkeypatch, capsys):

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from ..types import IndexSegment, Latents, Quantized, Shapes, Stream
 
+MAX_CODE_DIM = 2**16
+
 
 class Quantizer(nn.Module, ABC):
     """Latents to Quantized, always in fp32: a nearest code decided in bf16 is another code."""
@@ -19,7 +21,9 @@ class Quantizer(nn.Module, ABC):
     reads: ClassVar[tuple[str, ...]] = ("main",)  # streams it wants; ParallelQuantizer takes those that its YAML names
     loss_names: ClassVar[tuple[str, ...]] = ()  # keys of Quantized.losses in training mode
     stochastic: ClassVar[bool] = False  # True where even eval draws random numbers; reports say so
-    joined_batch_equal: ClassVar[bool] = False  # several processes train it as one would on the joined batch
+    # Several processes with equal batches train it as one would on the joined batch, given the first one's draws where
+    # codes are revived. Not so where every process draws noise of its own.
+    joined_batch_equal: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, latents: Latents) -> Quantized: ...
@@ -57,7 +61,9 @@ class SingleStreamQuantizer(Quantizer):
 
     def __init__(self, *, dim: int, code_dim: int | None = None) -> None:
         super().__init__()
-        code_dim = code_dim or dim
+        code_dim = dim if code_dim is None else code_dim
+        if not 1 <= code_dim <= MAX_CODE_DIM:
+            raise ValueError(f"code_dim={code_dim}: width of a code, from 1 to {MAX_CODE_DIM}; null: as the encoder's")
         self.dim = self.out_dim = dim
         self.code_dim = code_dim
         self.project_in = nn.Identity() if code_dim == dim else nn.Linear(dim, code_dim)
@@ -78,11 +84,12 @@ class SingleStreamQuantizer(Quantizer):
             )
         stream = latents["main"]
         with torch.autocast(stream.x_BND.device.type, enabled=False):
-            result = self.quantize(self.project_in(stream.x_BND.float()))
+            result = self.quantize(self.project_in(self.seen_tokens(stream).float()))
             codes = self.project_out(result.codes_BND)
         indices = result.indices_BNK
         if stream.mask_BN is not None:
-            indices = indices.masked_fill(~stream.mask_BN[..., None], -1)
+            codes = put_back(codes, stream.mask_BN, fill=0)
+            indices = put_back(indices, stream.mask_BN, fill=-1)
         return Quantized(
             codes={"main": Stream(codes, stream.grid, stream.mask_BN)},
             indices={"main": indices},
@@ -90,13 +97,36 @@ class SingleStreamQuantizer(Quantizer):
             stats=result.stats,
         )
 
+    @staticmethod
+    def seen_tokens(stream: Stream) -> Tensor:
+        """What `quantize` is given: [B, N, D], or the tokens that are there, each as a sample of one, [tokens, 1, D].
+
+        So a masked token is in no loss, entropy, running mean or revival. Counting them makes a GPU wait; only encoders
+        of variable length mask.
+        """
+        return stream.x_BND if stream.mask_BN is None else stream.x_BND[stream.mask_BN][:, None]
+
     def index_layout(self, shapes: Shapes) -> tuple[IndexSegment, ...]:
         shape = shapes["main"]
         return (IndexSegment("main", shape.num_tokens, self.vocabulary, grid=shape.grid),)
 
     def indices_to_codes(self, indices: dict[str, Tensor], shapes: Shapes) -> Latents:
         main = indices["main"]
-        mask = main[..., 0] >= 0
         with torch.autocast(main.device.type, enabled=False):
             codes = self.project_out(self.lookup(main.clamp(min=0)))
-        return {"main": Stream(codes, shapes["main"].grid, None if bool(mask.all()) else mask)}
+        return {"main": only_tokens(codes, main, shapes)}
+
+
+def put_back(rows: Tensor, mask_BN: Tensor, *, fill: int) -> Tensor:
+    """[tokens, 1, ...] to [B, N, ...], with `fill` where there is no token."""
+    whole = rows.new_full((*mask_BN.shape, *rows.shape[2:]), fill)
+    whole[mask_BN] = rows[:, 0]
+    return whole
+
+
+def only_tokens(codes_BND: Tensor, indices_BNK: Tensor, shapes: Shapes) -> Stream:
+    """Index -1 is no token: masked, and its code 0, as `forward` has them."""
+    mask_BN, grid = indices_BNK[..., 0] >= 0, shapes["main"].grid
+    if bool(mask_BN.all()):
+        return Stream(codes_BND, grid)
+    return Stream(codes_BND.masked_fill(~mask_BN[..., None], 0), grid, mask_BN)

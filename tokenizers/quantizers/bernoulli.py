@@ -51,6 +51,7 @@ class Bernoulli(SingleStreamQuantizer):
         self.entropy_group_bits = widest_group(bits)
         self.sample = sample
         self.stochastic = sample == "always"
+        self.joined_batch_equal = sample == "never"  # else every process throws its own coins
         self.register_buffer("place", torch.arange(bits // groups), persistent=False)
 
     def quantize(self, z_BND: Tensor) -> StreamQuantized:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .joined_batch import joined_sum
+from .processes import joined_sum
 
 MAX_JOINT_BITS = 18  # one joint distribution; above, the entropy goes by groups of bits
 KEPT_FLOATS = 2**22  # half tables above this many floats are made again in the backward pass, chunk by chunk
@@ -38,6 +38,13 @@ def check_group_bits(*, bits: int, group_bits: int, name: str = "entropy_group_b
             f"{MAX_JOINT_BITS} bits a group, so for {bits} bits for example {name}={fitting}"
         )
     return group_bits
+
+
+def check_entropy_weights(sample_weight: float, batch_weight: float) -> None:
+    """Below 0 they would teach doubt about each token, and one code for all."""
+    for name, value in (("sample_weight", sample_weight), ("batch_weight", batch_weight)):
+        if value < 0:
+            raise ValueError(f"{name}={value}: 0 or more")
 
 
 def widest_group(bits: int) -> int:
@@ -71,7 +78,7 @@ def binary_entropies(
     table_GK = summed_code_probability(logits_GNB)
     facts = [table_GK.flatten(), _bit_entropy(logits_NB).sum()[None], table_GK.new_tensor([float(count)])]
     sums = joined_sum(torch.cat(facts))
-    count_all = sums[-1].detach()
+    count_all = sums[-1].detach().clamp(min=1)  # no tokens at all: 0, not NaN
     per_token = sums[-2] / count_all  # pooled: a "token" is one group of one token
     mean = sums[:-2] / count_all
     if log_rule == "offset":

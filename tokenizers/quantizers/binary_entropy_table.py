@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from .binary_entropy import CHUNK_FLOATS, PUBLISHED_EPSILON, LogRule, OverGroups, split_groups
-from .joined_batch import joined_sum
+from .processes import joined_sum
 
 
 def table_entropies(

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .base import StreamQuantized
-from .binary_entropy import OverGroups, binary_entropies, check_group_bits
+from .binary_entropy import OverGroups, binary_entropies, check_entropy_weights, check_group_bits
 from .sign import BitOrder, SignQuantizer
 
 
@@ -42,13 +42,14 @@ class BSQ(SignQuantizer):
         gradient: Literal["official", "unit"] = "official",
         order: BitOrder = "msb_first",
     ) -> None:
-        super().__init__(dim=dim, bits=bits, groups=groups, scale=bits**-0.5, order=order)
+        super().__init__(dim=dim, bits=bits, groups=groups, scale=max(bits, 1) ** -0.5, order=order)
         if not temperature > 0:
             raise ValueError(f"temperature={temperature}: expected a number above 0, as published 1.0")
         if gradient not in ("official", "unit"):
             raise ValueError(f"gradient={gradient}: expected official or unit")
         if over_groups not in ("sum", "mean", "pooled"):
             raise ValueError(f"over_groups={over_groups}: expected sum, mean or pooled")
+        check_entropy_weights(sample_weight, batch_weight)
         self.temperature = temperature
         self.entropy_group_bits = check_group_bits(bits=bits, group_bits=entropy_group_bits)
         self.over_groups: OverGroups = over_groups

@@ -7,7 +7,7 @@ from torch import Tensor
 def check_depth_dropout(share: float, least: int, stages: int) -> None:
     if not 0 <= share <= 1:
         raise ValueError(f"quantizer_dropout={share}: a share of the samples, from 0 to 1")
-    if share and not 1 <= least <= stages:
+    if not 1 <= least <= stages:
         raise ValueError(f"least_stages={least}: from 1 to the number of stages, {stages}")
 
 

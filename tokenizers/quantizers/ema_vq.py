@@ -12,10 +12,9 @@ from torch import Tensor
 
 from .base import StreamQuantized
 from .codebook import CodebookQuantizer
-from .finite import finite_on_all_processes
 from .nearest import nearest_code
-from .processes import from_first_process, sum_over_processes
-from .revival import Revival, gather_equal_rows
+from .processes import all_finite, from_first_process, gather_equal_rows, sum_over_processes
+from .revival import Revival, tokens_by_code
 
 SMOOTHING = 1e-5  # Laplace smoothing of the counts, as in VQ-VAE-2
 KMEANS_ROUNDS = 10
@@ -32,6 +31,7 @@ class EmaVQ(CodebookQuantizer):
     """
 
     loss_names: ClassVar[tuple[str, ...]] = ("commit",)
+    joined_batch_equal: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -64,29 +64,32 @@ class EmaVQ(CodebookQuantizer):
         self.register_buffer("counts", torch.ones(codebook_size))
         self.register_buffer("sums", self.codebook.clone())
         self.register_buffer("started", torch.tensor(not kmeans_init))
+        self.may_start = kmeans_init  # asks the host no question later: `started` lives on the device
 
     def effective_codebook(self) -> Tensor:
         # A copy in training: `learn` writes over the codes that the backward pass will read.
         return self.codebook.clone() if self.training else self.codebook
 
     def quantize(self, z_BND: Tensor) -> StreamQuantized:
-        starting = self.training and torch.is_grad_enabled() and not self.started
-        if starting and finite_on_all_processes(z_BND.detach()):
-            self._start(self._comparable(z_BND.detach().flatten(0, 1)))
+        if self.may_start and self.training and torch.is_grad_enabled():
+            self.may_start = not self.started
+            if self.may_start and all_finite(z_BND.detach()):
+                self._start(self._comparable(z_BND.detach().flatten(0, 1)))
         return super().quantize(z_BND)
 
     @torch.no_grad()
     def learn(self, z_ND: Tensor, indices_N: Tensor) -> None:
-        if not finite_on_all_processes(z_ND):
-            return
-        z_ND = self._comparable(z_ND)
+        finite = all_finite(z_ND)
+        rate = (1 - self.decay) * finite
+        z_ND = torch.where(finite > 0, self._comparable(z_ND), 0)
         counts, sums = sums_by_code(z_ND, indices_N, self.codebook_size)
-        self.counts.lerp_(counts, 1 - self.decay)
-        self.sums.lerp_(sums, 1 - self.decay)
+        self.counts.lerp_(counts, rate)
+        self.sums.lerp_(sums, rate)
         total = self.counts.sum()
         smoothed_K = (self.counts + SMOOTHING) / (total + self.codebook_size * SMOOTHING) * total
-        self.codebook.copy_(self._comparable(self.sums / smoothed_K[:, None]))
-        dead, vectors = self.revival.replacements(z_ND, indices_N)
+        means = self._comparable(self.sums / smoothed_K[:, None])
+        self.codebook.copy_(torch.where(finite > 0, means, self.codebook))
+        dead, vectors = self.revival.replacements(z_ND, indices_N, finite)
         # As if each had received its even share: a few tokens must not throw it far.
         share = total / self.codebook_size
         self.codebook[dead], self.counts[dead], self.sums[dead] = vectors, share, vectors * share
@@ -113,6 +116,5 @@ class EmaVQ(CodebookQuantizer):
 
 def sums_by_code(z_ND: Tensor, indices_N: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """(tokens of each code, sum of their vectors), over all processes."""
-    counts = torch.bincount(indices_N, minlength=size).to(z_ND.dtype)
     sums = z_ND.new_zeros(size, z_ND.shape[1]).index_add_(0, indices_N, z_ND)
-    return sum_over_processes(counts), sum_over_processes(sums)
+    return tokens_by_code(indices_N, size), sum_over_processes(sums)

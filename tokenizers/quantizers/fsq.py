@@ -11,8 +11,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import SingleStreamQuantizer, StreamQuantized
+from .base import MAX_CODE_DIM, SingleStreamQuantizer, StreamQuantized
 from .sign import MAX_INDEX_BITS
+
+MAX_LEVELS = 2**16
 
 
 class FSQ(SingleStreamQuantizer):
@@ -31,10 +33,12 @@ class FSQ(SingleStreamQuantizer):
             raise ValueError(
                 f"levels={levels}: every channel needs at least 3 levels (two are LFQ's signs, tokenizer/quantizer=lfq)"
             )
+        if max(levels) > MAX_LEVELS:
+            raise ValueError(f"levels={levels}: at most {MAX_LEVELS} levels a channel, or fp32 cannot tell them apart")
         if math.prod(levels) > 2**MAX_INDEX_BITS:
             raise ValueError(f"levels={levels}: {math.prod(levels)} codes do not fit int64; split them with groups")
-        if groups < 1:
-            raise ValueError(f"groups={groups}: expected 1 or more")
+        if not 1 <= groups * len(levels) <= MAX_CODE_DIM:
+            raise ValueError(f"groups={groups}: 1 or more, and at most {MAX_CODE_DIM} channels in all")
         super().__init__(dim=dim, code_dim=len(levels) * groups)
         self.groups = groups
         self.vocabulary = (math.prod(levels),) * groups

@@ -8,9 +8,8 @@ from torch import Tensor
 
 from ...configs.instantiate import build
 from .base import SingleStreamQuantizer, StreamQuantized
-from .finite import finite_on_all_processes
 from .identity import ContinuousBottleneck
-from .processes import mean_over_processes
+from .processes import all_finite, sum_over_processes
 from .straight_through import straight_through
 
 MAX_BITS = 16
@@ -46,8 +45,9 @@ class GaussianScalar(SingleStreamQuantizer):
     ) -> None:
         if not 1 <= bits <= MAX_BITS:
             raise ValueError(f"bits={bits}: of one channel, from 1 to {MAX_BITS}")
-        if range <= 0 or std_range <= 0:
-            raise ValueError(f"range={range}, std_range={std_range}: numbers above 0")
+        for name, value in (("range", range), ("std_range", std_range)):
+            if value <= 0:
+                raise ValueError(f"{name}={value}: a number above 0")
         if not 0 <= follow < 1:
             raise ValueError(f"follow={follow}: share of the old scale that each update keeps, 0 (off) to below 1")
         if continuous is not None and code_dim is not None:
@@ -84,13 +84,24 @@ class GaussianScalar(SingleStreamQuantizer):
     def latent(self, x_BND: Tensor) -> Tensor:
         return self.project_in(x_BND) if self.continuous is None else self.continuous.mean(x_BND)
 
-    def _set(self, mean: Tensor, mean_square: Tensor, keep: float = 0.0) -> None:
+    def _set(self, mean: Tensor, mean_square: Tensor, keep: Tensor | float = 0.0) -> None:
         if self.per_channel:
             variance = mean_square - mean.square()
             self.mean.lerp_(mean.to(self.mean), 1 - keep)
         else:
             variance = (mean_square.mean() - mean.mean().square()).expand(self.code_dim)
         self.spread.lerp_(variance.clamp(min=1e-12).sqrt().to(self.spread), 1 - keep)
+
+    @torch.no_grad()
+    def _follow(self, z_ND: Tensor) -> None:
+        finite = all_finite(z_ND)
+        z_ND = torch.where(finite > 0, z_ND, 0)
+        count = z_ND.new_full((1, self.code_dim), float(len(z_ND)))
+        count, total, squares = sum_over_processes(
+            torch.cat([count, z_ND.sum(dim=0, keepdim=True), z_ND.square().sum(dim=0, keepdim=True)])
+        )
+        count = count.clamp(min=1)
+        self._set(total / count, squares / count, 1 - (1 - self.follow) * finite)
 
     def to_indices(self, z: Tensor) -> Tensor:
         u = (z - self.mean) / self.spread
@@ -106,9 +117,8 @@ class GaussianScalar(SingleStreamQuantizer):
         indices = self.to_indices(z.detach())
         codes = self.to_values(indices)
         if self.training:
-            if self.follow and torch.is_grad_enabled() and finite_on_all_processes(z.detach()):
-                flat = z.detach().flatten(0, 1)
-                self._set(mean_over_processes(flat.mean(0)), mean_over_processes(flat.square().mean(0)), self.follow)
+            if self.follow and torch.is_grad_enabled():
+                self._follow(z.detach().flatten(0, 1))
             codes = straight_through(z, codes)
         return StreamQuantized(codes if self.continuous is None else self.continuous.project_out(codes), indices)
 

@@ -23,6 +23,7 @@ class GumbelVQ(SingleStreamQuantizer):
     """
 
     loss_names: ClassVar[tuple[str, ...]] = ("kl",)
+    joined_batch_equal: ClassVar[bool] = False  # every process draws its own Gumbel noise
 
     def __init__(
         self,
@@ -37,9 +38,12 @@ class GumbelVQ(SingleStreamQuantizer):
     ) -> None:
         super().__init__(dim=dim, code_dim=code_dim)
         check_codebook_size(codebook_size, max(dim, self.code_dim))
-        if temperature <= 0 or (temperature_end is not None and temperature_end <= 0):
-            raise ValueError(f"temperature={temperature}, temperature_end={temperature_end}: numbers above 0")
-        if temperature_end is not None and temperature_updates < 1:
+        for name, value in (("temperature", temperature), ("temperature_end", temperature_end)):
+            if value is not None and value <= 0:
+                raise ValueError(f"{name}={value}: a number above 0")
+        if temperature_updates < 0 or (temperature_updates and temperature_end is None):
+            raise ValueError(f"temperature_updates={temperature_updates}: updates of the fall to temperature_end")
+        if temperature_end is not None and not temperature_updates:
             raise ValueError(f"temperature_end={temperature_end}: set temperature_updates, the updates it falls over")
         self.vocabulary = (codebook_size,)
         self.start, self.updates = temperature, temperature_updates

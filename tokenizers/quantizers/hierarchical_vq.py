@@ -11,8 +11,8 @@ from ..types import IndexSegment, Latents, Quantized, Shapes, Stream
 from .base import SingleStreamQuantizer, StreamQuantized
 from .codebook import check_codebook_size
 from .ema_vq import EmaVQ
-from .finite import finite_on_all_processes
-from .revival import Revival, gather_equal_rows
+from .processes import all_finite, gather_equal_rows
+from .revival import Revival
 from .straight_through import straight_through
 
 GATHERED_FLOATS = 2**22  # of the sub-codebooks that one chunk of tokens compares with
@@ -30,6 +30,7 @@ class HierarchicalVQ(SingleStreamQuantizer):
     """
 
     loss_names: ClassVar[tuple[str, ...]] = ("commit", "codebook")
+    joined_batch_equal: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -51,6 +52,7 @@ class HierarchicalVQ(SingleStreamQuantizer):
         super().__init__(dim=dim if isinstance(dim, int) else sum(streams.values()), code_dim=code_dim)
         if self.code_dim < 2:
             raise ValueError(f"code_dim={self.code_dim}: at least 2, a semantic and a pixel part")
+        check_codebook_size(semantic_size, self.code_dim, name="semantic_size")
         if sub_size < 2:
             raise ValueError(f"sub_size={sub_size}: at least 2 codes")
         self.streams = streams
@@ -82,9 +84,9 @@ class HierarchicalVQ(SingleStreamQuantizer):
             raise ValueError(
                 f"tokenizer.quantizer: semantic grid {semantic.grid} and pixel grid {pixel.grid} must be one"
             )
-        return super().forward(
-            {"main": Stream(torch.cat([semantic.x_BND, pixel.x_BND], dim=-1), pixel.grid, pixel.mask_BN)}
-        )
+        masks = [s.mask_BN for s in (semantic, pixel) if s.mask_BN is not None]
+        mask_BN = torch.stack(masks).all(dim=0) if masks else None  # a token needs both of its parts
+        return super().forward({"main": Stream(torch.cat([semantic.x_BND, pixel.x_BND], dim=-1), pixel.grid, mask_BN)})
 
     def index_layout(self, shapes: Shapes) -> tuple[IndexSegment, ...]:
         return super().index_layout(self._one(shapes))
@@ -141,16 +143,15 @@ class HierarchicalVQ(SingleStreamQuantizer):
     @torch.no_grad()
     def _revive(self, z_ND: Tensor, joint_N: Tensor) -> None:
         """At most one sub-code of each semantic code an update, put on the first vector that this code holds."""
-        if not finite_on_all_processes(z_ND):
-            return
-        self.revival.count(joint_N)
+        finite = all_finite(z_ND)
+        self.revival.count(joint_N, finite)
         z_ND, joint_N = (gather_equal_rows(t) for t in (z_ND, joint_N))
         least, which = self.revival.usage.view(-1, self.sub_size).min(dim=1)
         semantic_N = joint_N // self.sub_size
         first = torch.full_like(which, len(joint_N)).scatter_reduce_(
             0, semantic_N, torch.arange(len(joint_N), device=z_ND.device), "amin"
         )
-        opened = ((least < self.revival.below) & (first < len(joint_N))).nonzero()[:, 0]
+        opened = ((least < self.revival.below) & (finite > 0) & (first < len(joint_N))).nonzero()[:, 0]
         dead = opened * self.sub_size + which[opened]
         self.sub_codebooks[dead] = z_ND[first[opened]].to(self.sub_codebooks.dtype)
         self.revival.usage[dead] = 1.0

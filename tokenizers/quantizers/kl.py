@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from .base import StreamQuantized
+from .base import MAX_CODE_DIM, StreamQuantized
 from .identity import ContinuousBottleneck
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
@@ -24,6 +24,7 @@ class KL(ContinuousBottleneck):
     """
 
     loss_names: ClassVar[tuple[str, ...]] = ("kl",)
+    joined_batch_equal: ClassVar[bool] = False  # every process draws its own noise
 
     def __init__(
         self, *, dim: int, latent_dim: int | None = None, project: bool = True, sample_in_eval: bool = False
@@ -33,9 +34,10 @@ class KL(ContinuousBottleneck):
                 f"latent_dim={latent_dim}: without project the encoder's width, {dim}, holds mean and log-variance, "
                 f"so the latent has {dim // 2}" + (" and the width must be even" if dim % 2 else "")
             )
-        latent_dim = latent_dim or (dim if project else dim // 2)
-        if latent_dim < 1:
-            raise ValueError(f"latent_dim={latent_dim}: at least 1")
+        if latent_dim is None:
+            latent_dim = dim if project else dim // 2
+        if not 1 <= latent_dim <= MAX_CODE_DIM:
+            raise ValueError(f"latent_dim={latent_dim}: from 1 to {MAX_CODE_DIM}")
         super().__init__(dim=dim, code_dim=latent_dim)
         self.project_in = nn.Linear(dim, 2 * latent_dim) if project else nn.Identity()
         if not project:

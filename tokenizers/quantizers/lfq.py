@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .base import StreamQuantized
-from .binary_entropy import LogRule, OverGroups, binary_entropies, check_group_bits
+from .binary_entropy import LogRule, OverGroups, binary_entropies, check_entropy_weights, check_group_bits
 from .binary_entropy_table import table_entropies
 from .sign import BitOrder, SignQuantizer
 
@@ -57,13 +57,15 @@ class LFQ(SignQuantizer):
             raise ValueError(f"entropy_form={entropy_form}: expected factorised or table")
         if log_rule == "floor" and entropy_form == "factorised":
             raise ValueError("log_rule=floor: a floored logarithm does not factorise; set entropy_form=table")
+        check_entropy_weights(sample_weight, batch_weight)
         self.temperature = temperature
         self.sample_weight = sample_weight
         self.batch_weight = batch_weight
         self.log_rule: LogRule = log_rule
         self.entropy_form = entropy_form
         self.bound = bound
-        self.entropy_group_bits = check_group_bits(bits=bits, group_bits=entropy_group_bits or bits // groups)
+        own_groups = bits // groups if entropy_group_bits is None else entropy_group_bits
+        self.entropy_group_bits = check_group_bits(bits=bits, group_bits=own_groups)
 
     def quantize(self, z_BND: Tensor) -> StreamQuantized:
         if self.bound:

@@ -1,6 +1,6 @@
 """Multi-codebook quantization (UniTok, arXiv 2502.20321): channels in chunks, each with its own small codebook."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ class MultiCodebook(SingleStreamQuantizer):
         `dim`-wide codes that know of each other), or causal_attention (its first release).
     projection_heads: of the attention; the ratio of the widths by default.
     """
+
+    joined_batch_equal: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -21,7 +21,6 @@ class MultiScaleBSQ(MultiScaleQuantizer):
     """
 
     loss_names: ClassVar[tuple[str, ...]] = ("codebook", "commit", "entropy")
-    joined_batch_equal: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -66,9 +65,8 @@ class MultiScaleBSQ(MultiScaleQuantizer):
         return signs * (self.scale**scale / self.code_dim**0.5)
 
     def scale_losses(self, residual_BDhw: Tensor, scale: int, keep_B: Tensor | None) -> dict[str, Tensor]:
+        # Also where this process keeps no sample: the others wait for its part of the sum.
         kept = residual_BDhw if keep_B is None else residual_BDhw[keep_B]
-        if not len(kept):
-            return {}
         logits_NB = kept.permute(0, 2, 3, 1).flatten(0, 2) * (4 * self.scale**scale / self.code_dim**0.5)
         per_token, of_mean = binary_entropies(logits_NB, group_bits=1, over_groups="sum")
         return {"entropy": per_token - of_mean}

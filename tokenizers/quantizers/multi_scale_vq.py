@@ -28,6 +28,7 @@ class MultiScaleQuantizer(SingleStreamQuantizer):
     """
 
     loss_names: ClassVar[tuple[str, ...]] = ("codebook", "commit")
+    joined_batch_equal: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class MultiScaleQuantizer(SingleStreamQuantizer):
         self.commit_reduction = commit_reduction
         self._grid: Grid | None = None
         self._depths_B: Tensor | None = None
+        self.joined_batch_equal = quantizer_dropout == 0  # every process draws its own depths
         self.phi = Phi(width=self.code_dim, convs=phi_convs, ratio=phi_ratio, scales=self.stages)
 
     # -- what a kind of codes says --
@@ -113,8 +115,8 @@ class MultiScaleQuantizer(SingleStreamQuantizer):
         for scale, grid in enumerate(grids):
             keep_B = None if depths_B is None else depths_B > scale
             small = residual if grid == grids[-1] else F.interpolate(residual, grid, mode="area")
-            pooled.append(small.permute(0, 2, 3, 1).flatten(0, 2))
-            chosen.append(self.choose(pooled[-1], scale).view(len(f), -1))
+            pooled.append(small.permute(0, 2, 3, 1).flatten(1, 2))
+            chosen.append(self.choose(pooled[-1].flatten(0, 1), scale).view(len(f), -1))
             if self.training:
                 for name, value in self.scale_losses(f - so_far.detach(), scale, keep_B).items():
                     losses[name] = losses[name] + value / self.stages
@@ -128,9 +130,10 @@ class MultiScaleQuantizer(SingleStreamQuantizer):
                 losses["commit"] = losses["commit"] + kept_mean(commit, keep_B) / count
                 if "codebook" in losses:
                     losses["codebook"] = losses["codebook"] + kept_mean(codebook, keep_B) / self.stages
+        indices_BM = torch.cat(chosen, dim=1)
         if self.training and torch.is_grad_enabled():
-            self.learn(torch.cat(pooled), torch.cat([i.flatten() for i in chosen]))
-        indices = torch.cat(chosen, dim=1)[..., None]
+            self.learn(torch.cat(pooled, dim=1).flatten(0, 1), indices_BM.flatten())
+        indices = indices_BM[..., None]
         if not self.training:
             return StreamQuantized(so_far.flatten(2).transpose(1, 2), indices)
         straight_through = f + (so_far - f).detach()

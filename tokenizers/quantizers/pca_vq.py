@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import StreamQuantized
-from .finite import finite_on_all_processes
-from .processes import sum_over_processes
+from .processes import all_finite, from_first_process, sum_over_processes
 from .vq import VQ
 
 LEAST_WEIGHT = 1e-2  # of the square root: the way back divides by it
@@ -38,9 +37,9 @@ class PCAVQ(VQ):
         usage_decay: float = 0.9,
         entropy_temperature: float | None = None,
     ) -> None:
-        width = code_dim or dim
-        kept = components or width
-        if not 1 <= kept <= width:
+        width = dim if code_dim is None else code_dim
+        kept = width if components is None else components
+        if components is not None and not 1 <= kept <= width:
             raise ValueError(f"components={components}: from 1 to the width of the vectors, {width}")
         if weighting not in ("eigenvalue", "none"):
             raise ValueError(f"weighting={weighting}: known: eigenvalue, none")
@@ -56,7 +55,7 @@ class PCAVQ(VQ):
             usage_decay=usage_decay,
             entropy_temperature=entropy_temperature,
         )
-        if kept < width:
+        if kept < width:  # of what VQ has checked
             self.codebook = nn.Parameter(self.codebook.detach()[:, :kept].contiguous())
         self.components, self.weighting, self.fit_updates = kept, weighting, fit_updates
         self.register_buffer("mean", torch.zeros(width))
@@ -67,6 +66,7 @@ class PCAVQ(VQ):
         self.register_buffer("moments_sum", torch.zeros(width, dtype=torch.float64))
         self.register_buffer("moments_product", torch.zeros(width, width, dtype=torch.float64))
         self.register_buffer("fitted", torch.zeros((), dtype=torch.int64))  # training forwards seen
+        self.may_fit = fit_updates > 0  # once it is fitted, the device is not asked any more
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Tensor]) -> None:
@@ -77,16 +77,21 @@ class PCAVQ(VQ):
         self.fitted.fill_(max(1, self.fit_updates))
 
     def quantize(self, z_BND: Tensor) -> StreamQuantized:
-        fitting = self.training and torch.is_grad_enabled() and int(self.fitted) < self.fit_updates
-        if fitting and finite_on_all_processes(z_BND.detach()):
-            self._add_moments(z_BND.detach().reshape(-1, z_BND.shape[-1]))
-            self.fitted += 1
-            seen = int(self.fitted)
-            if seen & (seen - 1) == 0 or seen == self.fit_updates:  # 1, 2, 4, ... : the basis settles early
-                self._solve()
+        if self.may_fit and self.training and torch.is_grad_enabled():
+            self.may_fit = int(self.fitted) < self.fit_updates
+            if self.may_fit and all_finite(z_BND.detach()):
+                self._fit_along(z_BND.detach().flatten(0, 1))
         result = super().quantize((z_BND - self.mean) @ self.basis * self.scale)
         result.codes_BND = self._back(result.codes_BND)
         return result
+
+    @torch.no_grad()
+    def _fit_along(self, z_ND: Tensor) -> None:
+        self._add_moments(z_ND)
+        self.fitted += 1
+        seen = int(self.fitted)
+        if seen & (seen - 1) == 0 or seen == self.fit_updates:  # 1, 2, 4, ... : the basis settles early
+            self._solve()
 
     def lookup(self, indices_BNK: Tensor) -> Tensor:
         return self._back(super().lookup(indices_BNK))
@@ -104,6 +109,7 @@ class PCAVQ(VQ):
         mean = self.moments_sum / self.moments_count
         values, vectors = torch.linalg.eigh(self.moments_product / self.moments_count - mean[:, None] * mean)
         values, vectors = values.flip(0)[: self.components], vectors.flip(1)[:, : self.components]
+        values, vectors = (from_first_process(t.contiguous()) for t in (values, vectors))  # other GPUs, other signs
         self.mean.copy_(mean)
         self.basis.copy_(vectors)
         if self.weighting == "eigenvalue":

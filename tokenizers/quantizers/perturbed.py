@@ -1,6 +1,7 @@
 """Latent perturbation (RobustTok, Qiu et al., arXiv 2503.08354): a decoder that lives with a generator's slips."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,8 @@ class PerturbedVQ(VQ):
     nearest: it then becomes one of so many nearest codes, its own among them, each as likely.
     anneal: updates between which chance and nearest shrink to end_ratio of their value; null: they never do.
     """
+
+    joined_batch_equal: ClassVar[bool] = False  # every process perturbs its own first images, with draws of its own
 
     def __init__(
         self,

@@ -1,7 +1,9 @@
 """The smoothing convolutions of multi-scale residual codes (VAR, arXiv 2404.02905, algorithm 1)."""
 
-import torch
+import numpy as np
 from torch import Tensor, nn
+
+MAX_CONVS = 64
 
 
 class Phi(nn.Module):
@@ -12,8 +14,8 @@ class Phi(nn.Module):
 
     def __init__(self, *, width: int, convs: int, ratio: float, scales: int) -> None:
         super().__init__()
-        if convs < 0:
-            raise ValueError(f"phi_convs={convs}: 0 (none) or more")
+        if not 0 <= convs <= MAX_CONVS:
+            raise ValueError(f"phi_convs={convs}: from 0 (none) to {MAX_CONVS}")
         if not 0 <= ratio <= 1:
             raise ValueError(f"phi_ratio={ratio}: from 0 to 1")
         self.ratio, self.scales = ratio, scales
@@ -22,9 +24,9 @@ class Phi(nn.Module):
     def which(self, scale: int) -> int:
         count = len(self.convs)
         edge = 1 / 3 / count if count == 4 else 1 / 2 / count
-        places = torch.linspace(edge, 1 - edge, count, dtype=torch.float64)
+        places = np.linspace(edge, 1 - edge, count)
         place = scale / (self.scales - 1) if self.scales > 1 else 0.0
-        return int((places - place).abs().argmin())
+        return int(np.abs(places - place).argmin())
 
     def forward(self, codes_BDhw: Tensor, scale: int) -> Tensor:
         if not self.convs:

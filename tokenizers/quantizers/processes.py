@@ -1,5 +1,7 @@
 """Sums and choices shared by all processes of a run, so that codebooks stay equal on every rank."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -16,9 +18,26 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def mean_over_processes(tensor: Tensor) -> Tensor:
-    """In place."""
-    return sum_over_processes(tensor).div_(process_count())
+class _JoinedSum(torch.autograd.Function):
+    """Every process's result depends on every process's input, so the gradient is the sum of all their gradients.
+
+    Own because torch.distributed.nn.functional.all_reduce is deprecated and what it points to is a private module. DDP
+    then averages gradients over processes, which makes that of a loss of the joined mean what one process would get on
+    the joined batch.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return sum_over_processes(x.clone(memory_format=torch.contiguous_format))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return sum_over_processes(grad.clone(memory_format=torch.contiguous_format))
+
+
+def joined_sum(x: Tensor) -> Tensor:
+    """The sum over processes with its gradient; `x` itself where there is one."""
+    return _JoinedSum.apply(x) if process_count() > 1 else x
 
 
 def gather_over_processes(tensor: Tensor) -> Tensor:
@@ -30,9 +49,30 @@ def gather_over_processes(tensor: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def gather_equal_rows(rows: Tensor) -> Tensor:
+    """Rows of all ranks; where ranks hold unequal batches, as many of each as the smallest has."""
+    if process_count() == 1:
+        return rows
+    fewest = torch.tensor(len(rows), device=rows.device)
+    dist.all_reduce(fewest, op=dist.ReduceOp.MIN)
+    return gather_over_processes(rows[: int(fewest)])
+
+
 def from_first_process(tensor: Tensor) -> Tensor:
     """Rank 0's values on every rank, for whatever is drawn at random."""
     if process_count() > 1:
         tensor = tensor.contiguous()
         dist.broadcast(tensor, src=0)
     return tensor
+
+
+@torch.no_grad()
+def all_finite(z: Tensor) -> Tensor:
+    """May codebooks learn from these vectors? One inf or NaN would stay in them for good, so all processes agree.
+
+    A number on the device, 1 or 0, to multiply a rate with: a question of the host would make it wait.
+    """
+    finite = torch.isfinite(z).all().float()
+    if process_count() > 1:
+        dist.all_reduce(finite, op=dist.ReduceOp.MIN)
+    return finite

@@ -6,24 +6,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..types import Latents, Quantized, Shapes, Stream
-from .base import SingleStreamQuantizer, StreamQuantized
+from ..types import Latents, Quantized, Shapes
+from .base import SingleStreamQuantizer, StreamQuantized, only_tokens
 from .depth_dropout import check_depth_dropout, draw_depths, kept_mean
 from .ema_vq import EmaVQ
 from .straight_through import rotate_to, straight_through
 from .vq import VQ
+
+MAX_STAGES = 1024
 
 
 class ResidualVQ(SingleStreamQuantizer):
     """K = stages indices a token; the code is the sum. Losses, raw, are means over stages.
 
     shared: one codebook for all stages (RQ-VAE, VILA-U, DualToken).
-    update: how codebooks learn: `gradient` (losses codebook and commit) or `ema` (commit).
+    update: how codebooks learn: `gradient` (losses codebook and commit) or `ema` (commit), with `decay` (EmaVQ's).
     quantizer_dropout: share of training samples that end after a random number of stages, at least `least_stages`;
         their later indices are -1, and -1 adds nothing in decoding either.
     """
 
     loss_names: ClassVar[tuple[str, ...]] = ("codebook", "commit")
+    joined_batch_equal: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -34,7 +37,7 @@ class ResidualVQ(SingleStreamQuantizer):
         code_dim: int | None = None,
         shared: bool = False,
         update: Literal["gradient", "ema"] = "gradient",
-        decay: float = 0.99,
+        decay: float | None = None,
         revive_below: float = 0.0,
         usage_decay: float = 0.9,
         quantizer_dropout: float = 0.0,
@@ -42,20 +45,24 @@ class ResidualVQ(SingleStreamQuantizer):
         rotation_trick: bool = False,
     ) -> None:
         super().__init__(dim=dim, code_dim=code_dim)
-        if stages < 1:
-            raise ValueError(f"stages={stages}: at least 1")
+        if not 1 <= stages <= MAX_STAGES:
+            raise ValueError(f"stages={stages}: from 1 to {MAX_STAGES}")
         if update not in ("gradient", "ema"):
             raise ValueError(f"update={update}: known: gradient, ema")
+        if update == "gradient" and decay is not None:
+            raise ValueError(f"decay={decay}: of running means, which only update=ema has")
         check_depth_dropout(quantizer_dropout, least_stages, stages)
         self.stages, self.quantizer_dropout, self.least_stages = stages, quantizer_dropout, least_stages
         self.vocabulary = (codebook_size,) * stages
         self._depths_B: Tensor | None = None
+        self.joined_batch_equal = quantizer_dropout == 0  # every process draws its own depths
         self.cross = rotate_to if rotation_trick else straight_through
         books: list[VQ | EmaVQ] = []
         for _ in range(1 if shared else stages):
             common = {"dim": self.code_dim, "codebook_size": codebook_size, "revive_below": revive_below}
             if update == "ema":
-                books.append(EmaVQ(**common, decay=decay, usage_decay=usage_decay))
+                means = {} if decay is None else {"decay": decay}
+                books.append(EmaVQ(**common, **means, usage_decay=usage_decay))
             else:
                 books.append(VQ(**common, usage_decay=usage_decay))
         self.books = nn.ModuleList(books)
@@ -72,17 +79,21 @@ class ResidualVQ(SingleStreamQuantizer):
 
     def forward(self, latents: Latents, *, depths_B: Tensor | None = None) -> Quantized:
         """depths_B: stages of each sample, where a product of quantizers draws them for all its parts."""
+        stream = next(iter(latents.values()))
+        if depths_B is None and self.training:
+            depths_B = self.draw_depths(len(stream.x_BND), stream.x_BND.device)
+        if depths_B is not None and stream.mask_BN is not None:  # `quantize` then sees each token as a sample
+            depths_B = depths_B[:, None].expand_as(stream.mask_BN)[stream.mask_BN]
         self._depths_B = depths_B
         return super().forward(latents)
 
     def quantize(self, z_BND: Tensor) -> StreamQuantized:
         depths_B = self._depths_B
-        if depths_B is None and self.training:
-            depths_B = self.draw_depths(len(z_BND), z_BND.device)
-        total, indices = torch.zeros_like(z_BND), []
+        total, so_far, indices = torch.zeros_like(z_BND), torch.zeros_like(z_BND), []
         commit, codebook = z_BND.new_zeros(()), z_BND.new_zeros(())
         for stage in range(self.stages):
-            book, residual = self.book(stage), z_BND - total.detach()
+            # Also where a sample has ended: the books learn from what its further stages would have coded.
+            book, residual = self.book(stage), z_BND - so_far.detach()
             codes_KD = book.effective_codebook()
             index_BN = book.assign(residual.detach().flatten(0, 1), codes_KD.detach()).view(z_BND.shape[:2])
             codes = F.embedding(index_BN, codes_KD)
@@ -92,10 +103,12 @@ class ResidualVQ(SingleStreamQuantizer):
                 codebook = codebook + kept_mean((codes - residual.detach()).square().mean(dim=(1, 2)), keep_B)
                 if torch.is_grad_enabled():
                     book.learn(residual.detach().flatten(0, 1), index_BN.flatten())
-            if keep_B is not None:
+            so_far = so_far + codes
+            if keep_B is None:
+                total = so_far
+            else:
                 index_BN = index_BN.masked_fill(~keep_B[:, None], -1)
-                codes = codes * keep_B[:, None, None]
-            total = total + codes
+                total = total + codes * keep_B[:, None, None]
             indices.append(index_BN)
         stacked = torch.stack(indices, dim=-1)
         if not self.training:
@@ -112,6 +125,6 @@ class ResidualVQ(SingleStreamQuantizer):
 
     def indices_to_codes(self, indices: dict[str, Tensor], shapes: Shapes) -> Latents:
         main = indices["main"]  # not clamped: -1 in a later stage means that the sample ended before it
-        mask = main[..., 0] >= 0
-        codes = self.project_out(self.lookup(torch.where(mask[..., None], main, 0)))
-        return {"main": Stream(codes, shapes["main"].grid, None if bool(mask.all()) else mask)}
+        with torch.autocast(main.device.type, enabled=False):
+            codes = self.project_out(self.lookup(main))
+        return {"main": only_tokens(codes, main, shapes)}

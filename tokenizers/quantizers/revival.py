@@ -1,12 +1,10 @@
 """Codes that nobody chooses, put back among the vectors."""
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from .finite import finite_on_all_processes
 from .nearest import nearest_code
-from .processes import from_first_process, gather_over_processes, process_count, sum_over_processes
+from .processes import all_finite, from_first_process, gather_equal_rows, sum_over_processes
 
 
 class Revival(nn.Module):
@@ -26,19 +24,25 @@ class Revival(nn.Module):
         self.register_buffer("usage", torch.ones(codebook_size), persistent=self.counts)
 
     @torch.no_grad()
-    def count(self, indices_N: Tensor) -> None:
+    def count(self, indices_N: Tensor, finite: Tensor) -> None:
+        """finite: what `all_finite` says of the vectors; nothing is counted where it is 0."""
         size = len(self.usage)
-        counts = sum_over_processes(torch.bincount(indices_N, minlength=size).float())
-        self.usage.lerp_(counts * size / counts.sum(), 1 - self.decay)
+        counts = tokens_by_code(indices_N, size)
+        self.usage.lerp_(counts * size / counts.sum().clamp(min=1), (1 - self.decay) * finite)
 
     @torch.no_grad()
-    def replacements(self, z_ND: Tensor, indices_N: Tensor) -> tuple[Tensor, Tensor]:
-        """(dead codes, vectors of the batch to put them on), the same on every rank; marks them as used."""
+    def replacements(self, z_ND: Tensor, indices_N: Tensor, finite: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(dead codes, vectors of the batch to put them on), the same on every rank; marks them as used.
+
+        finite: `all_finite` of the vectors, where the caller has asked already.
+        """
         nobody = indices_N.new_empty(0), z_ND[:0]
-        if self.below == 0 or not finite_on_all_processes(z_ND):
+        if self.below == 0:
             return nobody
-        self.count(indices_N)
-        dead = (self.usage < self.below).nonzero()[:, 0]
+        finite = all_finite(z_ND) if finite is None else finite
+        self.count(indices_N, finite)
+        # The one place where the host waits for a GPU: how many are dead decides how much is drawn.
+        dead = ((self.usage < self.below) & (finite > 0)).nonzero()[:, 0]
         if not len(dead):
             return nobody
         # At most as many as there are vectors, or copies of one vector would share its tokens.
@@ -48,6 +52,12 @@ class Revival(nn.Module):
         drawn = from_first_process(torch.randperm(vectors, device=z_ND.device)[: len(dead)])
         self.usage[dead] = 1.0
         return dead, z_ND[drawn]
+
+
+def tokens_by_code(indices_N: Tensor, size: int) -> Tensor:
+    """[size] tokens of each code, over all processes; torch.bincount would make the host wait for a GPU."""
+    ones = torch.ones(len(indices_N), device=indices_N.device)
+    return sum_over_processes(ones.new_zeros(size).scatter_add_(0, indices_N, ones))
 
 
 @torch.no_grad()
@@ -61,12 +71,3 @@ def clustering_reset(codebook_KD: Tensor, z_ND: Tensor, usage_K: Tensor, decay: 
     z_ND = gather_equal_rows(z_ND)
     closest = z_ND[nearest_code(codebook_KD, z_ND.contiguous())]
     return torch.lerp(codebook_KD, closest, alpha_K1)
-
-
-def gather_equal_rows(rows: Tensor) -> Tensor:
-    """Rows of all ranks; where ranks hold unequal batches, as many of each as the smallest has."""
-    if process_count() == 1:
-        return rows
-    fewest = torch.tensor(len(rows), device=rows.device)
-    dist.all_reduce(fewest, op=dist.ReduceOp.MIN)
-    return gather_over_processes(rows[: int(fewest)])

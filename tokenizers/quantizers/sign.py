@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .base import SingleStreamQuantizer
+from .base import MAX_CODE_DIM, SingleStreamQuantizer
 
 BitOrder = Literal["lsb_first", "msb_first"]
 MAX_INDEX_BITS = 62  # of one int64; more bits take several indices a token
@@ -20,8 +20,8 @@ class SignQuantizer(SingleStreamQuantizer):
     """
 
     def __init__(self, *, dim: int, bits: int, groups: int, scale: float, order: BitOrder) -> None:
-        if bits < 1:
-            raise ValueError(f"bits={bits}: at least one bit a token is needed")
+        if not 1 <= bits <= MAX_CODE_DIM:
+            raise ValueError(f"bits={bits}: of a token, from 1 to {MAX_CODE_DIM}")
         if groups < 1 or bits % groups:
             raise ValueError(f"groups={groups}: {bits} bits cannot be split into that many equal groups")
         if bits // groups > MAX_INDEX_BITS:

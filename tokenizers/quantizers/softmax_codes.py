@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .processes import mean_over_processes
+from .processes import process_count, sum_over_processes
 
 PUBLISHED_OFFSET = 1e-5  # inside the logarithm of the mean (MAGVIT-2's code and its descendants); it shows at T = 0.01
 
@@ -55,12 +55,16 @@ class _Entropies(torch.autograd.Function):
             p = softmax_beside_log(log_p)
             mean_K += p.sum(dim=0)
             per_token -= p.mul_(log_p).sum()
-        # Means over all processes: a rank's own few tokens would cap H(mean) at log(tokens). Each rank's gradient is
-        # that of its own share, and the averaging of DDP makes them the joined batch's.
-        per_token = mean_over_processes(per_token / len(z_ND))
-        mean_K = mean_over_processes(mean_K / len(z_ND))
+        # Over the tokens of all processes, which may hold different numbers of them: a rank's own few tokens would cap
+        # H(mean) at log(tokens). Each rank's gradient is that of its own share, and DDP's averaging makes them the
+        # joined batch's.
+        count: Tensor | int = len(z_ND)
+        if process_count() > 1:
+            facts = sum_over_processes(torch.cat([mean_K, per_token[None], z_ND.new_tensor([float(len(z_ND))])]))
+            mean_K, per_token, count = facts[:-2], facts[-2], facts[-1]
+        per_token, mean_K = per_token / count, mean_K / count
         ctx.save_for_backward(z_ND, weight_KD, bias_K, mean_K)
-        ctx.alpha, ctx.temperature = alpha, temperature
+        ctx.alpha, ctx.temperature, ctx.own_count = alpha, temperature, count / process_count()
         return per_token, -(mean_K * (mean_K + PUBLISHED_OFFSET).log()).sum()
 
     @staticmethod
@@ -78,7 +82,7 @@ class _Entropies(torch.autograd.Function):
                 p = softmax_beside_log(slope)
                 slope.mul_(-grad_token).add_(through_mean_K)
                 slope -= torch.einsum("rk,rk->r", p, slope)[:, None]  # softmax: dl = p (t - <p, t>)
-                slope.mul_(p).div_(len(z_ND) * ctx.temperature)
+                slope.mul_(p).div_(ctx.own_count * ctx.temperature)
                 torch.addmm(grad_RD, slope, weight_KD, beta=0, alpha=ctx.alpha, out=grad_RD)
                 grad_weight.addmm_(slope.T, z_RD, alpha=ctx.alpha)
                 if grad_bias is not None:

@@ -4,14 +4,14 @@ Ours rather than vector-quantize-pytorch's: its learnable codebook has one loss 
 so neither beta nor the legacy order of VQGAN can be said, and it refuses unit-length codes (LlamaGen).
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .codebook import CodebookQuantizer
-from .finite import finite_on_all_processes
+from .processes import all_finite
 from .revival import Revival, clustering_reset
 
 
@@ -26,6 +26,8 @@ class VQ(CodebookQuantizer):
         is used (Clustering-VQ); published with usage_decay=0.99.
     usage_decay: of the running mean; 0.9 calls a code dead that nobody chose for 33 updates (with revive_below=0.03).
     """
+
+    joined_batch_equal: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -74,10 +76,10 @@ class VQ(CodebookQuantizer):
         if not self.revival.counts:
             return
         if self.reset == "clustering":
-            if not finite_on_all_processes(z_ND):
-                return
-            self.revival.count(indices_N)
-            self.codebook.copy_(clustering_reset(self.codebook.float(), z_ND, self.revival.usage, self.revival.decay))
+            finite = all_finite(z_ND)
+            self.revival.count(indices_N, finite)
+            moved = clustering_reset(self.codebook.float(), z_ND, self.revival.usage, self.revival.decay)
+            self.codebook.copy_(torch.where(finite > 0, moved, self.codebook))
             return
         dead, vectors = self.revival.replacements(z_ND, indices_N)
         self.codebook[dead] = vectors.to(self.codebook.dtype)

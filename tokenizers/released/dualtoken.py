@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...configs.errors import UserError
 from ..tokenizer import Tokenizer
 from ..types import Stream
 from .base import ReleasedFamily, State

@@ -73,6 +73,20 @@ def test_dropout_ends_some_samples_early() -> None:
     assert not bool((vq.eval()({"main": Stream(z)}).indices["main"] == -1).any())
 
 
+def test_dropped_samples_leave_the_books_to_learn_as_before() -> None:
+    """What a stage sees does not depend on which samples have ended, with masked tokens or without."""
+    z, mask = torch.randn(4, 20, 4), torch.rand(4, 20) > 0.4
+    settings = {"update": "ema", "revive_below": 0.5, "usage_decay": 0.5, "shared": True}
+    whole, ended = make(**settings), make(**settings)
+    depths = torch.tensor([1, 2, 3, 3])
+    for vq, given in ((whole, None), (ended, depths)):
+        torch.manual_seed(1)
+        out = vq({"main": Stream(z, None, mask)}, depths_B=given)
+    torch.testing.assert_close(ended.state_dict(), whole.state_dict())
+    stages = (out.indices["main"] >= 0).sum(dim=-1)
+    assert torch.equal(stages, torch.where(mask, depths[:, None], 0))
+
+
 def test_ema_codebooks_learn_without_a_codebook_loss() -> None:
     vq = make(update="ema", shared=True)
     before, z = vq.books[0].codebook.clone(), torch.randn(2, 20, 4, requires_grad=True)

@@ -4,8 +4,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from timm.models.vitamin import VitCfg, _create_vitamin
-from timm.models.vitamin import GeGluMlp
+from timm.models.vitamin import GeGluMlp, VitCfg, _create_vitamin
 
 from imtok.configs.errors import UserError
 from imtok.tokenizers.towers.base import STATISTICS, Standardize, fill

@@ -1,0 +1,115 @@
+"""Write the table in docs/quantizers.md: every quantizer YAML swapped into `quickstart`, 300 updates, held-out numbers.
+
+    python docs/quantizer_table.py [NAME ...] [--runs FOLDER]
+
+A run is made where there is none, or where the YAML is newer; about 50 seconds of one core each, one after the other.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from imtok.scripts.plan import codebook_words
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "quantizers.md"
+YAMLS = ROOT / "configs" / "tokenizer" / "quantizer"
+EXPERIMENT = ROOT / "configs" / "experiment" / "quickstart.yaml"
+BEGIN, END = "<!-- table: written by docs/quantizer_table.py -->", "<!-- end of table -->"
+SETTINGS = ("experiment=quickstart", "trainer.max_updates=300", "protocol=mini", "protocol.metrics=[psnr,codebook]")
+ENOUGH = 0.3  # of the codes; a YAML whose run stays below says why in its comment
+
+
+def train(name: str, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left
+    words = [*SETTINGS, f"tokenizer/quantizer={name}", f"hydra.run.dir={folder}"]
+    environment = {"OMP_NUM_THREADS": "1"} | os.environ
+    done = subprocess.run(
+        [sys.executable, "-m", "imtok.scripts.cli", "train", *words], env=environment, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise SystemExit(f"{name}: {(done.stderr or done.stdout)[-2000:]}")
+
+
+def is_current(name: str, folder: Path) -> bool:
+    metrics = folder / "metrics.json"
+    sources = (YAMLS / f"{name}.yaml", EXPERIMENT)
+    return metrics.is_file() and metrics.stat().st_mtime > max(s.stat().st_mtime for s in sources)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def row(name: str, metrics: dict[str, Any]) -> str:
+    model, books = metrics["model"], list(metrics.get("codebooks", {}).values())
+    cells = [
+        f"`{name}`",
+        codebook_words(model["codebook_size"]),
+        f"{model['tokens'] or '-'}",
+        f"{model['bits_per_image']:.0f}",
+    ]
+    cells.append(f"{metrics['psnr']['mean']:.2f}")
+    if books:
+        reachable = sum(b["uniform_ceiling"] for b in books) / len(books)
+        within = f" of {reachable:.0%}" if reachable < 0.99 else ""
+        cells += [f"{metrics['usage']:.0%}{within}", f"{metrics['perplexity']:.0f}"]
+    else:
+        cells += ["-", "-"]
+    return f"| {' | '.join(cells)} |"
+
+
+def written(results: dict[str, dict[str, Any]]) -> str:
+    made = {name: (m["provenance"]["date"], m["provenance"]["git"]) for name, m in results.items()}
+    dates, commits = sorted({d for d, _ in made.values()}), sorted({c for _, c in made.values()})
+    any_ = next(iter(results.values()))
+    command = " ".join(("imtok train", *SETTINGS, "tokenizer/quantizer=NAME"))
+    lines = [
+        BEGIN,
+        "",
+        f"`{command}`, {dates[0]}{'' if len(dates) == 1 else f' to {dates[-1]}'}, commit {', '.join(commits)}, "
+        f"torch {any_['provenance']['packages']['torch']} on one CPU thread; {any_['num_images']} held-out pictures. "
+        f"A picture's own mean colour reaches {any_['psnr_mean_colour']:.2f} dB. Usage: share of the codes that these "
+        "pictures' tokens choose at least once; usage and perplexity are means over codebooks where there are several. "
+        '"of N %": what as many even draws would reach.',
+        "",
+        "| quantizer | codes | tokens | bits/image | PSNR dB | usage | perplexity |",
+        "|---|---|---|---|---|---|---|",
+        *(row(name, results[name]) for name in sorted(results)),
+        "",
+        END,
+    ]
+    return "\n".join(lines)
+
+
+def with_table(page: str, table: str) -> str:
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return before + table + after
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="default: all; the page shows every run that is in the folder")
+    parser.add_argument("--read", action="store_true", help="train nothing, write the page from what is there")
+    parser.add_argument("--runs", type=Path, default=Path("runs/quantizer_table"))
+    options = parser.parse_args()
+    names = sorted(path.stem for path in YAMLS.glob("*.yaml"))
+    for name in [] if options.read else options.names or names:
+        if not is_current(name, options.runs / name):
+            train(name, options.runs / name)
+        print(row(name, read(options.runs / name)), flush=True)
+    results = {name: read(options.runs / name) for name in names if (options.runs / name / "metrics.json").is_file()}
+    low = [name for name, m in results.items() if m.get("usage", 1) < ENOUGH]
+    print(f"below {ENOUGH:.0%} usage: {', '.join(low) or 'none'}")
+    print(f"without a run: {', '.join(sorted(set(names) - set(results))) or 'none'}")
+    PAGE.write_text(with_table(PAGE.read_text(), written(results)))
+
+
+if __name__ == "__main__":
+    main()
