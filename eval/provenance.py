@@ -43,7 +43,11 @@ def _version(package: str) -> str | None:
 
 
 def model_facts(tokenizer: nn.Module) -> dict:
-    """Sizes that the module itself knows; the export's own facts come beside them."""
+    """Sizes that the module itself knows; the export's own facts come beside them.
+
+    A decoder that samples says with what (sampler, steps, guidance, seed) by its `facts()`.
+    """
+    decoder_facts = getattr(getattr(tokenizer, "decoder", None), "facts", None)
     return {
         "class": type(tokenizer).__name__,
         "parameters": sum(p.numel() for p in tokenizer.parameters()),
@@ -55,4 +59,5 @@ def model_facts(tokenizer: nn.Module) -> dict:
         "tokens": tokenizer.num_tokens,
         "codebook_size": tokenizer.codebook_size,
         "bits_per_image": tokenizer.bits_per_image,
+        "decoder_facts": dict(decoder_facts()) if decoder_facts else {},
     }

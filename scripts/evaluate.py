@@ -27,6 +27,8 @@ usage: imtok evaluate model=DIR_OR_HUB_ID [data=NAME] [key=value ...]
   protocol=NAME             {protocols}
   protocol.inception=FILE   the 2015 Inception (rFID, Inception Score) from a file; also protocol.lpips_vgg, lpips_alex
   weights=random            of all metric networks: numbers are marked and never called rFID
+  curve_images=64           of a tokenizer of variable length, so many are measured at 1, 2, 4 ... all tokens, and as
+                            JPEG, WebP and AVIF files of as many bytes; null: all, 0: none
   require=[rfid,lpips_vgg]  exit with an error if one of these could not be computed (after the report)
   out=DIR                   or hydra.run.dir=DIR. Default: the model's run folder for what the run itself measured,
                             RUN/evaluations/DATA-SPLIT for anything else, evaluation/MODEL for a model without a run
@@ -102,6 +104,7 @@ def run(argv: Sequence[str]) -> int:
         device=device,
         model_facts={"name": model_name(folder), "folder": str(folder)} | training,
         require=tuple(config.require),
+        curve_images=config.curve_images,
     )
     print_summary(results, out)
     skipped = SkippedImages(folder=None if out == run_dir else out, fresh=True)  # a run's own list is training's
