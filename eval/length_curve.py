@@ -69,9 +69,7 @@ class LengthCurve:
         """Which of the next `count` pictures belong to the curve."""
         numbers = range(self.offered, min(self.offered + count, self.available))
         first, self.offered = self.offered, self.offered + count
-        return [
-            i - first for i in numbers if (i + 1) * self.wanted // self.available > i * self.wanted // self.available
-        ]
+        return [i - first for i in numbers if i * self.wanted % self.available < self.wanted]
 
     def update(
         self,

@@ -126,6 +126,6 @@ def slider(curve: Mapping[str, Any], pictures: Sequence[GrowingPicture], *, data
     return (
         f'<div class="growing{small}"><div class="row given">{given}</div>'
         f'<div class="slider" role="radiogroup" aria-label="tokens" style="--stops:{last + 1}">{"".join(stops)}</div>'
-        '<p class="key">Above: the images as given. Below: with so many tokens; drag, click, or use the arrow keys.</p>'
+        '<p class="key whole">Above: the images as given. Below: with so many tokens. Drag, click, or arrow keys.</p>'
         "</div>"
     )
