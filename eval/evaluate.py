@@ -206,8 +206,4 @@ def _gathered_objects(own: Any, world: int) -> list[Any]:
 
 
 def _gathered(pictures: list[Picture], world: int) -> list[Picture]:
-    if world == 1:
-        return pictures
-    shards: list[Any] = [None] * world
-    dist.all_gather_object(shards, pictures)
-    return sorted((p for shard in shards for p in shard), key=lambda p: (p.psnr, p.key))
+    return sorted((p for shard in _gathered_objects(pictures, world) for p in shard), key=lambda p: (p.psnr, p.key))
