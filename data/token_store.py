@@ -4,6 +4,9 @@
     tokens/tokens_00000.npy    [n, M, K]; or [n, sum of M * K] where the streams' numbers of codebooks differ
     tokens/tokens_00000.json   keys and skipped files of that shard: what an interrupted run goes on from
 
+Pictures of different lengths have -1 behind their last token (on disk the type's largest value), and index.json has
+their `lengths`.
+
 A shard's .json is written after its .npy, each by rename, so that a shard with a .json is complete.
 """
 
@@ -42,12 +45,15 @@ class Packing:
     dtype: str
 
     @classmethod
-    def of(cls, layout: Sequence[IndexSegment]) -> "Packing":
+    def of(cls, layout: Sequence[IndexSegment], *, num_tokens: int | None = None) -> "Packing":
+        """num_tokens: of every picture, where only the first so many of the layout are kept."""
         streams: dict[str, tuple[int, int]] = {}
         for segment in layout:
             length, codebooks = streams.get(segment.stream, (0, len(segment.vocabulary)))
             assert codebooks == len(segment.vocabulary), "segments of one stream have one K"
             streams[segment.stream] = (length + segment.length, codebooks)
+        if num_tokens is not None:
+            streams = {name: (min(length, num_tokens), codebooks) for name, (length, codebooks) in streams.items()}
         return cls(streams, integer_type(layout).name)
 
     @property
@@ -88,6 +94,8 @@ class Shard:
     labels: list[int]
     skipped: list[str] = field(default_factory=list)  # "path: reason"
     inputs: int = 0  # files consumed, readable or not
+    lengths: list[int] = field(default_factory=list)  # of pictures that choose theirs; empty where all have the same
+    missed: int = 0  # pictures that miss the quality asked for
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -99,11 +107,20 @@ class TokenWriter:
 
     about: everything that decides what the tokens are (model sha256, image size, crop, list of inputs); a folder
     begun with other values is refused.
+    num_tokens: of every picture, where that is fewer than the layout has.
     """
 
-    def __init__(self, folder: Path, *, layout: Sequence[IndexSegment], about: dict[str, Any], shard_size: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        layout: Sequence[IndexSegment],
+        about: dict[str, Any],
+        shard_size: int,
+        num_tokens: int | None = None,
+    ) -> None:
         self.folder, self.about, self.layout, self.shard_size = folder, about, layout, shard_size
-        self.packing = Packing.of(layout)
+        self.packing = Packing.of(layout, num_tokens=num_tokens)
         self.folder.mkdir(parents=True, exist_ok=True)
         begun = folder / "begun.json"
         if begun.is_file():
@@ -139,13 +156,17 @@ class TokenWriter:
         keys: Sequence[str],
         labels: Sequence[int],
         skipped: Sequence[str],
+        lengths: Sequence[int] = (),
+        missed: int = 0,
     ) -> None:
-        """One batch: tokens of `keys`, and files that gave none."""
+        """One batch: tokens of `keys`, and files that gave none; lengths where each picture has its own."""
         if indices is not None:
             self.rows.append(self.packing.pack(indices))
         self.open.keys += keys
         self.open.labels += labels
         self.open.skipped += skipped
+        self.open.lengths += lengths
+        self.open.missed += missed
         self.open.inputs += len(keys) + len(skipped)
         if self.open.inputs >= self.shard_size:
             self.close_shard()
@@ -177,6 +198,8 @@ class TokenWriter:
             "labels": [label for shard in self.shards for label in shard.labels],
             "skipped": [line for shard in self.shards for line in shard.skipped],
         }
+        if lengths := [length for shard in self.shards for length in shard.lengths]:
+            index |= {"lengths": lengths, "missed": sum(shard.missed for shard in self.shards)}
         write_json(self.folder / "index.json", index)
         return index
 

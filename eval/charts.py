@@ -58,7 +58,7 @@ class Axes:
         step = max(1, math.ceil(len(powers) / (count + 1)))
         return [10.0**p for p in powers[::step]]
 
-    def frame(self, x_label: str, y_label: str) -> str:
+    def frame(self, x_label: str, y_label: str, *, x_ticks: Sequence[float] | None = None) -> str:
         parts = []
         for tick in self._ticks(self.y, self.log_y, 4):
             y = self.at_y(tick)
@@ -66,7 +66,7 @@ class Axes:
             parts.append(f'<text class="tick" x="{LEFT - 6}" y="{y + 3:.1f}" text-anchor="end">{_label(tick)}</text>')
         base = self.height - BOTTOM
         parts.append(f'<line class="axis" x1="{LEFT}" x2="{self.width - RIGHT}" y1="{base}" y2="{base}"/>')
-        for tick in self._ticks(self.x, self.log_x, max(2, self.width // 90)):
+        for tick in x_ticks or self._ticks(self.x, self.log_x, max(2, self.width // 90)):
             x = self.at_x(tick)
             parts.append(f'<text class="tick" x="{x:.1f}" y="{base + 14}" text-anchor="middle">{_label(tick)}</text>')
         if x_label:
@@ -138,6 +138,27 @@ def curve_chart(series: Sequence[tuple[str, Sequence[Point]]], *, x_label: str) 
     axes = Axes(x=(x_low, x_high), y=(y_low - margin, y_high + margin), width=width, height=height)
     lines = [_line(axes, line, 0 if name == "train" else 1, name) for name, line in series]
     return _svg(width, height, axes.frame(x_label, "") + "".join(lines), ", ".join(name for name, _ in series))
+
+
+def length_chart(series: Sequence[tuple[str, Sequence[Point]]], *, ticks: Sequence[float], x_label: str) -> str:
+    """One metric over tokens, on a scale of doublings: the tokenizer, and codecs where their files are as small."""
+    width, height = 460, 220
+    xs, ys = zip(*(p for _, line in series for p in line), strict=True)
+    low, high = min(ys), max(ys)
+    margin = (high - low) * 0.06
+    x_limits = (min(*xs, *ticks), max(*xs, *ticks))
+    axes = Axes(x=x_limits, y=(low - margin, high + margin), width=width, height=height, log_x=True)
+    doublings = range(math.ceil(math.log2(x_limits[0])), math.floor(math.log2(x_limits[1])) + 1)
+    parts = [axes.frame(x_label, "", x_ticks=[2.0**i for i in doublings[:: 1 + len(doublings) // 12]])]
+    for number, (name, line) in enumerate(series):
+        if len(line) > 1:
+            parts.append(_line(axes, line, number, name))
+        parts += [
+            f'<circle class="point s{number % 4}" cx="{axes.at_x(x):.1f}" cy="{axes.at_y(y):.1f}" r="2.8">'
+            f"<title>{escape(name)}: {_label(round(y, 4))} at {_label(round(x, 1))} tokens</title></circle>"
+            for x, y in line
+        ]
+    return _svg(width, height, "".join(parts), f"{', '.join(name for name, _ in series)} by {x_label}")
 
 
 def _line(axes: Axes, points: Sequence[Point], number: int, name: str) -> str:

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from ..configs.errors import UserError, did_you_mean
 from ..data.range import to_model_range
 from .gallery import Gallery, Picture, look_again
+from .length_curve import LengthCurve, falling, joined, own_share
 from .meaning.alignment import Alignment
 from .meaning.measure import Meaning, MeaningData, measure_meaning
 from .meters import Meters
 from .networks import LpipsFactory, resolve_networks
 from .pixels import to_pixels
-from .progress import ImageProgress
+from .progress import ImageProgress, number_of_images
 from .protocol import METRICS, PROBES, Protocol
 from .provenance import model_facts as facts_of_module
 from .provenance import provenance
@@ -39,6 +40,7 @@ def evaluate(
     model_facts: Mapping[str, Any] | None = None,
     require: Sequence[str] = (),
     progress: bool = True,
+    curve_images: int | None = 64,
     lpips_factory: LpipsFactory | None = None,
     meaning: MeaningData | None = None,
     alignment: Alignment | None = None,
@@ -49,6 +51,8 @@ def evaluate(
     batches: dicts with `image` (uint8, or floats in [-1, 1]) and `key`; re-iterable, because the median pictures are
     looked up again. Under torch.distributed each process gives its own share, unpadded; the sums are joined.
     meaning, alignment: what probes of meaning read; without the first there are none.
+    curve_images: of a tokenizer of variable length, so many images (None: all, 0: none), evenly spread, are measured at
+    1, 2, 4 ... all tokens too, and by JPEG, WebP and AVIF at equal bytes.
     require: metrics whose absence is an error, raised after the report is written.
     """
     check_required(require, protocol)
@@ -63,6 +67,7 @@ def evaluate(
     was_training = tokenizer.training
     tokenizer.to(device).eval()
     meters, size = None, tuple(tokenizer.image_size)
+    dropout, curve = getattr(tokenizer, "token_dropout", None), None
     gallery, skipped = Gallery(process=rank), []
     started = time.perf_counter()
 
@@ -83,6 +88,16 @@ def evaluate(
                 networks.leave_out_too_small(size)
                 layout = tokenizer.index_layout(size) if quantized.indices else ()
                 meters = Meters(protocol=protocol, networks=networks, layout=layout)
+                if dropout is not None:
+                    available = number_of_images(batches)
+                    curve = LengthCurve(
+                        protocol=protocol,
+                        networks=networks,
+                        layout=layout,
+                        total=quantized.codes["main"].x_BND.shape[1],
+                        wanted=own_share(curve_images, available, rank, world),
+                        available=available,
+                    )
             values = meters.update(
                 reference=reference,
                 reconstruction=pixels,
@@ -92,8 +107,18 @@ def evaluate(
                 networks=networks,
             )
             gallery.update(values, keys, reference, pixels, number)
+            if curve is not None:
+                curve.update(
+                    dropout=dropout,
+                    quantized=quantized,
+                    reference=reference,
+                    keys=keys,
+                    decode=lambda codes, rows: tokenizer.decode(codes).float().clamp_(-1, 1),
+                    networks=networks,
+                )
             bar.advance(len(keys))
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started - (curve.seconds if curve is not None else 0.0)
+        curve = joined(_gathered_objects(curve.to_cpu() if curve is not None and world > 1 else curve, world))
         meters, gallery, skipped = _join_processes(meters, gallery, skipped, world)
         if meters is None:
             raise UserError(f"data={data_facts.get('name')}: no readable image to evaluate ({len(skipped)} skipped)")
@@ -119,11 +144,15 @@ def evaluate(
         "seconds": seconds,
         "images_per_second": meters.images / seconds,
     }
+    if curve is not None:
+        results["curve"] = curve.result(networks)
+        results["warnings"] += falling(results["curve"])
     if rank == 0:
         pictures = {"best": gallery.best, "median": median, "worst": gallery.worst}
         try:
             write_json(results, Path(out_dir) / "metrics.json")
-            write_report(results, pictures, out_dir=Path(out_dir), run_dir=run_dir)
+            growing = curve.pictures if curve is not None else ()
+            write_report(results, pictures, out_dir=Path(out_dir), run_dir=run_dir, growing=growing)
         except OSError:  # the disk filled up meanwhile: the numbers survive on the screen
             print("\n".join(f"{row.name}: {row.value}" for row in metric_rows(results)), flush=True)
             raise
@@ -202,9 +231,13 @@ def _join_processes(
     return joined, whole, all_skipped
 
 
-def _gathered(pictures: list[Picture], world: int) -> list[Picture]:
+def _gathered_objects(own: Any, world: int) -> list[Any]:
     if world == 1:
-        return pictures
+        return [own]
     shards: list[Any] = [None] * world
-    dist.all_gather_object(shards, pictures)
-    return sorted((p for shard in shards for p in shard), key=lambda p: (p.psnr, p.key))
+    dist.all_gather_object(shards, own)
+    return shards
+
+
+def _gathered(pictures: list[Picture], world: int) -> list[Picture]:
+    return sorted((p for shard in _gathered_objects(pictures, world) for p in shard), key=lambda p: (p.psnr, p.key))

@@ -8,6 +8,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
+def number_of_images(batches: Iterable[Any]) -> int | None:
+    """Of a loader or a list; None where only the pass itself tells."""
+    if isinstance(batches, list | tuple):
+        return sum(len(batch["key"]) for batch in batches)
+    sampler = getattr(batches, "sampler", None)
+    return len(sampler) if hasattr(sampler, "__len__") else None
+
+
 class ImageProgress:
     """Context manager around a pass over `batches`; counts images."""
 
@@ -21,9 +29,7 @@ class ImageProgress:
             TimeRemainingColumn(),
         )
         self.progress = Progress(*columns, console=console, disable=not (show and console.is_terminal), transient=True)
-        sampler = getattr(batches, "sampler", None)
-        total = len(sampler) if hasattr(sampler, "__len__") else None
-        self.task = self.progress.add_task("evaluate", total=total, rate="")
+        self.task = self.progress.add_task("evaluate", total=number_of_images(batches), rate="")
 
     def __enter__(self) -> "ImageProgress":
         self.started, self.images = time.perf_counter(), 0

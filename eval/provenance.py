@@ -31,8 +31,12 @@ def git_revision() -> str | None:
 
 
 def model_facts(tokenizer: nn.Module) -> dict:
-    """Sizes that the module itself knows; the export's own facts come beside them."""
+    """Sizes that the module itself knows; the export's own facts come beside them.
+
+    A decoder that samples says with what (sampler, steps, guidance, seed) by its `facts()`.
+    """
     draws = getattr(getattr(tokenizer, "quantizer", None), "stochastic", False)
+    decoder_facts = getattr(getattr(tokenizer, "decoder", None), "facts", None)
     return {
         "class": type(tokenizer).__name__,
         # None where there is nothing to say: the report leaves it out.
@@ -46,5 +50,5 @@ def model_facts(tokenizer: nn.Module) -> dict:
         "tokens": tokenizer.num_tokens,
         "codebook_size": tokenizer.codebook_size,
         "bits_per_image": tokenizer.bits_per_image,
-        **(tokenizer.decoder.facts() if hasattr(tokenizer.decoder, "facts") else {}),
+        "decoder_facts": dict(decoder_facts()) if decoder_facts else {},
     }

@@ -16,13 +16,21 @@ from torch import Tensor
 from .charts import curve_chart, histogram_chart, rank_chart
 from .curves import read_curves
 from .gallery import Picture
+from .length_curve import GrowingPicture
+from .length_page import curve_section
 from .rows import data_name, facts, metric_rows, model_title
 
 GAIN = 4  # of the shown difference
 BADGE = '<span class="badge">random weights</span>'
 
 
-def html_report(results: Mapping[str, Any], pictures: Mapping[str, Sequence[Picture]], *, run_dir: Path | None) -> str:
+def html_report(
+    results: Mapping[str, Any],
+    pictures: Mapping[str, Sequence[Picture]],
+    *,
+    run_dir: Path | None,
+    growing: Sequence[GrowingPicture] = (),
+) -> str:
     model, data, made = results["model"], results["data"], results["provenance"]
     title = model_title(model)
     under = [
@@ -36,6 +44,7 @@ def html_report(results: Mapping[str, Any], pictures: Mapping[str, Sequence[Pict
         metric_table(results),
         not_computed_table(results["not_computed"]),
         care_list(results["warnings"]),
+        curve_section(results.get("curve"), growing, data_uri=data_uri),
         picture_shelves(pictures),
         distributions(results),
         training_curves(read_curves(Path(run_dir) / "metrics.csv") if run_dir else {}),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from .length_table import markdown_curve
 from .rows import data_name, facts, metric_rows, model_title
 
 
@@ -17,6 +18,8 @@ def markdown_report(results: Mapping[str, Any]) -> str:
         mark = " **[random weights]**" if row.random else ""
         cells = (row.group, _cell(row.name) + mark, row.value, row.better, f"{n:,}", f"`{label}`", _cell(row.note))
         lines.append(f"| {' | '.join(cells)} |")
+    if results.get("curve"):
+        lines += markdown_curve(results["curve"])
     if results["not_computed"]:
         lines += ["", "## Not computed", "", "| metric | why, and what would compute it |", "|---|---|"]
         lines += [f"| {name} | {_cell(reason)} |" for name, reason in results["not_computed"].items()]

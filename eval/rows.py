@@ -130,8 +130,10 @@ def facts(results: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
         ("codebook", f"{codebook:,} entries" if isinstance(codebook, int) else " x ".join(map(str, codebook))),
         ("nominal bits per image", f"{model['bits_per_image']:,.6g}"),
     ]
+    model_rows += [(f"decoder: {name}", _plain(value)) for name, value in model.get("decoder_facts", {}).items()]
     known = {
         "class",
+        "decoder_facts",
         "parameters",
         "parameters_by_part",
         "parts",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "imtok encode photos/ --model runs/quickstart/STAMP/tokenizer --out tokens/",
+    'imtok encode photos/ --model DIR --out tokens/ --quality "psnr>=24"',
     "imtok encode imagenet/train --model DIR --out codes/ --format llamagen --device cuda --batch-size 64",
 )
 
@@ -83,6 +84,18 @@ def batches(
     return iter(DataLoader(rest, batch_size=size, num_workers=workers, collate_fn=list))
 
 
+def tokens_of(tokenizer: Any, images: "Tensor", *, num_tokens: int | None, quality: Any | None) -> dict[str, Any]:
+    """What TokenWriter.add takes of one batch: indices, and with a quality each picture's length."""
+    if quality is not None:
+        from imtok.tokenizers.quality import shortest_prefixes
+
+        found = shortest_prefixes(tokenizer, images, quality)
+        total = found.quantized.codes["main"].x_BND.shape[1]
+        indices = tokenizer.variable().padded(found.quantized.indices["main"], total)
+        return {"indices": indices, "lengths": found.lengths, "missed": sum(found.missed)}
+    return {"indices": tokenizer.tokenize(images, num_tokens=num_tokens) if num_tokens else tokenizer.tokenize(images)}
+
+
 def encode(
     tokenizer: Any,
     files: Sequence[Path],
@@ -112,15 +125,25 @@ def encode(
             at = range(start, start + len(batch))
             good = [i for i, (image, _) in zip(at, batch, strict=True) if image is not None]
             skipped = [f"{keys[i]}: {why}" for i, (image, why) in zip(at, batch, strict=True) if image is None]
-            indices = None
+            made: dict[str, Any] = {"indices": None}
             if good:
                 images = torch.stack([image for image, _ in batch if image is not None]).to(tokenizer.device)
-                indices = tokenizer.tokenize(to_model_range(images))
-            writer.add(indices, keys=[keys[i] for i in good], labels=[labels[i] for i in good], skipped=skipped)
+                made = tokens_of(tokenizer, to_model_range(images), **options["length"])
+            writer.add(**made, keys=[keys[i] for i in good], labels=[labels[i] for i in good], skipped=skipped)
             start += len(batch)
             speed = bar.tasks[0].speed
             bar.update(task, completed=start, rate=f"{speed:.1f} images/s" if speed else "")
     return writer.finish()
+
+
+def said_lengths(index: dict[str, Any]) -> str:
+    """How many tokens the images have, and how many of them miss the quality."""
+    most = sum(m for m, _ in index["streams"].values())
+    lengths = index.get("lengths")
+    if not lengths:
+        return f"{most} tokens each"
+    text = f"{min(lengths)} to {max(lengths)} tokens, {sum(lengths) / len(lengths):.1f} on average"
+    return text + f" ({index['missed']} miss {index['quality']} and keep all {most})" * bool(index["missed"])
 
 
 def main(argv: Sequence[str]) -> int:
@@ -149,6 +172,15 @@ def main(argv: Sequence[str]) -> int:
         default="centre",
         help="centre: short side resized, then the middle square (ADM); none: only pictures of exactly the image size",
     )
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument(
+        "--num-tokens", type=positive, metavar="K", help="the first K tokens, of a tokenizer of variable length"
+    )
+    length.add_argument(
+        "--quality",
+        metavar="BOUND",
+        help='as few tokens as an image needs: "psnr>=24", "mse<=0.01" or "l1<=0.05" (errors of the full range)',
+    )
     parser.add_argument("--limit", type=positive, metavar="N", help="the first N images only")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read images (default 0)")
     parser.add_argument("--shard-size", type=positive, default=4096, metavar="N", help="images a shard (default 4096)")
@@ -165,9 +197,11 @@ def main(argv: Sequence[str]) -> int:
     keys = [path.relative_to(root).as_posix() for path in files]
 
     from imtok.data.token_store import TokenWriter
+    from imtok.tokenizers.quality import Quality
 
     from .models import load_model
 
+    quality = None if options.quality is None else Quality.parse(options.quality)
     tokenizer, model = load_model(options.model, find_device(options.device))
     size = tuple(options.image_size or tokenizer.image_size)
     size = size * 2 if len(size) == 1 else size
@@ -183,6 +217,11 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(
             f"--model={options.model}: this tokenizer has no indices (continuous), so there is nothing to store"
         )
+    if options.num_tokens or quality:
+        tokenizer.variable()
+        total = sum(segment.length for segment in layout)
+        if options.num_tokens and options.num_tokens > total:
+            raise UserError(f"--num-tokens={options.num_tokens}: from 1 to {total} for this tokenizer")
     classes, labels = class_labels(keys)
     about = {
         **model,
@@ -192,19 +231,22 @@ def main(argv: Sequence[str]) -> int:
         "classes": classes,
         "codebook_size": tokenizer.codebook_size,
         "stochastic": bool(tokenizer.quantizer.stochastic),
+        "num_tokens": options.num_tokens,
+        "quality": None if quality is None else str(quality),
     }
     about["codebook_size"] = list(k) if isinstance(k := about["codebook_size"], tuple) else k
     if options.overwrite and options.out.is_dir():
         TokenWriter.clear(options.out)
-    writer = TokenWriter(options.out, layout=layout, about=about, shard_size=options.shard_size)
+    writer = TokenWriter(
+        options.out, layout=layout, about=about, shard_size=options.shard_size, num_tokens=options.num_tokens
+    )
     if writer.inputs_done:
         print(f"going on after {writer.inputs_done} of {len(files)} images")
     settings = {"size": size, "crop": options.crop, "batch_size": options.batch_size, "workers": options.workers}
+    settings["length"] = {"num_tokens": options.num_tokens, "quality": quality}
     index = encode(tokenizer, files, keys, labels, writer, settings)
 
-    print(
-        f"{index['count']} images, {sum(m for m, _ in index['streams'].values())} tokens each: {options.out}/index.json"
-    )
+    print(f"{index['count']} images, {said_lengths(index)}: {options.out}/index.json")
     if index["skipped"]:
         print(f"skipped {len(index['skipped'])} (all named in index.json), the first: {index['skipped'][0]}")
     if options.format != "imtok":

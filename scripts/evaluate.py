@@ -29,6 +29,8 @@ usage: imtok evaluate model=DIR_OR_HUB_ID [data=NAME] [key=value ...]
   weights=random            of all metric networks: numbers are marked and never called rFID
   protocol.probes=none      no probes of meaning; or some of [linear_probe, knn, zero_shot, retrieval, teacher_cosine]
   protocol.probe_images=N   training images that the first two are fitted on (2048); labels make them possible
+  curve_images=64           of a tokenizer of variable length, so many are measured at 1, 2, 4 ... all tokens, and as
+                            JPEG, WebP and AVIF files of as many bytes; null: all, 0: none
   require=[rfid,lpips_vgg]  exit with an error if one of these could not be computed (after the report)
   out=DIR                   or hydra.run.dir=DIR. Default: the model's run folder for what the run itself measured,
                             RUN/evaluations/DATA-SPLIT for anything else, evaluation/MODEL for a model without a run
@@ -108,6 +110,7 @@ def run(argv: Sequence[str]) -> int:
         require=tuple(config.require),
         meaning=meaning_of(data, loader, protocol, fit=split == "val"),
         alignment=load_alignment(folder, tokenizer),
+        curve_images=config.curve_images,
     )
     print_summary(results, out)
     skipped = SkippedImages(folder=None if out == run_dir else out, fresh=True)  # a run's own list is training's

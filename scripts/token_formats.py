@@ -36,6 +36,8 @@ def _llamagen(store: "TokenStore") -> Path:
     labels.mkdir(exist_ok=True)
     number = 0
     for _, classes, indices in store.batches(256):
+        if bool((indices < 0).any()):
+            raise UserError("--format=llamagen: needs the same number of tokens for every image; use --format=jsonl")
         for label, row in zip(classes, indices.flatten(1).numpy(), strict=True):
             np.save(codes / f"{number}.npy", row[None, None])
             np.save(labels / f"{number}.npy", np.array([max(label, 0)]))
@@ -44,11 +46,11 @@ def _llamagen(store: "TokenStore") -> Path:
 
 
 def _jsonl(store: "TokenStore") -> Path:
-    """`pretokenized.jsonl` of RAR (bytedance/1d-tokenizer): {"class_id": int, "tokens": [...]} a line."""
+    """`pretokenized.jsonl` of RAR (bytedance/1d-tokenizer): {"class_id": int, "tokens": [...]} a line, without -1."""
     path = store.folder / "pretokenized.jsonl"
     draft = path.with_name(f".{path.name}.writing")
     with draft.open("w", encoding="utf-8") as file:
         for _, classes, indices in store.batches(256):
-            for label, row in zip(classes, indices.flatten(1).tolist(), strict=True):
-                file.write(json.dumps({"class_id": max(label, 0), "tokens": row}) + "\n")
+            for label, row in zip(classes, indices.flatten(1), strict=True):
+                file.write(json.dumps({"class_id": max(label, 0), "tokens": row[row >= 0].tolist()}) + "\n")
     return draft.replace(path)

@@ -1,6 +1,8 @@
 """What many tests need: one thread, a small real tokenizer, and where the parity fixtures lie."""
 
+import importlib.util
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,25 @@ def tokenizer_node() -> dict[str, Any]:
         "encoder": {"_target_": "imtok.tokenizers.encoders.cnn.CNNEncoder", "dim": 8, **sizes},
         "quantizer": {"_target_": "imtok.tokenizers.quantizers.vq.VQ", "codebook_size": 64},
         "decoder": {"_target_": "imtok.decoders.cnn.CNNDecoder", **sizes},
+    }
+
+
+@pytest.fixture(scope="session")
+def variable_node() -> dict[str, Any]:
+    """The YAML node of a tokenizer of 1 to 64 tokens for 32x32 pixels (variable_length.py says what it is)."""
+    place = ROOT / "tests" / "variable_length.py"
+    name = "imtok.variable_length_of_the_tests"  # from_pretrained loads classes of imtok only
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, place)
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return {
+        "_target_": "imtok.tokenizers.tokenizer.Tokenizer",
+        "image_size": 32,
+        "encoder": {"_target_": f"{name}.CosineEncoder", "num_tokens": 64},
+        "quantizer": {"_target_": f"{name}.Steps"},
+        "decoder": {"_target_": f"{name}.CosineDecoder", "image_size": 32},
+        "token_dropout": {"_target_": f"{name}.CutTail"},
     }
 
 

@@ -10,6 +10,7 @@ from ..configs.errors import UserError
 from ..configs.instantiate import build
 from .feature_taps import FeatureTaps
 from .index_tensors import height_width, split_by_stream
+from .token_dropout.base import TokenDropout, hidden_as_zero
 from .types import IndexSegment, Latents, Quantized, StreamShape, TokenizerOutput
 
 
@@ -117,15 +118,33 @@ class Tokenizer(nn.Module):
         """
         self._check_images(images)
         quantized = self.quantizer(self.encoder(images if self.space is None else self.space.encode(images)))
-        return quantized if num_tokens is None else self._variable().keep(quantized, num_tokens)
+        return quantized if num_tokens is None else self.variable().keep(quantized, num_tokens)
 
     @torch.no_grad()
-    def tokenize(self, images: Tensor, *, num_tokens: int | Sequence[int] | None = None) -> Tensor | dict[str, Tensor]:
+    def tokenize(
+        self,
+        images: Tensor,
+        *,
+        num_tokens: int | Sequence[int] | None = None,
+        quality: str | None = None,
+        conditions: Tensor | None = None,
+    ) -> Tensor | dict[str, Tensor]:
         """Images in [-1, 1] to int64 indices [B, M, K]; a dict by stream when the streams' K differ.
 
         With one `num_tokens` M is that number; with one a picture, M is the longest and -1 stands after the shorter.
+        quality: "psnr>=24", "mse<=0.01" or "l1<=0.05" instead: each picture keeps the shortest prefix that reaches it
+        (`shortest_prefixes` in quality.py says how it is found; `conditions` are for decoders that read captions).
         """
-        indices = self.quantize(images, num_tokens=num_tokens).indices
+        if quality is None:
+            indices = self.quantize(images, num_tokens=num_tokens).indices
+        elif num_tokens is not None:
+            raise UserError(f"num_tokens={num_tokens} and quality={quality} both say how many tokens; give one")
+        else:
+            from .quality import Quality, shortest_prefixes
+
+            found = shortest_prefixes(self, images, Quality.parse(quality), conditions=conditions)
+            found.warn_of_missed(quality)
+            indices = found.quantized.indices
         if not indices:
             raise UserError(
                 f"this tokenizer is continuous ({type(self.quantizer).__name__}) and has no indices; "
@@ -152,9 +171,11 @@ class Tokenizer(nn.Module):
         size = height_width(image_size) if image_size is not None else self.image_size
         if isinstance(indices, Tensor):
             if self.token_dropout is not None:
-                indices = self.token_dropout.padded(indices, self.num_tokens)
+                indices = self.token_dropout.padded(indices, sum(s.length for s in self.index_layout(size)))
             indices = split_by_stream(indices, self.index_layout(size), size)
         codes = self.quantizer.indices_to_codes(indices, self.stream_shapes(size))
+        if self.token_dropout is not None:
+            codes = {name: hidden_as_zero(stream) for name, stream in codes.items()}
         return self.decode(codes, conditions=conditions, generator=generator).clamp(-1, 1)
 
     @torch.no_grad()
@@ -223,11 +244,12 @@ class Tokenizer(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def _variable(self) -> nn.Module:
+    def variable(self) -> TokenDropout:
+        """The token dropout, for those who ask for a number of tokens; a UserError where every picture has all."""
         if self.token_dropout is None:
             raise UserError(
-                f"num_tokens: this tokenizer always has {self.num_tokens} tokens; one of variable length is trained "
-                "with tokenizer/token_dropout=NAME"
+                f"num_tokens, quality: this tokenizer always has {self.num_tokens} tokens; one of variable length is "
+                "trained with tokenizer/token_dropout=NAME"
             )
         return self.token_dropout
 

@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 
 from imtok.configs.compose import compose_config
+from imtok.configs.instantiate import build
 from imtok.scripts.evaluate import main
 from imtok.tokenizers.hub import save_pretrained
 from imtok.tokenizers.tokenizer import Tokenizer
@@ -123,6 +124,14 @@ def test_the_runs_own_held_out_images_where_it_recorded_them(run_folder: Path, t
         assert results["num_images"] + results["skipped"] == len(held_out)
     finally:
         (run_folder / "split.json").unlink()
+
+
+def test_a_variable_length_is_judged_at_its_lengths(run_folder: Path, variable_node: dict, tmp_path: Path) -> None:
+    model = save_pretrained(build(variable_node, key="tokenizer"), tmp_path / "tokenizer")
+    words = [f"model={model}", "data=folder", photos_of(run_folder), f"out='{tmp_path}'", "curve_images=2", *QUIET]
+    assert main(words) == 0
+    curve = json.loads((tmp_path / "metrics.json").read_text())["curve"]
+    assert curve["images"] == 2 and [p["tokens"] for p in curve["points"]] == [1, 2, 4, 8, 16, 32, 64]
 
 
 @pytest.mark.parametrize(

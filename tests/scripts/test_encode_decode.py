@@ -205,3 +205,77 @@ def test_a_full_disk_leaves_nothing_half_written_and_encode_goes_on(pictures, mo
     monkeypatch.setattr(atomic_file.os, "fsync", sync)
     run_encode(pictures, model, tmp_path / "tokens")
     assert len(TokenStore(tmp_path / "tokens")) == 7
+
+
+@pytest.fixture
+def variable_model(variable_node, tmp_path):
+    from imtok.configs.instantiate import build
+    from imtok.tokenizers.hub import save_pretrained
+
+    return save_pretrained(build(variable_node, key="tokenizer").eval(), tmp_path / "variable" / "tokenizer")
+
+
+def expected_picture(pictures, key, tokenizer, length):
+    image = adm_centre_crop(read_image(pictures / key), 32)[None]
+    made = tokenizer.reconstruct(to_model_range(image), num_tokens=length)
+    return image, to_uint8(made)[0].permute(1, 2, 0).numpy()
+
+
+def test_a_quality_keeps_each_pictures_own_length_through_store_and_decode(pictures, variable_model, tmp_path, capsys):
+    words = ["--quality", "psnr>=26", "--batch-size", "3", "--shard-size", "2"]
+    assert run_encode(pictures, variable_model, tmp_path / "tokens", *words) == 0
+    printed = capsys.readouterr().out
+    store, tokenizer = TokenStore(tmp_path / "tokens"), from_pretrained(variable_model)
+    lengths = store.index["lengths"]
+    assert len(set(lengths)) > 2 and f"{min(lengths)} to {max(lengths)} tokens" in printed
+    assert store.index["quality"] == "psnr>=26" and store.index["streams"] == {"main": [64, 3]}
+    rows = torch.cat([t for _, _, t in store.batches(2)])
+    assert (rows[..., 0] >= 0).sum(1).tolist() == lengths
+    decode.main([str(tmp_path / "tokens"), "--model", str(variable_model), "--out", str(tmp_path / "out")])
+    missed = 0
+    for key, length, row in zip(store.keys, lengths, rows, strict=True):
+        image, picture = expected_picture(pictures, key, tokenizer, length)
+        written = np.asarray(Image.open((tmp_path / "out" / key).with_suffix(".png")))
+        assert np.array_equal(written, picture)
+        assert torch.equal(row[:length], tokenizer.tokenize(to_model_range(image))[0, :length])
+        error = ((image[0].permute(1, 2, 0).numpy().astype(float) - written) ** 2).mean()
+        missed += 10 * np.log10(255**2 / error) < 26
+    assert missed == store.index["missed"] and (f"{missed} miss psnr>=26" in printed) == (missed > 0)
+
+
+def test_the_first_tokens_of_every_picture_make_narrow_shards(pictures, variable_model, tmp_path):
+    assert run_encode(pictures, variable_model, tmp_path / "tokens", "--num-tokens", "5") == 0
+    store, tokenizer = TokenStore(tmp_path / "tokens"), from_pretrained(variable_model)
+    assert np.load(tmp_path / "tokens" / "tokens_00000.npy").shape == (7, 5, 3)
+    decode.main([str(tmp_path / "tokens"), "--model", str(variable_model), "--out", str(tmp_path / "out")])
+    for key in store.keys:
+        written = np.asarray(Image.open((tmp_path / "out" / key).with_suffix(".png")))
+        assert np.array_equal(written, expected_picture(pictures, key, tokenizer, 5)[1])
+
+
+def test_an_encode_to_another_length_is_no_continuation(pictures, variable_model, tmp_path):
+    run_encode(pictures, variable_model, tmp_path / "tokens", "--quality", "psnr>=20")
+    for words in ([], ["--num-tokens", "5"], ["--quality", "psnr>=21"]):
+        with pytest.raises(UserError, match="begun with another"):
+            run_encode(pictures, variable_model, tmp_path / "tokens", *words)
+
+
+def test_formats_of_ar_trainers_have_no_empty_places(pictures, variable_model, tmp_path):
+    run_encode(pictures, variable_model, tmp_path / "tokens", "--quality", "psnr>=26", "--format", "jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "tokens" / "pretokenized.jsonl").read_text().splitlines()]
+    lengths = TokenStore(tmp_path / "tokens").index["lengths"]
+    assert [len(line["tokens"]) for line in lines] == [3 * n for n in lengths]
+    with pytest.raises(UserError, match="same number of tokens"):
+        run_encode(pictures, variable_model, tmp_path / "tokens", "--quality", "psnr>=26", "--format", "llamagen")
+
+
+@pytest.mark.parametrize("words", [["--num-tokens", "65"], ["--num-tokens", "0"], ["--quality", "good"]])
+def test_lengths_that_cannot_be_are_refused_before_anything_is_written(words, pictures, variable_model, tmp_path):
+    with pytest.raises((UserError, SystemExit)):
+        run_encode(pictures, variable_model, tmp_path / "tokens", *words)
+    assert not (tmp_path / "tokens").exists()
+
+
+def test_a_fixed_length_has_no_shorter_prefixes(pictures, model, tmp_path):
+    with pytest.raises(UserError, match="always has 64 tokens"):
+        run_encode(pictures, model, tmp_path / "tokens", "--quality", "psnr>=20")

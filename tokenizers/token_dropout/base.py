@@ -14,7 +14,8 @@ from ..types import Latents, Quantized, Stream
 class TokenDropout(nn.Module, ABC):
     """Prefixes of the stream `main`: training shows the decoder a random length, use a chosen one.
 
-    A token that is dropped is not there for anybody: mask_BN is False at its place, and its index is -1.
+    A token that is dropped is not there for anybody: mask_BN is False at its place, its index is -1, and its vector is
+    zero, so that nothing leaks into a decoder that has no attention to mask.
     """
 
     @abstractmethod
@@ -57,9 +58,16 @@ def _shortened(stream: Stream, lengths_B: Tensor) -> Stream:
     mask_BN = places < lengths_B[:, None]
     if stream.mask_BN is not None:
         mask_BN = mask_BN & stream.mask_BN
-    return Stream(stream.x_BND, stream.grid, mask_BN)
+    return hidden_as_zero(Stream(stream.x_BND, stream.grid, mask_BN))
 
 
 def with_mask_vector(x_BND: Tensor, mask_BN: Tensor | None, vector_D: Tensor) -> Tensor:
     """What decoders of a fixed length do about tokens that are not there."""
     return x_BND if mask_BN is None else torch.where(mask_BN[..., None], x_BND, vector_D.to(x_BND.dtype))
+
+
+def hidden_as_zero(stream: Stream) -> Stream:
+    """The same vectors whether a prefix was cut in `quantize` or read from indices with -1 behind it."""
+    if stream.mask_BN is None:
+        return stream
+    return replace(stream, x_BND=stream.x_BND.masked_fill(~stream.mask_BN[..., None], 0))

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from imtok.configs.errors import UserError
+from imtok.configs.instantiate import build
 from imtok.tokenizers.token_dropout.base import TokenDropout
 from imtok.tokenizers.types import Quantized, Stream
 
@@ -44,3 +45,19 @@ def test_one_length_cuts_and_one_a_picture_masks():
 def test_lengths_that_cannot_be(wanted):
     with pytest.raises(UserError, match="num_tokens"):
         EveryOther().keep(quantized(), wanted)
+
+
+def test_hidden_vectors_are_zero_and_get_no_gradient():
+    x = torch.randn(3, 4, 2, requires_grad=True)
+    shown = EveryOther()({"main": Stream(x)})["main"]
+    assert torch.equal(shown.x_BND == 0, ~shown.mask_BN[..., None].expand(-1, -1, 2))
+    shown.x_BND.sum().backward()
+    assert torch.equal(x.grad != 0, shown.mask_BN[..., None].expand(-1, -1, 2))
+
+
+@pytest.mark.parametrize("lengths", [5, [1, 64, 7]])
+def test_a_prefix_by_its_indices_is_the_prefix_by_its_codes(variable_node, lengths):
+    tokenizer = build(variable_node, key="tokenizer").eval()
+    images = torch.rand(3, 3, 32, 32) * 2 - 1
+    indices = tokenizer.tokenize(images, num_tokens=lengths)
+    assert torch.equal(tokenizer.detokenize(indices), tokenizer.reconstruct(images, num_tokens=lengths))
