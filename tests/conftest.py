@@ -37,7 +37,7 @@ def tokenizer_node() -> dict[str, Any]:
 def variable_node() -> dict[str, Any]:
     """The YAML node of a tokenizer of 1 to 64 tokens for 32x32 pixels (variable_length.py says what it is)."""
     place = ROOT / "tests" / "variable_length.py"
-    name = "imtok.variable_length_of_the_tests"  # from_pretrained loads classes of imtok only
+    name = "imtok.tokenizers.variable_length_of_the_tests"  # from_pretrained loads classes of imtok's parts only
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, place)
         sys.modules[name] = importlib.util.module_from_spec(spec)

@@ -53,6 +53,10 @@ class JointVQ(Quantizer):
             raise ValueError(f"pixel_weight={pixel_weight}: a number above 0")
         if not 0 <= scale_dropout <= 1:
             raise ValueError(f"scale_dropout={scale_dropout}: a chance, from 0 to 1")
+        if entropy_temperature is not None and entropy_temperature <= 0:
+            raise ValueError(
+                f"entropy_temperature={entropy_temperature}: a number above 0, or null for no entropy term"
+            )
         self.dim = self.out_dim = {stream: dim[stream] for stream in STREAMS}
         check_codebook_size(codebook_size, sum(self.dim.values()))
         self.codebook_size, self.unit_length, self.scale_dropout = codebook_size, unit_length, scale_dropout

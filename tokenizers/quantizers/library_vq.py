@@ -16,8 +16,7 @@ from vector_quantize_pytorch.vector_quantize_pytorch import sample_vectors_distr
 
 from .base import SingleStreamQuantizer, StreamQuantized
 from .codebook import check_codebook_size
-from .finite import finite_on_all_processes
-from .processes import process_count
+from .processes import all_finite, process_count
 
 
 class LibraryVQ(SingleStreamQuantizer):
@@ -69,7 +68,7 @@ class LibraryVQ(SingleStreamQuantizer):
 
     def quantize(self, z_BND: Tensor) -> StreamQuantized:
         self._join_processes()
-        learns = self.training and torch.is_grad_enabled() and finite_on_all_processes(z_BND.detach())
+        learns = self.training and torch.is_grad_enabled() and bool(all_finite(z_BND.detach()))
         codes, indices_BN, commit = self.vq(z_BND, freeze_codebook=not learns)
         if not self.training:
             return StreamQuantized(self.lookup(indices_BN[..., None]), indices_BN[..., None])

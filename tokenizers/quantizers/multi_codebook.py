@@ -39,6 +39,8 @@ class MultiCodebook(SingleStreamQuantizer):
         super().__init__(dim=dim, code_dim=code_dim)
         if projection not in ("linear", "attention", "causal_attention"):
             raise ValueError(f"projection={projection}: known: linear, attention, causal_attention")
+        if projection_heads is not None and projection_heads < 1:
+            raise ValueError(f"projection_heads={projection_heads}: at least 1, or null for the ratio of the widths")
         if projection != "linear" and self.code_dim != dim:
             given = {"num_heads": projection_heads, "causal": projection == "causal_attention"}
             self.project_in = AttentionProjection(dim_in=dim, dim_out=self.code_dim, **given)
