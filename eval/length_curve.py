@@ -108,9 +108,10 @@ class LengthCurve:
         for row, key in enumerate(keys):
             due = len(self.pictures) * max(1, self.wanted // SHOWN)
             if len(self.pictures) < SHOWN and self.images + row >= due:
-                pair = reference[row].expand_as(shown[:, row]), shown[:, row]
+                made = shown[:, row].cpu()
+                pair = reference[row].cpu().expand_as(made), made
                 values = psnr_from_mse(squared_error_per_image(*pair), self.protocol.psnr_cap).tolist()
-                copies = [at[row].cpu().clone() for at in shown]
+                copies = [at.clone() for at in made]
                 self.pictures.append(GrowingPicture(key, reference[row].cpu().clone(), copies, values))
 
     def merge(self, other: "LengthCurve") -> None:

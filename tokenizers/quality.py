@@ -45,6 +45,8 @@ class Quality:
 
     def reached(self, reference: Tensor, reconstruction: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] twice to bool [B]."""
+        if reference.device.type == "mps":  # no float64 there
+            reference, reconstruction = reference.cpu(), reconstruction.cpu()
         if self.metric == "l1":
             return (reference.float() - reconstruction.float()).abs().mean((1, 2, 3)) / 255 <= self.bound
         mse = squared_error_per_image(reference, reconstruction)
