@@ -113,7 +113,9 @@ def evaluate(
                     quantized=quantized,
                     reference=reference,
                     keys=keys,
-                    decode=lambda codes, rows: tokenizer.decode(codes).float().clamp_(-1, 1),
+                    decode=lambda codes, rows: (
+                        tokenizer.decode(codes, **_conditions(tokenizer, batch, rows)).float().clamp_(-1, 1)
+                    ),
                     networks=networks,
                 )
             bar.advance(len(keys))
