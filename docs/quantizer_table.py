@@ -2,7 +2,8 @@
 
     python docs/quantizer_table.py [NAME ...] [--runs FOLDER]
 
-A run is made where there is none, or where the YAML is newer; about 50 seconds of one core each, one after the other.
+A run is made where there is none, or one of other settings in the quantizer's YAML (for changes elsewhere, delete the
+folder); about 50 seconds of one core each, one after the other.
 """
 
 import argparse
@@ -11,15 +12,17 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from imtok.scripts.plan import codebook_words
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "quantizers.md"
 YAMLS = ROOT / "configs" / "tokenizer" / "quantizer"
-EXPERIMENT = ROOT / "configs" / "experiment" / "quickstart.yaml"
 BEGIN, END = "<!-- table: written by docs/quantizer_table.py -->", "<!-- end of table -->"
 SETTINGS = ("experiment=quickstart", "trainer.max_updates=300", "protocol=mini", "protocol.metrics=[psnr,codebook]")
 ENOUGH = 0.3  # of the codes; a YAML whose run stays below says why in its comment
@@ -37,9 +40,10 @@ def train(name: str, folder: Path) -> None:
 
 
 def is_current(name: str, folder: Path) -> bool:
-    metrics = folder / "metrics.json"
-    sources = (YAMLS / f"{name}.yaml", EXPERIMENT)
-    return metrics.is_file() and metrics.stat().st_mtime > max(s.stat().st_mtime for s in sources)
+    if not (folder / "metrics.json").is_file():
+        return False
+    ran = yaml.safe_load((folder / "config.yaml").read_text())["tokenizer"]["quantizer"]
+    return ran == yaml.safe_load((YAMLS / f"{name}.yaml").read_text())
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -64,7 +68,7 @@ def row(name: str, metrics: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def written(results: dict[str, dict[str, Any]]) -> str:
+def written(results: dict[str, dict[str, Any]], missing: Sequence[str] = ()) -> str:
     made = {name: (m["provenance"]["date"], m["provenance"]["git"]) for name, m in results.items()}
     dates, commits = sorted({d for d, _ in made.values()}), sorted({c for _, c in made.values()})
     any_ = next(iter(results.values()))
@@ -82,6 +86,7 @@ def written(results: dict[str, dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|",
         *(row(name, results[name]) for name in sorted(results)),
         "",
+        *([f"Not run yet: {', '.join(missing)}.", ""] if missing else []),
         END,
     ]
     return "\n".join(lines)
@@ -107,8 +112,9 @@ def main() -> None:
     results = {name: read(options.runs / name) for name in names if (options.runs / name / "metrics.json").is_file()}
     low = [name for name, m in results.items() if m.get("usage", 1) < ENOUGH]
     print(f"below {ENOUGH:.0%} usage: {', '.join(low) or 'none'}")
-    print(f"without a run: {', '.join(sorted(set(names) - set(results))) or 'none'}")
-    PAGE.write_text(with_table(PAGE.read_text(), written(results)))
+    missing = sorted(set(names) - set(results))
+    print(f"not run yet: {', '.join(missing) or 'none'}")
+    PAGE.write_text(with_table(PAGE.read_text(), written(results, missing)))
 
 
 if __name__ == "__main__":

@@ -24,3 +24,16 @@ def test_entropy_weighs_each_scales_own_corners() -> None:
         codes = torch.where(F.interpolate(left, (side, side), mode="area") > 0, corner, -corner)
         left = left - (codes if side == 4 else F.interpolate(codes, (4, 4), mode="bicubic"))
     torch.testing.assert_close(loss.double(), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_scales_that_no_sample_reaches_add_nothing() -> None:
+    """They are computed all the same: another process of the run may wait for this one's sums."""
+    quantizer = MultiScaleBSQ(dim=6, bits=6, scales=[1, 2, 4], phi_convs=0).train()
+    z = torch.randn(3, 16, 6, requires_grad=True)
+    short = quantizer({"main": Stream(z, (4, 4))}, depths_B=torch.ones(3, dtype=torch.int64)).losses["entropy"]
+    short.backward()
+    assert bool(torch.isfinite(z.grad).all())
+    first = F.normalize(z.detach(), dim=-1).reshape(-1, 6).double()
+    p = torch.sigmoid(4 / 6**0.5 * first)
+    expected = (entropy(p).sum(dim=1).mean() - entropy(p.mean(dim=0)).sum()) / 3
+    torch.testing.assert_close(short.double(), expected, atol=1e-5, rtol=1e-4)
