@@ -94,7 +94,7 @@ def _meaning_rows(results: Mapping[str, Any]) -> Iterator[Row]:
         said = [f"{number['n']:,} held-out images"]
         said += [f"fitted on {number['fitted_on']:,} training images"] if number["fitted_on"] else []
         said += [f"chance {number['chance']:.1%}"] if number["chance"] is not None else []
-        name = f"{number['name'][0].upper()}{number['name'][1:]} ({number['stream']}, {path})"
+        name = f"{number['name']} ({number['stream']}, {path})"
         note = f"{', '.join(said)}; {number['protocol']}"
         yield Row("Meaning", name, value, "higher", note, random=number["random_weights"])
 

@@ -79,7 +79,7 @@ def measure_meaning(
             _add(
                 meaning,
                 "teacher_cosine",
-                f"cosine to {terms[name].teacher}",
+                f"Cosine to {terms[name].teacher}",
                 float(cosine_N.double().mean()),
                 n=len(cosine_N),
                 stream=terms[name].reading.name,
@@ -131,7 +131,7 @@ def _fitted_probes(
             _add(
                 meaning,
                 probe,
-                "linear probe" if probe == "linear_probe" else "k-NN",
+                "Linear probe" if probe == "linear_probe" else "k-NN",
                 float((predicted == truth).double().mean()),
                 n=len(truth),
                 fitted_on=len(labels),
@@ -169,7 +169,7 @@ def _text_probes(
         _add(
             meaning,
             "zero_shot",
-            "zero-shot accuracy",
+            "Zero-shot accuracy",
             float((predicted == truth).double().mean()),
             n=len(truth),
             chance=1 / len(data.class_names),
@@ -187,7 +187,7 @@ def _text_probes(
             _add(
                 meaning,
                 "retrieval",
-                f"retrieval R@1, {direction}",
+                f"Retrieval R@1, {direction}",
                 value,
                 n=len(there),
                 chance=1 / len(there),

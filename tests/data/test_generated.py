@@ -165,3 +165,12 @@ def test_every_yaml_builds_and_explains_itself(name, tmp_path):
 def test_unusable_settings(wrong):
     with pytest.raises(UserError, match=f"data.{next(iter(wrong))}="):
         GeneratedImages(**wrong)
+
+
+def test_prompts_are_captions_of_one_object() -> None:
+    source = GeneratedImages(image_size=16, count=60, val_count=1, text_share=0.0, cache=False)
+    prompts = {name: set(source.prompts(name)) for name in source.class_names}
+    alone = [scene for scene in source.scenes("train") if len(scene.things) == 1]
+    assert alone
+    for scene in alone:
+        assert scene.caption in prompts[source.class_names[scene.label]]

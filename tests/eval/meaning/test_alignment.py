@@ -112,15 +112,15 @@ def test_what_each_number_says(tokenizer_node) -> None:
     found = numbers(tokenizer, Alignment.of_losses(losses))
     by_name = {(n["name"], n["through_quantizer"]): n for n in found}
     for path in (True, False):
-        probe = by_name["linear probe", path]
+        probe = by_name["Linear probe", path]
         assert probe["value"] > 0.5, "even an untrained tokenizer's codes tell walls of one colour from others"
         assert (probe["n"], probe["fitted_on"], probe["chance"]) == (30, 60, pytest.approx(1 / 3))
         assert by_name["k-NN", path]["value"] > 0.5
-    assert by_name["zero-shot accuracy", True]["chance"] == pytest.approx(1 / 3)
-    assert by_name["zero-shot accuracy", True]["n"] == 30
-    assert by_name["retrieval R@1, image to text", True]["chance"] == pytest.approx(1 / 30)
-    assert -1 <= by_name["cosine to small", True]["value"] <= 1
-    assert by_name["cosine to small", True]["random_weights"] and not by_name["linear probe", True]["random_weights"]
+    assert by_name["Zero-shot accuracy", True]["chance"] == pytest.approx(1 / 3)
+    assert by_name["Zero-shot accuracy", True]["n"] == 30
+    assert by_name["Retrieval R@1, image to text", True]["chance"] == pytest.approx(1 / 30)
+    assert -1 <= by_name["Cosine to small", True]["value"] <= 1
+    assert by_name["Cosine to small", True]["random_weights"] and not by_name["Linear probe", True]["random_weights"]
 
 
 def test_what_cannot_be_measured_has_a_reason(tokenizer_node) -> None:
