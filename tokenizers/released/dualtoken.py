@@ -1,4 +1,4 @@
-"""DualToken (songweii/DualToken): SigLIP read at two depths, a residual quantizer each, an RQ-VAE decoder for pixels."""
+"""DualToken (songweii/DualToken): SigLIP read at two depths, a residual quantizer each, RQ-VAE's decoder for pixels."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...configs.errors import UserError
 from ..tokenizer import Tokenizer
 from ..types import Stream
 from .base import ReleasedFamily, State
@@ -111,7 +110,9 @@ class DualToken(ReleasedFamily):
             elif m := re.fullmatch(r"quantizer_(pix|sem)\.codebooks\.(\d+)\.(\w+)", name):
                 ours = f"quantizer.quantizers.{STREAMS[m[1]]}.books.{m[2]}.{BOOK_NAMES[m[3]]}"
             elif name.startswith("post_quant_conv."):
-                ours = "decoder.decoder.project." + name.removeprefix("post_quant_conv.").replace("nin_shortcut", "skip")
+                ours = "decoder.decoder.project." + name.removeprefix("post_quant_conv.").replace(
+                    "nin_shortcut", "skip"
+                )
             elif name in painter:
                 ours = our_name(name, painter)
                 ours = ours and f"decoder.{ours}"
@@ -135,7 +136,7 @@ class DualToken(ReleasedFamily):
             if not shared(state, stream):
                 continue
             for name in state:
-                if m := re.fullmatch(rf"quantizer_{stream}\.codebooks\.([1-9]\d*)\.(\w+)", name):
+                if re.fullmatch(rf"quantizer_{stream}\.codebooks\.[1-9]\d*\.\w+", name):
                     found.add(name)
         return found
 

@@ -69,7 +69,9 @@ def start_from(
     import timm
 
     if not timm.is_model(pretrained):
-        raise UserError(f"pretrained={pretrained}: neither a file nor a timm model (vit_so400m_patch14_siglip_384.webli)")
+        raise UserError(
+            f"pretrained={pretrained}: neither a file nor a timm model (vit_so400m_patch14_siglip_384.webli)"
+        )
     try:
         model = timm.create_model(pretrained, pretrained=True, num_classes=0, **timm_options)
     except Exception as error:  # the hub client raises a dozen unrelated types
@@ -81,7 +83,7 @@ def start_from(
 
 
 def fill(tower: nn.Module, state: Mapping[str, Tensor], *, source: str, fresh: tuple[str, ...] = ()) -> None:
-    """Every tensor of the tower has one in `state`; what is there besides (blocks behind our last, a head) stays out."""
+    """Every tensor of the tower has one in `state`; what is there besides (later blocks, a head) stays out."""
     own = {k: v for k, v in tower.state_dict().items() if k in state or not k.startswith(fresh or "-")}
     unfit = [k for k in own if k not in state or state[k].shape != own[k].shape]
     if unfit:

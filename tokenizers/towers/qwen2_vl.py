@@ -1,8 +1,5 @@
 """Qwen2-VL's vision transformer (arXiv 2409.12191): any size, rotary positions, 2 x 2 patches merged at the end."""
 
-from typing import Any
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 

@@ -47,9 +47,7 @@ class ViTTower(Tower):
         size = height_width(image_size)
         self.trained_grid = self.grid(size)
         self.standardize = Standardize(statistics)
-        self.patch_embed = nn.ModuleDict(
-            {"proj": nn.Conv2d(3, width, patch_size, stride=patch_size, bias=patch_bias)}
-        )
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, patch_size, stride=patch_size, bias=patch_bias)})
         if class_token:
             self.cls_token = nn.Parameter(torch.empty(1, 1, width).normal_(std=1e-6))
         positions = self.prefix + self.trained_grid[0] * self.trained_grid[1]

@@ -4,8 +4,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from timm.models.vitamin import VitCfg, _create_vitamin
-from timm.models.vitamin import GeGluMlp
+from timm.models.vitamin import GeGluMlp, VitCfg, _create_vitamin
 
 from imtok.configs.errors import UserError
 from imtok.tokenizers.towers.base import STATISTICS, Standardize, fill
@@ -29,7 +28,7 @@ def timm_model(name: str, **more) -> torch.nn.Module:
 
 def clip_tower(**more) -> ViTTower:
     clip = {"activation": "quick_gelu", "class_token": True, "pre_norm": True, "patch_bias": False, "eps": 1e-5}
-    return ViTTower(**SMALL, **clip, statistics="none", **more).eval()
+    return ViTTower(**(SMALL | clip | {"statistics": "none"} | more)).eval()
 
 
 def test_clip_is_timms() -> None:
@@ -49,7 +48,9 @@ def test_siglip_is_timms_and_taps_count_from_one() -> None:
     expected = theirs.forward_intermediates(images, **given)
     for actual, wanted in zip(ours.tapped(images, [1, 3]), expected, strict=True):
         torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5)
-    shallow = ViTTower(**(SMALL | {"depth": 2}), **gelu, mlp_width=68, final_norm=False).eval()  # hidden_states[-2] of 3 layers
+    shallow = ViTTower(
+        **(SMALL | {"depth": 2}), **gelu, mlp_width=68, final_norm=False
+    ).eval()  # hidden_states[-2] of 3 layers
     fill(shallow, theirs.state_dict(), source="timm")
     torch.testing.assert_close(shallow(images), ours.tapped(images, [2])[0])
 
@@ -93,8 +94,7 @@ def test_weights_from_a_file_and_what_does_not_fit(tmp_path) -> None:
     loaded = clip_tower(pretrained=str(tmp_path / "clip.safetensors"))
     assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in source.state_dict().items())
     with pytest.raises(UserError, match=r"pretrained=.*other names or sizes.*blocks\.3\.norm1"):
-        ViTTower(**(SMALL | {"depth": 4}), pretrained=str(tmp_path / "clip.safetensors"), class_token=True, pre_norm=True,
-                 patch_bias=False)  # fmt: skip
+        clip_tower(pretrained=str(tmp_path / "clip.safetensors"), depth=4)
     with pytest.raises(UserError, match="neither a file nor a timm model"):
         ViTTower(**SMALL, pretrained="siglip")
 
