@@ -1,4 +1,4 @@
-"""MoVQ's decoder (Zheng et al., arXiv 2209.09002) over one or several streams of codes: ILLUME+'s pixels (2504.01934)."""
+"""MoVQ's decoder (Zheng et al., arXiv 2209.09002) over one or several streams of codes (ILLUME+, 2504.01934)."""
 
 from collections.abc import Mapping, Sequence
 

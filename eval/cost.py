@@ -119,7 +119,7 @@ def update_cost(config: Mapping[str, Any]) -> UpdateCost:
     mode = FakeTensorMode()
     with mode:
         tokenizer = build(config["tokenizer"], key="tokenizer")
-        adversary = build(config["adversary"], key="adversary") if config.get("adversary") else None
+        adversary = build(_random_weights(config["adversary"]), key="adversary") if config.get("adversary") else None
     for name in config.get("freeze") or ():
         getattr(tokenizer, name).requires_grad_(False)
     cost = UpdateCost(
@@ -285,7 +285,7 @@ def _flops() -> Iterator[FlopCounterMode]:
 
 
 def _random_weights(node: Any) -> Any:
-    """Loss nodes with every `weights:` set to random: a cost does not depend on values, and no file is needed."""
+    """Nodes with every `weights:` set to random: a cost does not depend on values, and no file is needed."""
     if isinstance(node, Mapping):
         return {k: "random" if k == "weights" else _random_weights(v) for k, v in node.items()}
     return node

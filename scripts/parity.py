@@ -108,7 +108,7 @@ def _height_width(size: int | list[int]) -> tuple[int, int]:
 
 
 def run_system(config: dict[str, Any], io: Watched, weights: dict[str, "Tensor"]) -> tuple[Mapping, set[str], list]:
-    """Outputs, used weight keys and those kept beside a tokenizer, through the reader that `imtok import-weights` uses."""
+    """Outputs, used weight keys, and those kept beside a tokenizer, through the reader of `imtok import-weights`."""
     from imtok.tokenizers import released
 
     family = released.find(str(config["system"]))

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from ..configs.errors import UserError
@@ -26,7 +25,10 @@ def split_by_stream(
             f"indices have shape {list(indices.shape)}; images of {image_size[0]}x{image_size[1]} have "
             f"[batch, {total}, {codebooks}] (pass image_size= for another size)"
         )
-    limits = torch.tensor([max(s.vocabulary) for s in layout])
-    if indices.numel() and int(indices.max()) >= int(limits.max()):
-        raise UserError(f"indices reach {int(indices.max())}, but the codebook has {int(limits.max())} entries")
-    return dict(zip(lengths, indices.split(list(lengths.values()), dim=1), strict=True))
+    parts = dict(zip(lengths, indices.split(list(lengths.values()), dim=1), strict=True))
+    for stream, part in parts.items():
+        limit = max(max(segment.vocabulary) for segment in layout if segment.stream == stream)
+        if part.numel() and int(part.max()) >= limit:
+            where = "" if len(parts) == 1 else f" of the stream {stream!r}"
+            raise UserError(f"indices{where} reach {int(part.max())}, but the codebook has {limit} entries")
+    return parts

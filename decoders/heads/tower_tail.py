@@ -1,4 +1,4 @@
-"""The rest of a tower, behind quantized features: what the foundation model's text tower is compared with (DualToken)."""
+"""The rest of a tower behind quantized features: what its text tower is compared with (DualToken, arXiv 2503.14324)."""
 
 from collections.abc import Mapping
 

@@ -1,5 +1,6 @@
 """Every experiment file: its form, what it composes to, and two updates, an export and a reload of it on the CPU."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from imtok import from_pretrained
 from imtok.configs.compose import compose_config
@@ -68,12 +70,25 @@ def test_trains_exports_and_comes_back_the_same(name: str, tmp_path: Path, capsy
     before = trained_tokenizer(config, state)
     after = from_pretrained(tmp_path / "tokenizer")
     assert set(after.state_dict()) == set(state["tokenizer"]), "no discriminator, teacher or LPIPS goes out"
+    check_keys(set(load_file(tmp_path / "tokenizer" / "model.safetensors")), after)
     batch = next(iter(build(config["data"], key="data").val_loader(max_images=2)))
     images = batch["image"].float() / 127.5 - 1
     with torch.no_grad():
         conditions = after.conditions_of(batch)
     assert torch.equal(picture(after, images, conditions), picture(before, images, conditions))
     assert torch.isfinite(picture(after, images, conditions)).all()
+
+
+PARTS = {"space", "encoder", "quantizer", "token_dropout", "conditioner", "decoder", "heads"}
+NOT_OURS = re.compile(r"teacher|text_|lpips|discriminator|adversary|logit_scale|log_scale|loss|projector")
+
+
+def check_keys(keys: set[str], tokenizer: torch.nn.Module) -> None:
+    """Every tensor of an export belongs to a part of the tokenizer, and what training alone needs is not among them."""
+    assert {key.partition(".")[0] for key in keys} <= PARTS
+    assert not [key for key in keys if NOT_OURS.search(key) and not key.startswith("conditioner.")]
+    needed = {name for name, _ in tokenizer.named_children()}
+    assert needed <= PARTS
 
 
 def trained_tokenizer(config: dict[str, Any], state: dict[str, Any]) -> torch.nn.Module:

@@ -1,4 +1,4 @@
-"""ViTamin's convolutions (Chen et al., arXiv 2404.02132) and their mirror image in UniTok's decoder, in timm's names."""
+"""ViTamin's convolutions (Chen et al., arXiv 2404.02132) and their mirror in UniTok's decoder, in timm's names."""
 
 import torch.nn.functional as F
 from timm.layers import make_divisible

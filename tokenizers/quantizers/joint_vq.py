@@ -1,4 +1,4 @@
-"""One index, two codebooks (TokenFlow, Qu et al., arXiv 2412.03069): entry k says what is meant and what it looks like."""
+"""One index, two codebooks (TokenFlow, arXiv 2412.03069): entry k says what is meant and what it looks like."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -18,7 +18,7 @@ STREAMS = ("semantic", "pixel")
 
 
 class JointVQ(Quantizer):
-    """The streams `semantic` and `pixel` of one grid; index = argmin over k of |z_s - e_sk|^2 + w |z_p - e_pk|^2 (eq. 3).
+    """Streams `semantic` and `pixel` of one grid; index = argmin over k of |z_s - e_sk|^2 + w |z_p - e_pk|^2 (eq. 3).
 
     Losses, raw: `codebook` and `commit` over both codes side by side, so that each stream counts by its width; and
     `entropy`, where entropy_temperature is given. Means over scales.
@@ -175,7 +175,7 @@ class JointVQ(Quantizer):
 def _shared_grid(grids: Mapping[str, Grid | None]) -> Grid:
     if grids["semantic"] is None or grids["semantic"] != grids["pixel"]:
         raise ValueError(
-            f"tokenizer.quantizer: JointVQ needs both streams on one grid, but semantic is {grids['semantic']} and pixel "
-            f"{grids['pixel']}; two_towers has same_grid=true"
+            f"tokenizer.quantizer: JointVQ needs both streams on one grid, but semantic is {grids['semantic']} and "
+            f"pixel {grids['pixel']}; two_towers has same_grid=true"
         )
     return grids["semantic"]

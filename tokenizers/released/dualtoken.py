@@ -1,4 +1,4 @@
-"""DualToken (songweii/DualToken): SigLIP read at two depths, a residual quantizer each, an RQ-VAE decoder for pixels."""
+"""DualToken (songweii/DualToken): SigLIP read at two depths, a residual quantizer each, RQ-VAE's decoder for pixels."""
 
 import re
 from collections.abc import Mapping
@@ -136,7 +136,7 @@ class DualToken(ReleasedFamily):
             if not shared(state, stream):
                 continue
             for name in state:
-                if m := re.fullmatch(rf"quantizer_{stream}\.codebooks\.([1-9]\d*)\.(\w+)", name):
+                if re.fullmatch(rf"quantizer_{stream}\.codebooks\.[1-9]\d*\.\w+", name):
                     found.add(name)
         return found
 

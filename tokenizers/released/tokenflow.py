@@ -1,4 +1,4 @@
-"""TokenFlow (ByteVisionLab/TokenFlow): a foundation model's tower and a VQGAN side by side, one index over two codebooks.
+"""TokenFlow (ByteVisionLab/TokenFlow): a foundation model's tower beside a VQGAN, one index over two codebooks.
 
 The teacher decides the tower: OpenAI's CLIP, timm's ViTamin or transformers' SigLIP; names tell which.
 """

@@ -83,7 +83,7 @@ def start_from(
 
 
 def fill(tower: nn.Module, state: Mapping[str, Tensor], *, source: str, fresh: tuple[str, ...] = ()) -> None:
-    """Every tensor of the tower has one in `state`; what is there besides (blocks behind our last, a head) stays out."""
+    """Every tensor of the tower has one in `state`; what is there besides (later blocks, a head) stays out."""
     own = {k: v for k, v in tower.state_dict().items() if k in state or not k.startswith(fresh or "-")}
     unfit = [k for k in own if k not in state or state[k].shape != own[k].shape]
     if unfit:

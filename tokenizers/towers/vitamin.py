@@ -1,4 +1,4 @@
-"""ViTamin (Chen et al., arXiv 2404.02132): a convolutional stem and two stages before a transformer, in timm's names."""
+"""ViTamin (Chen et al., arXiv 2404.02132): convolutional stem and stages before a transformer, in timm's names."""
 
 from collections.abc import Sequence
 from typing import Literal

@@ -29,7 +29,7 @@ def check_fixture(folder: Path, system: str, *, inputs: tuple[str, ...] = ()) ->
     constructor, state, io = read(folder)
     family = released.find(system)
     tokenizer, report = family.import_state(state, image_size=constructor["image_size"], constructor=constructor)
-    assert set(report.used) == set(state)
+    assert set(report.used) | set(report.beside) == set(state)
     outputs = family.outputs(tokenizer, io, constructor)
     assert set(io) - {"image", *inputs} <= {name.split(" (")[0] for name in outputs}
     for name, actual in outputs.items():

@@ -28,7 +28,7 @@ def timm_model(name: str, **more) -> torch.nn.Module:
 
 def clip_tower(**more) -> ViTTower:
     clip = {"activation": "quick_gelu", "class_token": True, "pre_norm": True, "patch_bias": False, "eps": 1e-5}
-    return ViTTower(**SMALL, **clip, statistics="none", **more).eval()
+    return ViTTower(**(SMALL | clip | {"statistics": "none"} | more)).eval()
 
 
 def test_clip_is_timms() -> None:
@@ -94,8 +94,7 @@ def test_weights_from_a_file_and_what_does_not_fit(tmp_path) -> None:
     loaded = clip_tower(pretrained=str(tmp_path / "clip.safetensors"))
     assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in source.state_dict().items())
     with pytest.raises(UserError, match=r"pretrained=.*other names or sizes.*blocks\.3\.norm1"):
-        ViTTower(**(SMALL | {"depth": 4}), pretrained=str(tmp_path / "clip.safetensors"), class_token=True, pre_norm=True,
-                 patch_bias=False)  # fmt: skip
+        clip_tower(pretrained=str(tmp_path / "clip.safetensors"), depth=4)
     with pytest.raises(UserError, match="neither a file nor a timm model"):
         ViTTower(**SMALL, pretrained="siglip")
 
