@@ -32,6 +32,7 @@ class MaskTokenViTDecoder(Decoder):
         condition_dim: int | None = None,
         condition_tokens: int = 77,
         position_std: float | None = None,
+        init_std: float = 0.02,
     ) -> None:
         super().__init__()
         self.dim, self.patch_size, self.out_channels = dim, patch_size, out_channels
@@ -47,11 +48,12 @@ class MaskTokenViTDecoder(Decoder):
             condition_dim=condition_dim,
             condition_tokens=condition_tokens,
             position_std=position_std,
+            init_std=init_std,
         )
         self.to_patches = nn.Linear(width, out_channels * patch_size**2)
         self.conv_out = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        init_linear(self.to_patches)
-        init_linear(self.conv_out)
+        init_linear(self.to_patches, init_std)
+        init_linear(self.conv_out, init_std)
 
     def forward(self, codes: Latents, conditions: Tensor | None = None) -> Tensor:
         patches = self.to_patches(self.vit(codes["main"], conditions))

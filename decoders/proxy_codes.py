@@ -38,6 +38,7 @@ class ProxyCodeDecoder(Decoder):
         num_heads: int = 8,
         class_token: bool = True,
         position_std: float | None = None,
+        init_std: float = 0.02,
         trains: Literal["codes", "pixels"] = "codes",
         codebook_size: int = 1024,
         code_dim: int = 256,
@@ -73,9 +74,10 @@ class ProxyCodeDecoder(Decoder):
             num_heads=num_heads,
             class_token=class_token,
             position_std=position_std,
+            init_std=init_std,
         )
         self.to_logits = nn.Sequential(nn.Linear(width, 2 * width), nn.Tanh(), nn.Linear(2 * width, codebook_size))
-        init_linear(self.to_logits)
+        init_linear(self.to_logits, init_std)
         self.codebook = nn.Parameter(torch.randn(codebook_size, code_dim))
         self.pixels = CNNMaskgitDecoder(
             dim=code_dim,

@@ -55,7 +55,7 @@ def test_masked_and_cut_off_are_the_same_picture(kind) -> None:
     assert torch.equal(cut, everywhere), "places that nobody uses cost nothing"
     one_long = (torch.arange(8).expand(3, 8) < 3) | (torch.arange(3) == 0)[:, None]
     masked = decoder({"main": Stream(codes(), mask_BN=one_long)})
-    torch.testing.assert_close(masked[1:], cut[1:], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(masked[1:], cut[1:], atol=1e-3, rtol=0)
 
 
 def test_a_patch_is_painted_at_its_place() -> None:

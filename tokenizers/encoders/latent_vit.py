@@ -18,8 +18,9 @@ class LatentViTEncoder(Encoder):
 
     legacy_reshape: the first TiTok models read the memory of [tokens, width] as [width, tokens], so that every latent
         token mixes all queries; their weights, One-D-Piece's too, need it.
-    position_std: of class token, queries and positions at the start; null: width ** -0.5. With 0.02 a small model
-        paints mean colours for minutes.
+    position_std: of class token, queries and positions at the start; null: width ** -0.5.
+    init_std: of linear layers at the start. 0.02 suits wide models only: a narrow one, whose layers then hand on next
+        to nothing of the image, paints one grey for minutes; width ** -0.5 does for any.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class LatentViTEncoder(Encoder):
         class_token: bool = True,
         legacy_reshape: bool = False,
         position_std: float | None = None,
+        init_std: float = 0.02,
     ) -> None:
         super().__init__()
         if num_tokens < 1:
@@ -49,8 +51,8 @@ class LatentViTEncoder(Encoder):
         self.queries = learned(num_tokens, width, std=position_std)
         self.query_positions = learned(num_tokens, width, std=position_std)
         self.project = nn.Linear(width, dim)
-        init_linear(self)
-        self.transformer = JointTransformer(width=width, depth=depth, num_heads=num_heads)
+        init_linear(self, init_std)
+        self.transformer = JointTransformer(width=width, depth=depth, num_heads=num_heads, init_std=init_std)
 
     def forward(self, images: Tensor) -> Latents:
         x_BND = self.patches(images).flatten(2).transpose(1, 2)

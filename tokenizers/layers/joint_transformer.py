@@ -6,9 +6,12 @@ from torch import Tensor, nn
 
 
 class JointTransformer(nn.Module):
-    """LayerNorm, pre-norm blocks with exact GELU and MLPs four times as wide; `norm_out` is applied by the owner."""
+    """LayerNorm, pre-norm blocks with exact GELU and MLPs four times as wide; `norm_out` is applied by the owner.
 
-    def __init__(self, *, width: int, depth: int, num_heads: int) -> None:
+    init_std: of linear layers at the start.
+    """
+
+    def __init__(self, *, width: int, depth: int, num_heads: int, init_std: float = 0.02) -> None:
         super().__init__()
         if width % num_heads:
             raise ValueError(f"num_heads={num_heads}: width={width} cannot be split into that many heads")
@@ -17,7 +20,7 @@ class JointTransformer(nn.Module):
             Block(dim=width, num_heads=num_heads, qkv_bias=True, norm_layer=nn.LayerNorm) for _ in range(depth)
         )
         self.norm_out = nn.LayerNorm(width)
-        init_linear(self)
+        init_linear(self, init_std)
         for block in self.blocks:  # one matrix for q, k and v, as PyTorch's own attention starts it
             nn.init.xavier_uniform_(block.attn.qkv.weight)
 
@@ -30,11 +33,11 @@ class JointTransformer(nn.Module):
         return x_BND
 
 
-def init_linear(module: nn.Module) -> None:
-    """What TiTok does to every linear layer and convolution."""
+def init_linear(module: nn.Module, std: float) -> None:
+    """What TiTok does to every linear layer and convolution, with 0.02."""
     for part in module.modules():
         if isinstance(part, (nn.Linear, nn.Conv2d)):
-            nn.init.trunc_normal_(part.weight, std=0.02)
+            nn.init.trunc_normal_(part.weight, std=std)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
 

@@ -13,7 +13,7 @@ class MaskTokenViT(nn.Module):
     """Latent tokens [B, n, dim], n up to num_tokens, to one vector a patch [B, h w, width].
 
     condition_dim, condition_tokens: width and length of the text features at the end of the sequence (TA-TiTok).
-    position_std: of class token, mask token and positions at the start; null: width ** -0.5.
+    position_std: of tokens and positions at the start; null: width ** -0.5. init_std: of linear layers.
     """
 
     def __init__(
@@ -29,6 +29,7 @@ class MaskTokenViT(nn.Module):
         condition_dim: int | None = None,
         condition_tokens: int = 77,
         position_std: float | None = None,
+        init_std: float = 0.02,
     ) -> None:
         super().__init__()
         self.grid, self.num_tokens, self.condition_tokens = grid, num_tokens, condition_tokens
@@ -42,8 +43,8 @@ class MaskTokenViT(nn.Module):
         if condition_dim is not None:
             self.condition_embed = nn.Linear(condition_dim, width)
             self.condition_positions = learned(condition_tokens, width, std=position_std)
-        init_linear(self)
-        self.transformer = JointTransformer(width=width, depth=depth, num_heads=num_heads)
+        init_linear(self, init_std)
+        self.transformer = JointTransformer(width=width, depth=depth, num_heads=num_heads, init_std=init_std)
 
     def forward(self, stream: Stream, conditions: Tensor | None = None) -> Tensor:
         x_BND, visible_BN = seen_tokens(stream)
