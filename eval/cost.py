@@ -160,7 +160,7 @@ def update_cost(config: Mapping[str, Any]) -> UpdateCost:
             images = images.contiguous(memory_format=torch.channels_last)
     with mode:
         try:
-            tokenizer.train().quantizer(tokenizer.encoder(images[:2]))
+            tokenizer.train().quantizer(tokenizer.encoder(_seen(tokenizer, images[:2])))
         except (DataDependentOutputException, DynamicOutputShapeException):
             tokenizer.quantizer = ShapesOnlyQuantizer(tokenizer.quantizer)
             cost.notes.append("what the quantizer does in training only (running means, revival) is not counted")
@@ -201,6 +201,11 @@ def _phases(adversary: nn.Module | None, max_updates: int) -> dict[str, int]:
     return ({"before the GAN": 0} if first_discriminator > 0 else {}) | phases
 
 
+def _seen(tokenizer: nn.Module, images: Tensor) -> Tensor:
+    """What the encoder sees."""
+    return images if tokenizer.space is None else tokenizer.space.encode(images)
+
+
 def _forward_flops(
     cost: UpdateCost,
     tokenizer: nn.Module,
@@ -210,8 +215,14 @@ def _forward_flops(
     conditions: Tensor | None,
 ) -> None:
     with torch.no_grad():
+        if tokenizer.space is not None:
+            with _flops() as flops:
+                seen = tokenizer.space.encode(image)
+            cost.forward_flops["space (in)"] = flops.get_total_flops()
+        else:
+            seen = image
         with _flops() as flops:
-            latents = tokenizer.encoder(image)
+            latents = tokenizer.encoder(seen)
         cost.forward_flops["encoder"] = flops.get_total_flops()
         with _flops() as flops:
             quantized = tokenizer.quantizer(latents)

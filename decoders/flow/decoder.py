@@ -79,9 +79,9 @@ class FlowDecoder(Decoder):
         self.predicts = predicts
 
         self.from_codes = xavier(dim, width)
-        self.token_positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_tokens, width), std=0.02))
-        self.mask_vector = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02))
-        self.no_codes = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02))
+        self.token_positions = nn.Parameter(nn.init.normal_(torch.empty(num_tokens, width), std=0.02))
+        self.mask_vector = nn.Parameter(nn.init.normal_(torch.empty(width), std=0.02))
+        self.no_codes = nn.Parameter(nn.init.normal_(torch.empty(width), std=0.02))
         self.patches = xavier(out_channels * patch_size**2, width)
         self.register_buffer("positions_ND", sincos_grid(self.grid, width), persistent=False)
         self.time = nn.Sequential(xavier(time_waves, width), nn.SiLU(), xavier(width, width))
@@ -125,7 +125,7 @@ class FlowDecoder(Decoder):
         if noise_BCHW is None:
             noise_BCHW = self._noise(x_BND, generator)
         registers = self.registers(codes)
-        nothing = self.no_codes.to(registers.dtype).expand_as(registers)
+        nothing = torch.zeros_like(registers) + self.no_codes.to(registers.dtype)
         guide = None if self.guidance is None or self.guidance.scale == 1 else self.guidance.start()
 
         def velocity(x: Tensor, t: float) -> Tensor:

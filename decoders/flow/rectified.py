@@ -18,7 +18,7 @@ def velocity_of_line(data_BCHW: Tensor, noise_BCHW: Tensor) -> Tensor:
 
 
 def velocity_to(data_BCHW: Tensor, x_BCHW: Tensor, times_B: Tensor, *, least_time: float = 0.05) -> Tensor:
-    """The velocity of the line through x at time t that ends at the data; bounded near t = 0, as in arXiv 2511.13720."""
+    """Of the line through x at time t that ends at the data; bounded near t = 0, as in arXiv 2511.13720."""
     return (x_BCHW - data_BCHW) / times_B.clamp(min=least_time).view(-1, 1, 1, 1)
 
 
@@ -27,14 +27,14 @@ def logit_normal_times(batch: int, *, mean: float, deviation: float, device: tor
     return torch.sigmoid(mean + deviation * torch.randn(batch, device=device))
 
 
-def shifted(t: Tensor, shift: float) -> Tensor:
+def shifted(t: float, shift: float) -> float:
     """Above 1: more of the way is spent near the noise, as larger pictures need (arXiv 2403.03206, eq. 23)."""
     return shift * t / (1 + (shift - 1) * t)
 
 
 def step_times(steps: int, *, shift: float) -> list[float]:
     """From 1 down to 0, steps + 1 of them."""
-    return shifted(torch.arange(steps, -1, -1, dtype=torch.float64) / steps, shift).tolist()
+    return [shifted(step / steps, shift) for step in range(steps, -1, -1)]
 
 
 def time_waves(times_B: Tensor, size: int) -> Tensor:

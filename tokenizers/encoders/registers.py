@@ -41,7 +41,7 @@ class RegisterEncoder(Encoder):
         grid = grid_of(self.input_size, patch_size)
         self.patches = xavier(in_channels * patch_size**2, width)
         self.register_buffer("positions_ND", sincos_grid(grid, width), persistent=False)
-        self.registers = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_tokens, width), std=0.02))
+        self.registers = nn.Parameter(nn.init.normal_(torch.empty(num_tokens, width), std=0.02))
         self.mask = prefix_causal(grid[0] * grid[1], num_tokens) if causal else None
         self.blocks = nn.ModuleList(FlexBlock(width=width, head_dim=head_dim) for _ in range(depth))
         self.to_latents = zeroed(width, dim)

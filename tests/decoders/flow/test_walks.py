@@ -33,7 +33,7 @@ def test_times_fall_from_one_to_zero_and_shift_keeps_the_ends() -> None:
     assert times[0] == 1.0
     assert times[-1] == 0.0
     assert times[2] == pytest.approx(3 * 0.5 / (1 + 2 * 0.5))
-    assert float(shifted(torch.tensor(0.5), 1 / 3.0)) == pytest.approx(0.25)
+    assert shifted(0.5, 1 / 3) == pytest.approx(0.25)
 
 
 def test_the_velocity_to_the_data_is_that_of_the_line() -> None:
