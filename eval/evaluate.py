@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from ..configs.errors import UserError, did_you_mean
 from ..data.range import to_model_range
+from ..tokenizers.types import Latents
 from .gallery import Gallery, Picture, look_again
 from .length_curve import LengthCurve, falling, joined, own_share
 from .meaning.alignment import Alignment
@@ -75,7 +77,7 @@ def evaluate(
         given = batch["image"][rows].to(device, non_blocking=True)
         reference = given if given.dtype == torch.uint8 else to_pixels(given, protocol.rounding)
         quantized = tokenizer.quantize(to_model_range(reference) if given.dtype == torch.uint8 else given)
-        unrounded = tokenizer.decode(quantized.codes, **_conditions(tokenizer, batch, rows)).float().clamp_(-1, 1)
+        unrounded = _decoded(tokenizer, batch, quantized.codes, rows)
         return reference, to_pixels(unrounded, protocol.rounding), unrounded, quantized
 
     with torch.inference_mode(), exact_float32(device), ImageProgress(batches, show=progress and rank == 0) as bar:
@@ -113,9 +115,7 @@ def evaluate(
                     quantized=quantized,
                     reference=reference,
                     keys=keys,
-                    decode=lambda codes, rows: (
-                        tokenizer.decode(codes, **_conditions(tokenizer, batch, rows)).float().clamp_(-1, 1)
-                    ),
+                    decode=partial(_decoded, tokenizer, batch),
                     networks=networks,
                 )
             bar.advance(len(keys))
@@ -199,6 +199,10 @@ def exact_float32(device: torch.device) -> Iterator[None]:
             stack.callback(setattr, torch.backends.cudnn, "allow_tf32", convolutions)
             torch.backends.cudnn.allow_tf32 = False
         yield
+
+
+def _decoded(tokenizer: nn.Module, batch: Mapping[str, Any], codes: Latents, rows: Sequence[int] | slice) -> Tensor:
+    return tokenizer.decode(codes, **_conditions(tokenizer, batch, rows)).float().clamp_(-1, 1)
 
 
 def _conditions(tokenizer: nn.Module, batch: Mapping[str, Any], rows: Sequence[int] | slice) -> dict[str, Any]:
