@@ -91,8 +91,8 @@ def _meaning_rows(results: Mapping[str, Any]) -> Iterator[Row]:
         path = {True: "quantized", False: "before quantization", None: "inner features"}[number["through_quantizer"]]
         share = number["probe"] != "teacher_cosine"
         value = f"{number['value']:.1%}" if share else f"{number['value']:.4f}"
-        said = [f"{number['n']:,} held-out images"]
-        said += [f"fitted on {number['fitted_on']:,} training images"] if number["fitted_on"] else []
+        said = [f"{number['n']:,} held out"]
+        said += [f"fitted on {number['fitted_on']:,}"] if number["fitted_on"] else []
         said += [f"chance {number['chance']:.1%}"] if number["chance"] is not None else []
         name = f"{number['name']} ({number['stream']}, {path})"
         note = f"{', '.join(said)}; {number['protocol']}"

@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
         teacher, data, updates=options.updates, seed=options.seed, device=find_device(options.device)
     )
     save(teacher, out)
-    print(f"{out}: {accuracy:.1%} of {held_out:,} held-out images right after {options.updates:,} updates")
+    print(f"{out}: {options.updates:,} updates, {accuracy:.1%} of {held_out:,} held-out images right")
     return 0
 
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07
-PROTOCOL = f"{NEIGHBOURS} nearest fitting images by cosine, votes weighted by exp(cosine / {TEMPERATURE})"
+PROTOCOL = f"{NEIGHBOURS} neighbours by cosine, weights exp(cosine / {TEMPERATURE})"
 
 
 def knn_predict(

@@ -138,7 +138,7 @@ def _fitted_probes(
                 stream=stream,
                 through_quantizer=when == QUANTIZED,
                 chance=chance,
-                protocol=f"mean of an image's codes; {LINEAR_PROTOCOL if probe == 'linear_probe' else KNN_PROTOCOL}",
+                protocol=f"mean code, {LINEAR_PROTOCOL if probe == 'linear_probe' else KNN_PROTOCOL}",
             )
 
 

@@ -45,7 +45,7 @@ def test_numbers_and_rows(tokenizer_node, tmp_path) -> None:
         f"{probe} (main, {path})" for probe in ("Linear probe", "k-NN") for path in ("quantized", "before quantization")
     }
     note = rows["Linear probe (main, quantized)"].note
-    assert "12 held-out images" in note and "fitted on 40 training images" in note and "chance 50.0%" in note
+    assert "12 held out" in note and "fitted on 40" in note and "chance 50.0%" in note
     assert "Linear probe (main, quantized)" in (tmp_path / "report.md").read_text()
     assert not results["not_computed"], "what `auto` leaves out needs no apology"
 
