@@ -37,7 +37,7 @@ def init_linear(module: nn.Module, std: float) -> None:
     """What TiTok does to every linear layer and convolution, with 0.02."""
     for part in module.modules():
         if isinstance(part, (nn.Linear, nn.Conv2d)):
-            nn.init.trunc_normal_(part.weight, std=std)
+            nn.init.normal_(part.weight, std=std)  # published: cut off at 2, a hundred deviations away
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
 
