@@ -22,6 +22,7 @@ class FlowDecoder(Decoder):
 
     dim: width of the codes. num_tokens: of how many there are at most; dropped ones become a learned mask vector.
     input_size, out_channels: of what is drawn, pictures or a VAE's latents; given by the tokenizer.
+    position_std: of the codes' learned positions at first; 0.5 where training is short (see RegisterEncoder).
     time_waves: numbers that say the time, before a small MLP. condition_dropout: share of training samples that learn
         to do without codes, which guidance needs.
     time_mean, time_deviation: training times are the sigmoid of such a normal.
@@ -47,6 +48,7 @@ class FlowDecoder(Decoder):
         depth: int = 12,
         head_dim: int = 64,
         time_waves: int = 256,
+        position_std: float = 0.02,
         condition_dropout: float = 0.1,
         time_mean: float = 0.0,
         time_deviation: float = 1.0,
@@ -79,7 +81,7 @@ class FlowDecoder(Decoder):
         self.predicts = predicts
 
         self.from_codes = xavier(dim, width)
-        self.token_positions = nn.Parameter(nn.init.normal_(torch.empty(num_tokens, width), std=0.02))
+        self.token_positions = nn.Parameter(nn.init.normal_(torch.empty(num_tokens, width), std=position_std))
         self.mask_vector = nn.Parameter(nn.init.normal_(torch.empty(width), std=0.02))
         self.no_codes = nn.Parameter(nn.init.normal_(torch.empty(width), std=0.02))
         self.patches = xavier(out_channels * patch_size**2, width)

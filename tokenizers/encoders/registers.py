@@ -18,6 +18,8 @@ class RegisterEncoder(Encoder):
     dim: width handed to the quantizer. num_tokens: registers.
     input_size, in_channels: of what is encoded, pictures or a VAE's latents; given by the tokenizer.
     causal: register i sees all patches and the registers up to i; patches see no register. False: all see all.
+    register_std, zero_head: as published, registers begin nearly equal and latents at zero. In a short training, large
+        registers (1.0) and latents that differ from the start (false) leave the plateau of codes that say nothing.
     """
 
     def __init__(
@@ -32,6 +34,8 @@ class RegisterEncoder(Encoder):
         depth: int = 12,
         head_dim: int = 64,
         causal: bool = True,
+        register_std: float = 0.02,
+        zero_head: bool = True,
     ) -> None:
         super().__init__()
         self.dim = dim
@@ -41,10 +45,10 @@ class RegisterEncoder(Encoder):
         grid = grid_of(self.input_size, patch_size)
         self.patches = xavier(in_channels * patch_size**2, width)
         self.register_buffer("positions_ND", sincos_grid(grid, width), persistent=False)
-        self.registers = nn.Parameter(nn.init.normal_(torch.empty(num_tokens, width), std=0.02))
+        self.registers = nn.Parameter(nn.init.normal_(torch.empty(num_tokens, width), std=register_std))
         self.mask = prefix_causal(grid[0] * grid[1], num_tokens) if causal else None
         self.blocks = nn.ModuleList(FlexBlock(width=width, head_dim=head_dim) for _ in range(depth))
-        self.to_latents = zeroed(width, dim)
+        self.to_latents = zeroed(width, dim) if zero_head else xavier(width, dim)
 
     def forward(self, images: Tensor) -> Latents:
         patches = self.patches(to_patches(images, self.patch_size)) + self.positions_ND
