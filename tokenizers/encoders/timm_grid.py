@@ -19,7 +19,7 @@ class TimmGridEncoder(Encoder):
 
     pretrained: true for timm's own weights, PATH of a state dict, null to start from random ones (an export says null).
     trainable: false keeps the network as it came, running statistics of its norms too (DualViTok's semantic tower).
-    input_size: side the network sees, whatever the image; null: the image's own.
+    tower_size: side the network sees, whatever the image; null: the image's own.
     hidden: width of one more convolution before the last; null: none.
     made_by: the command that writes the file of `pretrained`.
     """
@@ -34,7 +34,7 @@ class TimmGridEncoder(Encoder):
         final_norm: bool = True,
         pretrained: str | bool | None = None,
         trainable: bool = True,
-        input_size: int | None = None,
+        tower_size: int | None = None,
         hidden: int | None = None,
         mean: Sequence[float] = (0.485, 0.456, 0.406),
         deviation: Sequence[float] = (0.229, 0.224, 0.225),
@@ -45,7 +45,7 @@ class TimmGridEncoder(Encoder):
 
         if not timm.is_model(model):
             raise ValueError(f"model={model}: timm knows no such model")
-        self.dim, self.input_size, self.final_norm, self.trainable = dim, input_size, final_norm, trainable
+        self.dim, self.tower_size, self.final_norm, self.trainable = dim, tower_size, final_norm, trainable
         try:
             options = {"num_classes": 0} | dict(model_args or {})
             self.network = timm.create_model(model, pretrained=pretrained is True, **options)
@@ -98,7 +98,7 @@ class TimmGridEncoder(Encoder):
         return self
 
     def _seen(self, image_size: Sequence[int]) -> tuple[int, int]:
-        return (self.input_size,) * 2 if self.input_size else (image_size[0], image_size[1])
+        return (self.tower_size,) * 2 if self.tower_size else (image_size[0], image_size[1])
 
     def _start_from(self, file: str, made_by: str | None) -> None:
         """Only measured, on tensors without content, it reads no file."""

@@ -25,11 +25,11 @@ def test_it_projects_the_networks_own_features() -> None:
     torch.testing.assert_close(stream.x_BND, expected.flatten(2).transpose(1, 2))
 
 
-def test_sizes_that_do_not_divide_and_an_own_input_size() -> None:
+def test_sizes_that_do_not_divide_and_an_own_tower_size() -> None:
     encoder = TimmGridEncoder(dim=4, model_args=ARGS).eval()
     for size in ((32, 32), (48, 80)):
         assert encoder(torch.zeros(1, 3, *size))["main"].grid == encoder.stream_shapes(size)["main"].grid
-    fixed = TimmGridEncoder(dim=4, model_args=ARGS, input_size=64).eval()
+    fixed = TimmGridEncoder(dim=4, model_args=ARGS, tower_size=64).eval()
     assert fixed(torch.zeros(1, 3, 32, 32))["main"].grid == fixed.stream_shapes((32, 32))["main"].grid == (2, 2)
 
 
