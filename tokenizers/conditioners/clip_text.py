@@ -103,6 +103,6 @@ def _open_clip() -> Any:
         import open_clip.transformer
     except ImportError as error:
         raise UserError(
-            "tokenizer.conditioner: captions need the package open_clip: pip install imtok[text]"
+            "tokenizer.conditioner: captions need the package open_clip: pip install open_clip_torch"
         ) from error
     return open_clip
