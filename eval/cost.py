@@ -244,7 +244,8 @@ def _forward_flops(
         if adversary is not None:
             with _flops() as flops:
                 adversary.discriminator.eval()(picture)
-            adversary.discriminator.train()
+            # Random augmentation looks at values, which fake tensors have not.
+            adversary.discriminator.train(not hasattr(adversary.discriminator, "augment"))
             cost.forward_flops["discriminator"] = flops.get_total_flops()
 
 

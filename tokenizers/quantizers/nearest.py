@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 CPU_CHUNK_FLOATS = 2**18  # 1 MiB of scores: stays in a core's second-level cache
 CUDA_CHUNK_FLOATS = 2**26
@@ -19,7 +20,8 @@ def nearest_code(z_ND: Tensor, codebook_KD: Tensor) -> Tensor:
     half_norms_K1 = codebook_KD.square().sum(dim=1, keepdim=True) / 2
     augmented_codes = torch.cat([codebook_KD, -half_norms_K1], dim=1).T.contiguous()  # [D + 1, K]
     augmented_z = torch.cat([z_ND, z_ND.new_ones(len(z_ND), 1)], dim=1)
-    budget = CUDA_CHUNK_FLOATS if z_ND.is_cuda else CPU_CHUNK_FLOATS
+    # Tensors without data stand for a GPU's: `imtok plan` would take minutes for a large batch in small chunks.
+    budget = CUDA_CHUNK_FLOATS if z_ND.is_cuda or isinstance(z_ND, FakeTensor) else CPU_CHUNK_FLOATS
     rows = max(16, budget // codebook_KD.shape[0])
     indices = torch.empty(len(z_ND), dtype=torch.int64, device=z_ND.device)
     for start in range(0, len(z_ND), rows):
