@@ -22,7 +22,8 @@ class FlowDecoder(Decoder):
 
     dim: width of the codes. num_tokens: of how many there are at most; dropped ones become a learned mask vector.
     input_size, out_channels: of what is drawn, pictures or a VAE's latents; given by the tokenizer.
-    position_std: of the codes' learned positions at first; 0.5 where training is short (see RegisterEncoder).
+    position_std, gate_start, patch_gain: of the codes' learned positions, of adaLN's gates and of the noisy patches'
+        embedding at first; 0.5, 1.0 and 0.2 where training is short: then codes are read before the noise is.
     time_waves: numbers that say the time, before a small MLP. condition_dropout: share of training samples that learn
         to do without codes, which guidance needs.
     time_mean, time_deviation: training times are the sigmoid of such a normal.
@@ -49,6 +50,8 @@ class FlowDecoder(Decoder):
         head_dim: int = 64,
         time_waves: int = 256,
         position_std: float = 0.02,
+        gate_start: float = 0.0,
+        patch_gain: float = 1.0,
         condition_dropout: float = 0.1,
         time_mean: float = 0.0,
         time_deviation: float = 1.0,
@@ -85,9 +88,13 @@ class FlowDecoder(Decoder):
         self.mask_vector = nn.Parameter(nn.init.normal_(torch.empty(width), std=0.02))
         self.no_codes = nn.Parameter(nn.init.normal_(torch.empty(width), std=0.02))
         self.patches = xavier(out_channels * patch_size**2, width)
+        with torch.no_grad():
+            self.patches.weight.mul_(patch_gain)
         self.register_buffer("positions_ND", sincos_grid(self.grid, width), persistent=False)
         self.time = nn.Sequential(xavier(time_waves, width), nn.SiLU(), xavier(width, width))
-        self.blocks = nn.ModuleList(ConditionedFlexBlock(width=width, head_dim=head_dim) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            ConditionedFlexBlock(width=width, head_dim=head_dim, gate_start=gate_start) for _ in range(depth)
+        )
         self.modulation = zeroed(width, 2 * width)
         self.to_patches = zeroed(width, out_channels * patch_size**2)
 

@@ -35,6 +35,8 @@ FLOW = node(
         "at": "decoders.flow.decoder.FlowDecoder",
         **REGISTERS,
         "position_std": 0.5,
+        "gate_start": 1.0,
+        "patch_gain": 0.2,
         "predicts": "data",
         "condition_dropout": 0.0,
         "time_mean": 2.0,

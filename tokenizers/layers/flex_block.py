@@ -62,13 +62,16 @@ class FlexBlock(nn.Module):
 class ConditionedFlexBlock(FlexBlock):
     """Several token sets attend to each other; the condition scales, shifts and gates each set in its own way.
 
-    All gates are zero at first (adaLN-zero, Peebles and Xie, arXiv 2212.09748): the block begins as the identity.
+    All gates are `gate_start` at first: zero is adaLN-zero (Peebles and Xie, arXiv 2212.09748), the block begins as the
+    identity.
     """
 
-    def __init__(self, *, width: int, head_dim: int = 64, sets: int = 2) -> None:
+    def __init__(self, *, width: int, head_dim: int = 64, sets: int = 2, gate_start: float = 0.0) -> None:
         super().__init__(width=width, head_dim=head_dim)
         self.sets = sets
         self.modulation = zeroed(width, 6 * sets * width)
+        with torch.no_grad():  # of every set the first two of six
+            self.modulation.bias.view(sets, 6, width)[:, :2] = gate_start
 
     def forward(self, tokens: tuple[Tensor, ...], condition_BD: Tensor) -> tuple[Tensor, ...]:
         lengths = [x.shape[1] for x in tokens]
