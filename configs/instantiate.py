@@ -6,7 +6,8 @@ given `dim` for a part whose parent knows it, and it runs any callable, which a 
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from .errors import UserError, did_you_mean
@@ -33,25 +34,25 @@ def locate(target: str, *, key: str) -> type:
     return found
 
 
-def locate_trusted_module(target: str, *, key: str) -> type:
+def locate_trusted_module(target: str, *, key: str, within: Sequence[str] = PARTS) -> type:
     """Like `locate`, for configs that came with a checkpoint: only nn.Modules that a tokenizer is made of."""
     from torch import nn
 
-    if not str(target).startswith(PARTS):
-        raise UserError(f"{key}._target_={target}: a loaded tokenizer may only name classes of {', '.join(PARTS)}")
+    if not str(target).startswith(tuple(within)):
+        raise UserError(f"{key}._target_={target}: a loaded tokenizer may only name classes of {', '.join(within)}")
     found = locate(target, key=key)
     # The class's own home counts, not the path written down: imtok.hub.os.system resolves as well.
-    if not (issubclass(found, nn.Module) and found.__module__.startswith(PARTS)):
+    if not (issubclass(found, nn.Module) and found.__module__.startswith(tuple(within))):
         raise UserError(f"{key}._target_={target}: not a module class of a tokenizer's parts, so it is not loaded")
     return found
 
 
-def build(node: Mapping[str, Any], *, key: str, trusted: bool = True, **given: Any) -> Any:
+def build(node: Mapping[str, Any], *, key: str, trusted: bool | Sequence[str] = True, **given: Any) -> Any:
     """Make what `node` describes; nested nodes first.
 
     key: where the node stands in the YAML, for error lines.
     given: arguments the caller knows (`dim=...`); the YAML may state them too and is then checked.
-    trusted: False for configs that came with a checkpoint.
+    trusted: False for configs that came with a checkpoint; or where their classes may be defined, if not in PARTS.
     A class with `builds_own_parts = True` receives its nested nodes unbuilt.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
@@ -59,7 +60,9 @@ def build(node: Mapping[str, Any], *, key: str, trusted: bool = True, **given: A
     for forbidden in ("_args_", "_partial_"):
         if forbidden in node:
             raise UserError(f"{key}.{forbidden}: only keyword arguments are allowed here")
-    find = locate if trusted else locate_trusted_module
+    find = locate
+    if trusted is not True:
+        find = partial(locate_trusted_module, within=trusted or PARTS)
     cls = find(node["_target_"], key=key)
     helpers = (*HELPER_KEYS, *getattr(cls, "yaml_aliases", ()))  # aliases only feed interpolations: data.root
     own = {k: v for k, v in node.items() if not str(k).startswith("_") and k not in helpers}
@@ -110,7 +113,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _build_nested(value: Any, *, key: str, trusted: bool) -> Any:
+def _build_nested(value: Any, *, key: str, trusted: bool | Sequence[str]) -> Any:
     if isinstance(value, Mapping):
         if "_target_" in value:
             return build(value, key=key, trusted=trusted)

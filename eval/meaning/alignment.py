@@ -21,6 +21,7 @@ from ...tokenizers.feature_taps import tap
 
 FOLDER, FORMAT = "alignment", "imtok-alignment"
 KINDS = (ContrastiveTerm, TaughtTerm)
+HOME = ("imtok.losses.",)  # where everything that lies beside an export is defined
 
 
 @dataclass
@@ -46,7 +47,7 @@ def export_alignment(checkpoint: Mapping[str, Any], tokenizer: nn.Module, folder
     """From a training checkpoint; what could not be rebuilt is in `missing`."""
     config, found = checkpoint["config"], Alignment()
     nodes = {n: e["term"] for n, e in config["loss"].items() if e and _is_aligned(e.get("term", {}).get("_target_"))}
-    _build_terms(found, nodes, NamedTeachers(config.get("teacher"), trusted=False), tokenizer, key="loss", term=".term")
+    _build_terms(found, nodes, NamedTeachers(config.get("teacher"), trusted=HOME), tokenizer, key="loss", term=".term")
     for name, term in found.terms.items():
         prefix = f"terms.{name}."
         own = {k.removeprefix(prefix): v for k, v in checkpoint["losses"].items() if k.startswith(prefix)}
@@ -66,7 +67,7 @@ def load_alignment(folder: Path, tokenizer: nn.Module) -> Alignment:
         return Alignment()
     try:
         facts = json.loads(file.read_text())
-        nodes, teachers = facts["terms"], NamedTeachers(facts["teachers"], key=f"{file}: teachers", trusted=False)
+        nodes, teachers = facts["terms"], NamedTeachers(facts["teachers"], key=f"{file}: teachers", trusted=HOME)
         found = Alignment(random=list(facts["random_weights"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is damaged ({type(error).__name__}); export the tokenizer again") from error
@@ -92,7 +93,7 @@ def _build_terms(
     for name, node in nodes.items():
         here = f"{key}.{name}{term}"
         try:
-            made = build(node, key=here, trusted=False)
+            made = build(node, key=here, trusted=HOME)
             if made.teacher is not None:
                 made.learn_from(teachers.get(made.teacher, asked_by=f"{here}.teacher"))
         except UserError as error:
@@ -124,7 +125,7 @@ def _write(alignment: Alignment, config: Mapping[str, Any], folder: Path) -> Pat
 
 
 def _is_aligned(target: str | None) -> bool:
-    return bool(target) and issubclass(locate_trusted_module(target, key="loss"), KINDS)
+    return bool(target) and issubclass(locate_trusted_module(target, key="loss", within=HOME), KINDS)
 
 
 def _without_sources(node: Any) -> Any:

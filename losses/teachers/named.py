@@ -1,6 +1,6 @@
 """The teachers of cfg.teacher by name: each is built when the first term asks for it, and once."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...configs.errors import MissingWeights, UserError, did_you_mean
@@ -11,7 +11,9 @@ from .base import NoWeights, SemanticTeacher
 class NamedTeachers:
     """nodes: {name: node} of the YAML; `key` prefixes names in error lines."""
 
-    def __init__(self, nodes: Mapping[str, Any] | None = None, *, key: str = "teacher", trusted: bool = True) -> None:
+    def __init__(
+        self, nodes: Mapping[str, Any] | None = None, *, key: str = "teacher", trusted: bool | Sequence[str] = True
+    ) -> None:
         self.nodes = {name: dict(node) for name, node in (nodes or {}).items() if node is not None}
         self.key, self.trusted = key, trusted
         self._built: dict[str, SemanticTeacher] = {}

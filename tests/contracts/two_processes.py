@@ -40,7 +40,7 @@ def streams_of(node: dict[str, Any]) -> tuple[str, ...]:
     """`main`, or what a quantizer of several streams names in its YAML or declares."""
     if isinstance(node.get("quantizers"), dict):
         return tuple(node["quantizers"])
-    return tuple(getattr(locate(node["_target_"], key="tokenizer.quantizer"), "streams", ("main",)))
+    return tuple(locate(node["_target_"], key="tokenizer.quantizer").reads)
 
 
 def make(name: str) -> tuple[Quantizer, tuple[str, ...]]:

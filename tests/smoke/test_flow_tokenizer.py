@@ -97,7 +97,7 @@ def test_any_length_and_back_from_indices() -> None:
 
 
 def test_reports_say_how_pictures_are_drawn() -> None:
-    facts = model_facts(build(FLOW, key="tokenizer"))
+    facts = model_facts(build(FLOW, key="tokenizer"))["decoder_facts"]
     assert (facts["sampler"], facts["guidance"], facts["noise seed"]) == ("euler, 4 steps, time shift 4", "none", 0)
 
 

@@ -15,7 +15,7 @@ WORDS = ["debug=tiny", "trainer.accelerator=cpu", "trainer.threads=1"]
 WRONG = ("nonsense words", -3, [1, "a"], {"a": 1}, True)
 NODES = ("trainer", "data", "optimizer", "loss")
 # Any text is a name, or (a quantizer's loss that is not offered) is left out with a note.
-FREE = {"name", "ckpt_path", "recipe", "loss.codebook.term.key", "loss.commit.term.key"}
+FREE = {"name", "ckpt_path", "recipe"} | {f"loss.{name}.term.key" for name in ("codebook", "commit", "entropy", "kl")}
 
 
 def leaves(node: Any, key: str = "") -> Iterator[str]:

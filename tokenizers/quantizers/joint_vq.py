@@ -60,6 +60,7 @@ class JointVQ(Quantizer):
         self.dim = self.out_dim = {stream: dim[stream] for stream in STREAMS}
         check_codebook_size(codebook_size, sum(self.dim.values()))
         self.codebook_size, self.unit_length, self.scale_dropout = codebook_size, unit_length, scale_dropout
+        self.joined_batch_equal = scale_dropout == 0  # every process leaves out a scale of its own
         self.scales = None if scales is None else tuple(scales)
         self.entropy_temperature = entropy_temperature
         if entropy_temperature is not None:

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from imtok.configs.errors import UserError
+from imtok.losses.teachers.base import NoWeights
 from imtok.losses.teachers.named import NamedTeachers
 from imtok.losses.teachers.open_clip_teacher import OpenClipTeacher
 from imtok.losses.teachers.timm_teacher import TimmTeacher
@@ -74,9 +75,9 @@ def test_weights_of_a_file_and_random_ones(tmp_path, monkeypatch) -> None:
     assert torch.equal(read.network.pos_embed, other.pos_embed)
     with pytest.raises(ValueError, match="another network's"):
         vit(weights=str(file), model_args=VIT | {"embed_dim": 32})
-    with pytest.raises(ValueError, match=r"no such file; make it with: imtok train-teacher"):
+    with pytest.raises(NoWeights, match=r"no such file; make it with: imtok train-teacher"):
         vit(weights="nowhere.pt", made_by="imtok train-teacher")
-    with pytest.raises(ValueError, match="could not fetch"):
+    with pytest.raises(NoWeights, match="could not fetch"):
         TimmTeacher(model="vit_tiny_patch16_224.augreg_in21k")
     with pytest.raises(ValueError, match="layer=3"):
         vit(layer=3)
