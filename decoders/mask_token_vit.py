@@ -33,6 +33,7 @@ class MaskTokenViTDecoder(Decoder):
         condition_tokens: int = 77,
         position_std: float | None = None,
         init_std: float = 0.02,
+        located_start: bool = False,
     ) -> None:
         super().__init__()
         self.dim, self.patch_size, self.out_channels = dim, patch_size, out_channels
@@ -49,11 +50,15 @@ class MaskTokenViTDecoder(Decoder):
             condition_tokens=condition_tokens,
             position_std=position_std,
             init_std=init_std,
+            located_start=located_start,
         )
         self.to_patches = nn.Linear(width, out_channels * patch_size**2)
         self.conv_out = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         init_linear(self.to_patches, init_std)
         init_linear(self.conv_out, init_std)
+        if located_start:  # the first pictures are faint patches, as they are
+            nn.init.normal_(self.to_patches.weight, std=0.1 * width**-0.5)
+            nn.init.dirac_(self.conv_out.weight)
 
     def forward(self, codes: Latents, conditions: Tensor | None = None) -> Tensor:
         patches = self.to_patches(self.vit(codes["main"], conditions))

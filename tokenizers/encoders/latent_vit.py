@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers.joint_transformer import JointTransformer, init_linear, learned
+from ..layers.located_start import sincos_places, start_located, token_grid
 from ..layers.timm_vit import patch_grid
 from ..types import Latents, Stream, StreamShape
 from .base import Encoder
@@ -19,8 +20,9 @@ class LatentViTEncoder(Encoder):
     legacy_reshape: the first TiTok models read the memory of [tokens, width] as [width, tokens], so that every latent
         token mixes all queries; their weights, One-D-Piece's too, need it.
     position_std: of class token, queries and positions at the start; null: width ** -0.5.
-    init_std: of linear layers at the start. 0.02 suits wide models only: a narrow one, whose layers then hand on next
-        to nothing of the image, paints one grey for minutes; width ** -0.5 does for any.
+    init_std: of linear layers at the start.
+    located_start: instead of both, every query has a place in the picture and looks there at first: what a small model
+        needs (layers/located_start.py).
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class LatentViTEncoder(Encoder):
         legacy_reshape: bool = False,
         position_std: float | None = None,
         init_std: float = 0.02,
+        located_start: bool = False,
     ) -> None:
         super().__init__()
         if num_tokens < 1:
@@ -53,6 +56,13 @@ class LatentViTEncoder(Encoder):
         self.project = nn.Linear(width, dim)
         init_linear(self, init_std)
         self.transformer = JointTransformer(width=width, depth=depth, num_heads=num_heads, init_std=init_std)
+        if located_start:
+            start_located(self, self.transformer.attentions())
+            places = sincos_places((height, width_in_patches), width)
+            with torch.no_grad():
+                self.positions[-len(places) :] = places
+                self.query_positions.copy_(sincos_places(token_grid(num_tokens), width))
+                self.queries.zero_()
 
     def forward(self, images: Tensor) -> Latents:
         x_BND = self.patches(images).flatten(2).transpose(1, 2)

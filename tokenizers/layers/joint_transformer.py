@@ -24,6 +24,10 @@ class JointTransformer(nn.Module):
         for block in self.blocks:  # one matrix for q, k and v, as PyTorch's own attention starts it
             nn.init.xavier_uniform_(block.attn.qkv.weight)
 
+    def attentions(self) -> list[nn.Linear]:
+        """The layers that make q, k and v."""
+        return [block.attn.qkv for block in self.blocks]
+
     def forward(self, x_BND: Tensor, visible_BN: Tensor | None = None) -> Tensor:
         """visible_BN: False at places that no token may look at."""
         mask = None if visible_BN is None else visible_BN[:, None, None, :]

@@ -7,6 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from ...configs.errors import UserError
 from ..types import Grid, Stream
 from .joint_transformer import JointTransformer, init_linear, learned
+from .located_start import sincos_places, start_located, token_grid
 
 
 class MaskTokenViT(nn.Module):
@@ -14,6 +15,7 @@ class MaskTokenViT(nn.Module):
 
     condition_dim, condition_tokens: width and length of the text features at the end of the sequence (TA-TiTok).
     position_std: of tokens and positions at the start; null: width ** -0.5. init_std: of linear layers.
+    located_start: instead of both, latent tokens have places in the picture at first (located_start.py).
     """
 
     def __init__(
@@ -30,6 +32,7 @@ class MaskTokenViT(nn.Module):
         condition_tokens: int = 77,
         position_std: float | None = None,
         init_std: float = 0.02,
+        located_start: bool = False,
     ) -> None:
         super().__init__()
         self.grid, self.num_tokens, self.condition_tokens = grid, num_tokens, condition_tokens
@@ -45,6 +48,12 @@ class MaskTokenViT(nn.Module):
             self.condition_positions = learned(condition_tokens, width, std=position_std)
         init_linear(self, init_std)
         self.transformer = JointTransformer(width=width, depth=depth, num_heads=num_heads, init_std=init_std)
+        if located_start:
+            start_located(self, self.transformer.attentions())
+            with torch.no_grad():
+                self.positions[-patches:] = sincos_places(grid, width)
+                self.latent_positions.copy_(sincos_places(token_grid(num_tokens), width))
+                self.mask_token.zero_()
 
     def forward(self, stream: Stream, conditions: Tensor | None = None) -> Tensor:
         x_BND, visible_BN = seen_tokens(stream)
