@@ -36,11 +36,12 @@ format: .venv/.installed  ## let ruff mend what it can
 map:  ## write the list of files in CONTRIBUTING.md anew
 	$(PYTHON) docs/map.py
 
-bench: .venv/.installed  ## the speed bars, each two things interleaved in one process (about 15 minutes)
+bench: .venv/.installed  ## the speed bars, each two things interleaved in one process (about 25 minutes)
 	$(BIN)/imtok benchmark train experiment=quickstart
 	$(BIN)/imtok benchmark train experiment=llamagen_vq16
 	$(BIN)/imtok benchmark evaluate
 	$(BIN)/imtok benchmark loader
+	$(BIN)/imtok benchmark quantizers
 
 clean:  ## remove the environment and build leftovers, never runs/
 	rm -rf .venv build dist *.egg-info
