@@ -1,4 +1,4 @@
-"""Where the tokens of a prefix-decodable sequence stand at first: from the whole picture to ever smaller parts of it."""
+"""Where the tokens of a prefix stand at first: from the whole picture to ever smaller parts of it."""
 
 from torch import Tensor
 

@@ -31,6 +31,8 @@ def test_late_registers_look_into_their_own_cell_first() -> None:
     attention = made.blocks[0].attention
     q, k = (layer(normed(x)) for layer, x in ((attention.q, made.registers), (attention.k, made.positions_ND)))
     q, k = (normed(x.unflatten(1, (3, 32)).transpose(0, 1)) for x in (q, k))
-    looked_at = (q @ k.transpose(1, 2)).mean(dim=0)[16:].argmax(dim=1)  # the last 16: a grid of 4 x 4, 2 x 2 patches each
+    looked_at = (
+        (q @ k.transpose(1, 2)).mean(dim=0)[16:].argmax(dim=1)
+    )  # the last 16: a grid of 4 x 4, 2 x 2 patches each
     rows, columns = looked_at // 16, looked_at % 8 // 2
     assert (rows * 4 + columns == torch.arange(16)).float().mean() > 0.9
