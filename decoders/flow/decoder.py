@@ -7,8 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...tokenizers.layers.flex_block import ConditionedFlexBlock, modulated, normed, xavier, zeroed
+from ...tokenizers.layers.flex_block import (
+    ConditionedFlexBlock,
+    match_like_with_like,
+    modulated,
+    normed,
+    xavier,
+    zeroed,
+)
+from ...tokenizers.layers.located_start import sincos_places
 from ...tokenizers.layers.patches import from_patches, grid_of, sincos_grid, to_patches
+from ...tokenizers.layers.prefix_places import prefix_places
 from ...tokenizers.token_dropout.base import with_mask_vector
 from ...tokenizers.types import Latents
 from ..base import Decoder
@@ -24,6 +33,8 @@ class FlowDecoder(Decoder):
     input_size, out_channels: of what is drawn, pictures or a VAE's latents; given by the tokenizer.
     position_std, gate_start, patch_gain: of the codes' learned positions, of adaLN's gates and of the noisy patches'
         embedding at first; 0.5, 1.0 and 0.2 where training is short: then codes are read before the noise is.
+    located_start: codes stand in the picture at first, as the encoder's registers do with the same switch (see there);
+        position_std is then what they differ by besides.
     time_waves: numbers that say the time, before a small MLP. condition_dropout: share of training samples that learn
         to do without codes, which guidance needs.
     time_mean, time_deviation: training times are the sigmoid of such a normal.
@@ -52,6 +63,7 @@ class FlowDecoder(Decoder):
         position_std: float = 0.02,
         gate_start: float = 0.0,
         patch_gain: float = 1.0,
+        located_start: bool = False,
         condition_dropout: float = 0.1,
         time_mean: float = 0.0,
         time_deviation: float = 1.0,
@@ -90,11 +102,16 @@ class FlowDecoder(Decoder):
         self.patches = xavier(out_channels * patch_size**2, width)
         with torch.no_grad():
             self.patches.weight.mul_(patch_gain)
-        self.register_buffer("positions_ND", sincos_grid(self.grid, width), persistent=False)
+        positions = sincos_places(self.grid, width) if located_start else sincos_grid(self.grid, width)
+        self.register_buffer("positions_ND", positions, persistent=False)
         self.time = nn.Sequential(xavier(time_waves, width), nn.SiLU(), xavier(width, width))
         self.blocks = nn.ModuleList(
             ConditionedFlexBlock(width=width, head_dim=head_dim, gate_start=gate_start) for _ in range(depth)
         )
+        if located_start:
+            with torch.no_grad():
+                self.token_positions += prefix_places(num_tokens, width)
+                match_like_with_like(self.blocks)
         self.modulation = zeroed(width, 2 * width)
         self.to_patches = zeroed(width, out_channels * patch_size**2)
 

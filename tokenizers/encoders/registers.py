@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..layers.flex_block import FlexBlock, normed, xavier, zeroed
+from ..layers.flex_block import FlexBlock, match_like_with_like, normed, xavier, zeroed
 from ..layers.level_attention import prefix_causal
+from ..layers.located_start import sincos_places
 from ..layers.patches import grid_of, sincos_grid, to_patches
+from ..layers.prefix_places import prefix_places
 from ..types import Latents, Stream, StreamShape
 from .base import Encoder
 
@@ -20,6 +22,8 @@ class RegisterEncoder(Encoder):
     causal: register i sees all patches and the registers up to i; patches see no register. False: all see all.
     register_std, zero_head: as published, registers begin nearly equal and latents at zero. In a short training, large
         registers (1.0) and latents that differ from the start (false) leave the plateau of codes that say nothing.
+    located_start: registers stand in the picture at first, coarse to fine (prefix_places.py), and look where they stand
+        (see located_start.py); register_std is then what they differ by besides.
     """
 
     def __init__(
@@ -36,6 +40,7 @@ class RegisterEncoder(Encoder):
         causal: bool = True,
         register_std: float = 0.02,
         zero_head: bool = True,
+        located_start: bool = False,
     ) -> None:
         super().__init__()
         self.dim = dim
@@ -44,10 +49,15 @@ class RegisterEncoder(Encoder):
         self.input_size = (int(input_size[0]), int(input_size[1]))
         grid = grid_of(self.input_size, patch_size)
         self.patches = xavier(in_channels * patch_size**2, width)
-        self.register_buffer("positions_ND", sincos_grid(grid, width), persistent=False)
+        positions = sincos_places(grid, width) if located_start else sincos_grid(grid, width)
+        self.register_buffer("positions_ND", positions, persistent=False)
         self.registers = nn.Parameter(nn.init.normal_(torch.empty(num_tokens, width), std=register_std))
         self.mask = prefix_causal(grid[0] * grid[1], num_tokens) if causal else None
         self.blocks = nn.ModuleList(FlexBlock(width=width, head_dim=head_dim) for _ in range(depth))
+        if located_start:
+            with torch.no_grad():
+                self.registers += prefix_places(num_tokens, width)
+                match_like_with_like(self.blocks)
         self.to_latents = zeroed(width, dim) if zero_head else xavier(width, dim)
 
     def forward(self, images: Tensor) -> Latents:

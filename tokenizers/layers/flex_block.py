@@ -1,5 +1,7 @@
 """FlexTok's transformer blocks (Bachmann et al., arXiv 2502.13967): plain, and steered by a condition (adaLN-zero)."""
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -90,6 +92,13 @@ class ConditionedFlexBlock(FlexBlock):
         tokens = gated(tokens, attention_gate, self.attention(seen))
         seen = torch.cat([modulated(normed(x), *s) for x, *s in zip(tokens, mlp_shift, mlp_scale, strict=True)], dim=1)
         return gated(tokens, mlp_gate, self.mlp(seen))
+
+
+@torch.no_grad()
+def match_like_with_like(blocks: Iterable[FlexBlock]) -> None:
+    """Queries and keys are one matrix at first: a token looks at those that are like it, also in place."""
+    for block in blocks:
+        block.attention.k.weight.copy_(block.attention.q.weight)
 
 
 def xavier(width_in: int, width_out: int, *, bias: bool = True) -> nn.Linear:
