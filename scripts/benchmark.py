@@ -11,7 +11,7 @@ from ..configs.errors import UserError, did_you_mean
 from .arguments import split_overrides, whole_number
 
 HELP = """\
-usage: imtok benchmark train experiment=NAME [rounds=5] [batch=2] [precision=auto] [threads=1] [compare=true] [key=...]
+usage: imtok benchmark train experiment=NAME [rounds=5] [batch=2] [precision=auto] [threads=1] [compare=auto] [key=...]
        imtok benchmark evaluate [experiment=NAME] [rounds=3] [images=16] [threads=1] [key=...]
        imtok benchmark loader [data.root=DIR] [images=400] [size=256] [rounds=3] [threads=1]
        imtok benchmark quantizers [CASE ...] [--tokens N] [--device cuda] [--dtype bf16] [--compile] ...
@@ -20,7 +20,7 @@ usage: imtok benchmark train experiment=NAME [rounds=5] [batch=2] [precision=aut
 All arms of a benchmark take turns in one process, so that a busy machine slows them alike; medians are printed.
   train     the whole update as it runs in training (losses, GAN, optimizer, EMA, logging) against forward and backward
             of the bare encoder, quantizer, decoder, LPIPS and discriminator; compare=true adds the bare update in
-            fp32 against bf16 with channels_last
+            fp32 against bf16 with channels_last (auto: where bf16 has matrix units)
   evaluate  `imtok evaluate` on images in memory against the sum of the forwards that it needs
   loader    training crops of a JPEG folder (made here when none is given), images a core-second
   quantizers  a step of imtok's quantizers against vector-quantize-pytorch's, and the memory that each takes;

@@ -1,6 +1,7 @@
 """The whole update as Lightning runs it, taking turns with forward and backward of the bare modules."""
 
 import copy
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from ..configs.errors import UserError
 from ..tokenizers.types import TokenizerOutput
-from ..training.precision import DTYPES
+from ..training.precision import DTYPES, device_type, has_matrix_units
 from .arguments import whole_number
 from .benchmark import print_result, ratio
 
@@ -95,8 +96,10 @@ class TakeTurns(Callback):
     The first round is not counted: memory is touched and kernels are chosen in it.
     """
 
-    def __init__(self, make_arms: Callable[[torch.device], Mapping[str, Callable[[Tensor], None]]]) -> None:
-        self.make_arms = make_arms
+    def __init__(
+        self, make_arms: Callable[[torch.device], Mapping[str, Callable[[Tensor], None]]], *, rounds: int
+    ) -> None:
+        self.make_arms, self.rounds = make_arms, rounds
         self.seconds: dict[str, list[float]] = {"whole update": []}
 
     def on_fit_start(self, trainer: Any, training: Any) -> None:
@@ -120,6 +123,9 @@ class TakeTurns(Callback):
             arm(batch["image"])
             if counted:
                 self.seconds[name].append(time.perf_counter() - start)
+        # A round of a large model takes minutes; whoever waits should see that it moves.
+        times = [f"{name} {seconds[-1]:.1f} s" for name, seconds in self.seconds.items() if seconds]
+        print(f"round {batch_idx} of {self.rounds}: {', '.join(times) or 'warm-up, not counted'}", file=sys.stderr)
         self.started = time.perf_counter()
 
 
@@ -130,14 +136,19 @@ def benchmark_train(settings: Mapping[str, str], overrides: Sequence[str]) -> di
     if not any(word.startswith("experiment=") for word in overrides):
         raise UserError("benchmark train: which experiment? Add experiment=quickstart (`imtok recipes` lists them)")
     rounds, batch = whole_number(settings, "rounds", 5), whole_number(settings, "batch", 2)
-    compare = settings.get("compare", "true") == "true"
+    compare = settings.get("compare", "auto")
+    if compare not in ("auto", "true", "false"):
+        raise UserError(f"compare={compare}: expected auto, true or false")
     words = [*overrides, f"trainer.max_updates={rounds + 1}", f"data.batch_size={batch}", "trainer.accumulate=1"]
     words += [f"trainer.threads={whole_number(settings, 'threads', 1)}", "weights=random"]
     if not any(word.startswith("data=") for word in overrides):
         words += ["data=generated", f"data.count={(rounds + 1) * batch}"]  # no data set is needed to measure
-    if "precision" in settings:
-        words.append(f"trainer.precision={settings['precision']}")
+    words.append(f"trainer.precision={settings.get('precision', 'auto')}")
     config = compose_config("train", words)
+    fast_bf16 = has_matrix_units("bf16", device_type(config["trainer"]["accelerator"]))
+    if compare == "auto" and not fast_bf16:
+        print("bf16 arm left out: no bf16 matrix units here (compare=true measures it anyway)", file=sys.stderr)
+    compared = compare == "true" or (compare == "auto" and fast_bf16)
     if config["adversary"]:  # the GAN counts from the first update
         config["adversary"] |= {"start": 0, "discriminator_warmup": 0, "ramp": 0}
 
@@ -147,17 +158,17 @@ def benchmark_train(settings: Mapping[str, str], overrides: Sequence[str]) -> di
         def arms(device: torch.device) -> dict[str, Callable[[Tensor], None]]:
             as_set = {"precision": training.settings.precision, "channels_last": training.settings.channels_last}
             found = {"bare modules": BareModules(training, **as_set, device=device).update}
-            if compare:
+            if compared:
                 for name, precision, last in (("fp32", "fp32", False), ("bf16 + channels_last", "bf16", True)):
                     bare = BareModules(training, precision=precision, channels_last=last, device=device, own=True)
                     found[f"bare, {name}"] = bare.update
             return found
 
-        turns = TakeTurns(arms)
+        turns = TakeTurns(arms, rounds=rounds)
         build_trainer(training.settings, loggers=[], callbacks=[turns], folder=Path(folder)).fit(training)
     seconds = turns.seconds
     ratios = {"whole / bare": ratio(seconds["whole update"], seconds["bare modules"])}
-    if compare:
+    if compared:
         ratios["fp32 / bf16 + channels_last"] = ratio(seconds["bare, fp32"], seconds["bare, bf16 + channels_last"])
     size = "x".join(str(side) for side in training.tokenizer.image_size)
     gan = ", with GAN" if config["adversary"] else ", no GAN"
