@@ -4,7 +4,6 @@ Everything runs on fake tensors (shapes without data), at the real batch size, t
 makes: tokenizer, losses, adversary, backward.
 """
 
-import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -12,19 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensor,
-    FakeTensorMode,
-)
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..configs.instantiate import build
-from ..tokenizers.types import Latents, Quantized, Stream
 from ..training.precision import DTYPES, chosen_arithmetic
+from .shapes_only import LiveMemory, ShapesOnlyQuantizer, make_fake, random_weights
 
 OPTIMIZER_STATE = {"adam": 2, "adamw": 2, "sgd": 1}  # tensors of the parameter's size
 
@@ -59,58 +51,6 @@ def tokenizer_parameters(tokenizer: nn.Module, *, trained: bool = False) -> dict
     return {name: count(part, trained=trained) for name, part in tokenizer.named_children()}
 
 
-class LiveMemory(TorchDispatchMode):
-    """Bytes of the tensors that are alive, and the most there were at once. Tensors made before are not counted."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self.known: weakref.WeakSet = weakref.WeakSet()
-
-    def ignore(self, tensors: Iterator[Tensor]) -> None:
-        for tensor in tensors:
-            self.known.add(tensor.untyped_storage())
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                if storage not in self.known:
-                    self.known.add(storage)
-                    size = storage.nbytes()
-                    self.now += size
-                    self.peak = max(self.peak, self.now)
-                    weakref.finalize(storage, self._freed, size)
-        return result
-
-    def _freed(self, size: int) -> None:
-        self.now -= size
-
-
-class ShapesOnlyQuantizer(nn.Module):
-    """Stands in for a quantizer whose training step looks at values (revival, k-means), which fake tensors have not.
-
-    Its forward is the real one in eval mode; what training adds (running means, revival) is not counted.
-    """
-
-    def __init__(self, quantizer: nn.Module) -> None:
-        super().__init__()
-        self.real = quantizer.eval()
-        self.loss_names = quantizer.loss_names
-
-    def train(self, mode: bool = True) -> "ShapesOnlyQuantizer":
-        return super().train(False)
-
-    def set_update(self, update: int) -> None: ...
-
-    def forward(self, latents: Latents) -> Quantized:
-        quantized = self.real(latents)
-        link = sum(stream.x_BND.float().sum() for stream in latents.values()) * 0
-        codes = {n: Stream(s.x_BND + link, s.grid, s.mask_BN) for n, s in quantized.codes.items()}
-        return Quantized(codes, quantized.indices, dict.fromkeys(self.loss_names, link))
-
-
 def update_cost(config: Mapping[str, Any]) -> UpdateCost:
     """config: a composed and resolved train config."""
     from ..losses.teachers.named import NamedTeachers
@@ -119,7 +59,7 @@ def update_cost(config: Mapping[str, Any]) -> UpdateCost:
     mode = FakeTensorMode()
     with mode:
         tokenizer = build(config["tokenizer"], key="tokenizer")
-        adversary = build(_random_weights(config["adversary"]), key="adversary") if config.get("adversary") else None
+        adversary = build(random_weights(config["adversary"]), key="adversary") if config.get("adversary") else None
     for name in config.get("freeze") or ():
         getattr(tokenizer, name).requires_grad_(False)
     cost = UpdateCost(
@@ -131,7 +71,7 @@ def update_cost(config: Mapping[str, Any]) -> UpdateCost:
     )
     # Frozen networks read files when they are built, so these are made for real and robbed of their data after.
     losses = WeightedLosses.from_config(
-        _random_weights(config["loss"]), tokenizer, NamedTeachers(_random_weights(config.get("teacher")))
+        random_weights(config["loss"]), tokenizer, NamedTeachers(random_weights(config.get("teacher")))
     )
     if adversary is not None:
         cost.parameters["discriminator"] = count(adversary.discriminator)
@@ -153,7 +93,7 @@ def update_cost(config: Mapping[str, Any]) -> UpdateCost:
         accelerator=trainer.get("accelerator", "auto"),
     )
     cost.precision, dtype = arithmetic.precision, DTYPES[arithmetic.precision]
-    _make_fake(losses, mode)
+    make_fake(losses, mode)
     with mode:
         images = torch.empty(batch, 3, height, width)
         if arithmetic.channels_last:
@@ -263,6 +203,7 @@ def _measure_update(
     for part in parts:
         part.zero_grad(set_to_none=True)
     tokenizer.set_update(update)
+    images = images.clone()  # teachers look at a batch once, and know it by its tensor
     batch = {"image": images, "label": torch.zeros(len(images), dtype=torch.int64), "key": [""] * len(images)}
     batch["caption"] = ["a picture"] * len(images)
     cast = (lambda: torch.autocast("cpu", dtype=dtype)) if dtype else nullcontext
@@ -294,26 +235,3 @@ def _measure_update(
 def _flops() -> Iterator[FlopCounterMode]:
     with FlopCounterMode(display=False) as counter:
         yield counter
-
-
-def _random_weights(node: Any) -> Any:
-    """Nodes with every `weights:` set to random: a cost does not depend on values, and no file is needed."""
-    if isinstance(node, Mapping):
-        return {k: "random" if k == "weights" else _random_weights(v) for k, v in node.items()}
-    return node
-
-
-def _make_fake(module: nn.Module, mode: FakeTensorMode) -> None:
-    def fake(tensor: Tensor) -> Tensor:
-        return mode.from_tensor(tensor.detach())
-
-    for term in module.terms.values():
-        for part in (term, term.__dict__.get("net"), term.__dict__.get("network")):
-            if isinstance(part, nn.Module) and not any(isinstance(t, FakeTensor) for t in part.buffers()):
-                for child in part.modules():
-                    for name, p in list(child._parameters.items()):
-                        if p is not None:
-                            child._parameters[name] = nn.Parameter(fake(p), requires_grad=p.requires_grad)
-                    for name, b in list(child._buffers.items()):
-                        if b is not None:
-                            child._buffers[name] = fake(b)

@@ -4,7 +4,7 @@ Li et al., arXiv 2410.01756, section 3.3: InfoNCE, both ways, between a frozen t
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +18,10 @@ from .with_teacher import WithTeacher
 
 
 class SemanticInfoNCE(WithTeacher):
-    """Reads the mean of one branch's codes, and the teacher's class token through the encoder's own `project`.
+    """Reads the mean of one branch's codes, and the teacher's vector through the encoder's own `project`.
 
-    branch: which of the encoder's branches; -1, the last, as published.
+    branch: which of the encoder's branches; -1, the last, as published; 0 for XQ-GAN's detail loss.
+    teacher_reads: pooled (the class token), or patches: their mean.
     scale: of the logits, a number or a schedule over updates. unit_length: of both sides first, then scale should be
         large (XQ-GAN: from 1 to 100).
     leave_out: share of the batch, its first images, that takes no part, beside the samples that the quantizer excludes.
@@ -32,6 +33,7 @@ class SemanticInfoNCE(WithTeacher):
         *,
         teacher: str = "dinov2_b_16",
         branch: int = -1,
+        teacher_reads: Literal["pooled", "patches"] = "pooled",
         scale: float | Mapping[str, Any] = 1.0,
         unit_length: bool = False,
         leave_out: float = 0.0,
@@ -41,6 +43,9 @@ class SemanticInfoNCE(WithTeacher):
             raise UserError(
                 f"loss.semantic_infonce.term.leave_out={leave_out}: a share of the batch, from 0 to below 1"
             )
+        if teacher_reads not in ("pooled", "patches"):
+            raise UserError(f"loss.semantic_infonce.term.teacher_reads={teacher_reads}: give pooled or patches")
+        self.teacher_reads = teacher_reads
         self.branch, self.unit_length, self.leave_out = branch, unit_length, leave_out
         self.scales = schedule_of(scale, key="loss.semantic_infonce.term.scale")
         self.scale = self.scales(0)
@@ -53,18 +58,20 @@ class SemanticInfoNCE(WithTeacher):
             return f": tokenizer.encoder ({type(encoder).__name__}) has no branches with a shared projection"
         if not -encoder.branches <= self.branch < encoder.branches:
             return f".term.branch={self.branch}: the encoder has {encoder.branches} branches"
-        if self.network.pooled_dim != encoder.project.in_features:
+        dim = self.network.pooled_dim if self.teacher_reads == "pooled" else self.network.tokens_dim
+        if dim != encoder.project.in_features:
             return (
-                f".term.teacher={self.teacher}: {self.network.pooled_dim} features, tokenizer.encoder.width is "
+                f".term.teacher={self.teacher}: {dim} features, tokenizer.encoder.width is "
                 f"{encoder.project.in_features}; the published pair is of one width"
             )
         self.__dict__.update(project=encoder.project, branches=encoder.branches)
         return None
 
     def forward(self, batch: Mapping[str, Any], output: TokenizerOutput) -> Tensor:
-        class_token = self.network(batch["image"]).pooled_BD
+        seen = self.network(batch["image"])
+        taught_BD = seen.pooled_BD if self.teacher_reads == "pooled" else seen.tokens_BND.mean(dim=1)
         codes = output.quantized.codes["main"].x_BND.unflatten(2, (self.branches, -1))[:, :, self.branch].mean(dim=1)
-        meaning = self.project(class_token)
+        meaning = self.project(taught_BD)
         keep_B = torch.arange(len(codes), device=codes.device) >= int(len(codes) * self.leave_out)
         if output.quantized.sample_mask is not None:
             keep_B = keep_B & output.quantized.sample_mask

@@ -12,6 +12,8 @@ from ...configs.instantiate import build
 from ...tokenizers.types import TokenizerOutput
 from ..schedule import schedule_of
 from .adaptive_weight import AdaptiveWeight
+from .consistency import BalancedConsistency
+from .diff_augment import DiffAugment
 from .gan_losses import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES
 from .lecam import LeCam
 
@@ -23,8 +25,9 @@ class Adversary(nn.Module):
     """What the training module sees of a GAN. Every number of updates counts generator updates; the first has number 0.
 
     discriminator: a module, images to logits. adaptive: AdaptiveWeight, or null: `weight` alone. lecam: LeCam or null.
+    consistency: BalancedConsistency (bCR) or null; not halved or scaled by anything but its own weight.
     gan_loss: the discriminator's loss; generator_loss: the generator's, the matching one by default.
-    weight: of the generator's GAN loss, a number or a schedule. discriminator_weight: of the discriminator's loss.
+    weight: of the generator's GAN loss, discriminator_weight: of the discriminator's; numbers or schedules.
     start: the first update whose generator sees the discriminator; `ramp`: updates in which its factor grows to 1.
     discriminator_warmup: updates before `start` in which the discriminator trains already. Earlier it does not run.
     reconstruction_terms: the losses whose gradient `adaptive` weighs; those of them that are selected count.
@@ -40,9 +43,10 @@ class Adversary(nn.Module):
         gan_loss: str = "hinge",
         generator_loss: str | None = None,
         weight: float | Mapping[str, Any] = 1.0,
-        discriminator_weight: float = 1.0,
+        discriminator_weight: float | Mapping[str, Any] = 1.0,
         adaptive: AdaptiveWeight | Mapping[str, Any] | None = None,
         lecam: LeCam | Mapping[str, Any] | None = None,
+        consistency: BalancedConsistency | Mapping[str, Any] | None = None,
         start: int = 0,
         discriminator_warmup: int = 0,
         ramp: int = 0,
@@ -53,6 +57,7 @@ class Adversary(nn.Module):
         self.discriminator: nn.Module = _built(discriminator, "discriminator")
         self.adaptive: AdaptiveWeight | None = _built(adaptive, "adaptive")
         self.lecam: LeCam | None = _built(lecam, "lecam")
+        self.consistency: BalancedConsistency | None = _built(consistency, "consistency")
         self.discriminator_form = _choose(DISCRIMINATOR_LOSSES, gan_loss, "gan_loss")
         self.generator_form = _choose(GENERATOR_LOSSES, generator_loss or gan_loss, "generator_loss")
         for name, updates in (("start", start), ("discriminator_warmup", discriminator_warmup), ("ramp", ramp)):
@@ -64,7 +69,7 @@ class Adversary(nn.Module):
                 f"set adversary.start to {discriminator_warmup} or more (it is {start})"
             )
         self.weight = schedule_of(weight, key="adversary.weight")
-        self.discriminator_weight = discriminator_weight
+        self.discriminator_weight = schedule_of(discriminator_weight, key="adversary.discriminator_weight")
         self.start = start
         self.discriminator_warmup = discriminator_warmup
         self.ramp = ramp
@@ -89,7 +94,7 @@ class Adversary(nn.Module):
         if min(size) < smallest:
             raise UserError(
                 f"data.image_size={size}: the discriminator needs {smallest} pixels or more; "
-                "lower adversary.discriminator.n_layers or use adversary=none"
+                "use adversary=none, or a smaller discriminator (patchgan: n_layers)"
             )
         if self.adaptive is None:
             return
@@ -107,6 +112,8 @@ class Adversary(nn.Module):
 
     def set_update(self, update: int) -> None:
         self.update = update
+        if isinstance(augment := getattr(self.discriminator, "augment", None), DiffAugment):
+            augment.set_update(update - self.start)
 
     def generator_active(self, update: int) -> bool:
         return update >= self.start and self.weight(update) != 0
@@ -168,7 +175,13 @@ class Adversary(nn.Module):
             penalty = self.lecam(real, fake, update=self.update)
             logs["lecam"] = penalty.detach()
             loss = loss + self.lecam.weight * penalty
-        return self.discriminator_weight * loss, logs
+        loss = self.discriminator_weight(self.update) * loss
+        if self.consistency is not None:
+            apart = self.consistency(self.discriminator, batch["image"], real)
+            apart = apart + self.consistency(self.discriminator, output.reconstruction.detach(), fake)
+            logs["consistency"] = apart.detach()
+            loss = loss + self.consistency.weight * apart
+        return loss, logs
 
     @contextmanager
     def _frozen_discriminator(self) -> Iterator[None]:

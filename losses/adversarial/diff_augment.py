@@ -11,18 +11,33 @@ class DiffAugment(nn.Module):
     """Shift, colour and a blanked square, drawn anew for every picture; as StyleGAN-T (arXiv:2301.09515) has it.
 
     chance: that each of the three is applied to a batch. shift, cutout: shares of the side; cutout 0: none.
+    blur_updates: updates from the GAN's start in which a blur fades, at first of sqrt(side / 2) pixels, so that a fresh
+        discriminator judges coarse things first. 0: no blur.
     """
 
-    def __init__(self, *, chance: float = 1.0, shift: float = 0.125, cutout: float = 0.2) -> None:
+    def __init__(
+        self, *, chance: float = 1.0, shift: float = 0.125, cutout: float = 0.2, blur_updates: int = 0
+    ) -> None:
         super().__init__()
+        if blur_updates < 0:
+            raise UserError(f"adversary.discriminator.augment.blur_updates={blur_updates}: 0 or more")
         for name, value in (("chance", chance), ("shift", shift), ("cutout", cutout)):
             if not 0 <= value <= 1:
                 raise UserError(f"adversary.discriminator.augment.{name}={value}: a share, from 0 to 1")
         self.chance = chance
         self.shift = shift
         self.cutout = cutout
+        self.blur_updates = blur_updates
+        self.since_start = 0
+
+    def set_update(self, since_start: int) -> None:
+        """Generator updates since the GAN began; fewer than 0 while only the discriminator trains."""
+        self.since_start = since_start
 
     def forward(self, images: Tensor) -> Tensor:
+        left = 1 - max(self.since_start, 0) / self.blur_updates if self.blur_updates else 0.0
+        if left > 0:
+            images = blurred(images, left * (images.shape[-2] / 2) ** 0.5)
         shifts, colours, cuts = (torch.rand(3) < self.chance).tolist()
         if shifts:
             images = shifted(images, self.shift)
@@ -31,6 +46,19 @@ class DiffAugment(nn.Module):
         if cuts and self.cutout:
             images = cut_out(images, self.cutout)
         return images
+
+
+def blurred(images: Tensor, width: float) -> Tensor:
+    """Taps of 2^-(x / width)^2 within 3 widths, one axis after the other; edges are mirrored."""
+    radius = min(int(3 * width), min(images.shape[2:]) - 1)
+    if radius < 1:
+        return images
+    x = torch.arange(-radius, radius + 1, device=images.device, dtype=torch.float32)
+    taps = torch.exp2(-(x / width).square())
+    taps = (taps / taps.sum()).expand(images.shape[1], 1, -1)
+    channels, padding = images.shape[1], (radius, radius, radius, radius)
+    images = F.pad(images, padding, mode="reflect")
+    return F.conv2d(F.conv2d(images, taps[..., None], groups=channels), taps[:, :, None], groups=channels)
 
 
 def shifted(images: Tensor, share: float) -> Tensor:

@@ -12,6 +12,11 @@ def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
 
 
+def leaky_hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """DualToken: beyond the margin a slope of 0.01 is left."""
+    return 0.5 * (F.leaky_relu(1 - real, 0.01).mean() + F.leaky_relu(1 + fake, 0.01).mean())
+
+
 def hinge_generator(fake: Tensor) -> Tensor:
     return -fake.mean()
 
@@ -41,11 +46,13 @@ def _logit_per_image(logits: Tensor) -> Tensor:
 
 DISCRIMINATOR_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "hinge": hinge_discriminator,
+    "leaky_hinge": leaky_hinge_discriminator,
     "vanilla": vanilla_discriminator,
     "non_saturating": non_saturating_discriminator,
 }
 GENERATOR_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
     "hinge": hinge_generator,
+    "leaky_hinge": hinge_generator,
     "vanilla": vanilla_generator,
     "non_saturating": non_saturating_generator,
 }

@@ -8,7 +8,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from imtok.configs.instantiate import build
-from imtok.eval.cost import LiveMemory, count, update_cost
+from imtok.eval.cost import count, update_cost
+from imtok.eval.shapes_only import LiveMemory
 
 SIZES = {"channels": 32, "channel_multipliers": [1, 2], "blocks_per_level": 1, "z_channels": 16, "attention_levels": []}
 

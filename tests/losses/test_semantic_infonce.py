@@ -123,6 +123,19 @@ def test_the_term_trains_the_codes_and_the_shared_projection() -> None:
     torch.testing.assert_close(term({"image": images}, output).double(), expected)
 
 
+def test_the_first_branch_against_the_mean_of_the_teachers_patches() -> None:
+    """XQ-GAN's detail loss."""
+    tokenizer, images = build(NODE, key="tokenizer").eval(), torch.rand(4, 3, 32, 32) * 2 - 1
+    output, term = tokenizer(images), term_of(branch=0, teacher_reads="patches")
+    assert term.misfit(tokenizer) is None
+    patches = term.network.network.forward_features(term.network.prepared(images))[:, 1:]
+    codes = output.quantized.codes["main"].x_BND[..., :4].mean(dim=1)
+    expected = by_hand(tokenizer.encoder.project(patches.mean(dim=1)), codes, 1.0)
+    torch.testing.assert_close(term({"image": images}, output).double(), expected)
+    with pytest.raises(UserError, match="teacher_reads=class"):
+        SemanticInfoNCE(teacher_reads="class")
+
+
 def test_the_scale_of_the_logits_can_grow() -> None:
     tokenizer, images = build(NODE, key="tokenizer").eval(), torch.rand(4, 3, 32, 32) * 2 - 1
     output = tokenizer(images)

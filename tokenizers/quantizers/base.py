@@ -84,16 +84,19 @@ class SingleStreamQuantizer(Quantizer):
             )
         stream = latents["main"]
         with torch.autocast(stream.x_BND.device.type, enabled=False):
-            result = self.quantize(self.project_in(self.seen_tokens(stream).float()))
+            seen = self.seen_tokens(stream)
+            result = self.quantize(self.project_in(seen.float()))
             codes = self.project_out(result.codes_BND)
-        indices = result.indices_BNK
+        indices, losses = result.indices_BNK, result.losses
+        if not len(seen):  # this rank's batch has no token: a mean over nothing is NaN, and one NaN stops all ranks
+            losses = {name: loss.nan_to_num() for name, loss in losses.items()}
         if stream.mask_BN is not None:
             codes = put_back(codes, stream.mask_BN, fill=0)
             indices = put_back(indices, stream.mask_BN, fill=-1)
         return Quantized(
             codes={"main": Stream(codes, stream.grid, stream.mask_BN)},
             indices={"main": indices},
-            losses=result.losses,
+            losses=losses,
             stats=result.stats,
         )
 

@@ -73,7 +73,7 @@ class GumbelVQ(SingleStreamQuantizer):
             z, keys, self.codebook.float(), bias_K=bias, temperature=self.temperature, noise_seed=seed
         )
         indices = indices_N.view(*z_BND.shape[:2], 1)
-        codes = codes.view(*z_BND.shape[:2], -1)
+        codes = codes.view(*z_BND.shape[:2], codes.shape[1])
         if not self.training:
             return StreamQuantized(codes, indices)
         per_token, _ = dot_entropies(z, keys, 1.0, bias)

@@ -88,6 +88,8 @@ class PCAVQ(VQ):
     @torch.no_grad()
     def _fit_along(self, z_ND: Tensor) -> None:
         self._add_moments(z_ND)
+        if not self.moments_count:  # no rank had a token
+            return
         self.fitted += 1
         seen = int(self.fitted)
         if seen & (seen - 1) == 0 or seen == self.fit_updates:  # 1, 2, 4, ... : the basis settles early

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from imtok.configs.errors import UserError
-from imtok.losses.adversarial.diff_augment import DiffAugment, cut_out, recoloured, shifted
+from imtok.losses.adversarial.diff_augment import DiffAugment, blurred, cut_out, recoloured, shifted
 
 
 def test_shifts_are_whole_pixels_with_zeros_from_outside() -> None:
@@ -52,3 +52,25 @@ def test_gradients_pass_and_chance_zero_does_nothing() -> None:
     assert torch.equal(DiffAugment(chance=0.0)(images), images)
     with pytest.raises(UserError, match=r"augment\.cutout=1\.5"):
         DiffAugment(cutout=1.5)
+
+
+def test_a_blur_keeps_means_and_spreads_a_point_as_far_as_it_says() -> None:
+    point = torch.zeros(1, 3, 33, 33)
+    point[..., 16, 16] = 1.0
+    out = blurred(point, 2.0)
+    torch.testing.assert_close(out.sum(dim=(2, 3)), torch.ones(1, 3))
+    x = torch.arange(33) - 16.0
+    variance = float((out[0, 0].sum(dim=0) * x.square()).sum())
+    assert variance == pytest.approx(2.0**2 / (2 * 0.6931), rel=0.01)  # 2^-(x/w)^2 is a normal of variance w^2 / 2 ln 2
+    assert torch.equal(blurred(point, 0.2), point)  # narrower than a pixel
+
+
+def test_the_blur_fades_after_the_start_and_not_before() -> None:
+    augment, images = DiffAugment(chance=0.0, blur_updates=10), torch.rand(1, 3, 32, 32)
+    apart = []
+    for update in (-5, 0, 5, 9, 10, 99):
+        augment.set_update(update)
+        apart.append(float((augment(images) - images).abs().mean()))
+    assert apart[0] == apart[1] > apart[2] > apart[3] > 0 == apart[4] == apart[5]
+    with pytest.raises(UserError, match="blur_updates=-1"):
+        DiffAugment(blur_updates=-1)

@@ -10,7 +10,8 @@ from torch import nn
 
 from imtok.configs.errors import MissingWeights, UserError
 from imtok.losses.adversarial.diff_augment import DiffAugment
-from imtok.losses.adversarial.dino import DinoDiscriminator, DinoTrunk, LocalBatchNorm
+from imtok.losses.adversarial.dino import DinoDiscriminator, DinoTrunk
+from imtok.losses.adversarial.frozen_trunk import LocalBatchNorm
 
 SMALL = {"width": 24, "depth": 3, "num_heads": 2, "taps": (0, 2)}
 

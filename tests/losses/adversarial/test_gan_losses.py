@@ -48,4 +48,5 @@ def test_both_sides_pull_the_right_way(name):
 
 
 def test_llamagens_swapped_pair_has_no_setting():
-    assert set(DISCRIMINATOR_LOSSES) == set(GENERATOR_LOSSES) == {"hinge", "vanilla", "non_saturating"}
+    names = {"hinge", "leaky_hinge", "vanilla", "non_saturating"}
+    assert set(DISCRIMINATOR_LOSSES) == set(GENERATOR_LOSSES) == names

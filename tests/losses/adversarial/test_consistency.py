@@ -1,0 +1,53 @@
+"""bCR: what it compares, alone and as a part of the discriminator's loss."""
+
+import pytest
+import torch
+from torch import nn
+
+from imtok.losses.adversarial.adversary import Adversary
+from imtok.losses.adversarial.consistency import BalancedConsistency
+from imtok.losses.adversarial.diff_augment import DiffAugment
+
+
+class Darker(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images - 0.5
+
+
+class Brightness(nn.Module):
+    """One logit a pixel, times a parameter."""
+
+    def __init__(self, augment: nn.Module | None = None) -> None:
+        super().__init__()
+        self.gain, self.augment = nn.Parameter(torch.tensor(2.0)), augment
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        images = images if self.augment is None else self.augment(images)
+        return self.gain * images.mean(dim=1, keepdim=True)
+
+
+def test_squared_difference_of_the_two_looks() -> None:
+    discriminator, images = Brightness(), torch.rand(2, 3, 4, 4)
+    found = BalancedConsistency(augment=Darker())(discriminator, images, discriminator(images))
+    assert float(found.detach()) == pytest.approx((2 * 0.5) ** 2, rel=1e-5)
+    assert float(BalancedConsistency()(discriminator, images, discriminator(images)).detach()) == 0
+
+
+def test_the_discriminators_own_augmentation_draws_anew() -> None:
+    torch.manual_seed(0)
+    discriminator, images = Brightness(DiffAugment()), torch.rand(2, 3, 8, 8)
+    assert float(BalancedConsistency()(discriminator, images, discriminator(images)).detach()) > 0
+
+
+def test_both_sides_join_the_discriminators_loss_with_their_own_weight(FakeTokenizer, images) -> None:
+    batch = {"image": images(2, 16, seed=1)}
+    output = FakeTokenizer()(batch["image"])
+    settings = {"discriminator_weight": 3.0, "gan_loss": "hinge"}
+    plain = Adversary(discriminator=Brightness(), **settings)
+    with_bcr = Adversary(discriminator=Brightness(), consistency=BalancedConsistency(augment=Darker()), **settings)
+    loss, logs = with_bcr.discriminator_loss(batch, output)
+    without, _ = plain.discriminator_loss(batch, output)
+    assert float(logs["consistency"]) == pytest.approx(2.0, rel=1e-4)  # 1 for real, 1 for fake
+    assert float((loss - without).detach()) == pytest.approx(4.0 * 2.0, rel=1e-4)
+    loss.backward()
+    assert float(with_bcr.discriminator.gain.grad) != 0

@@ -1,0 +1,38 @@
+"""DualToken's discriminator: sizes, one block by hand, and its hinge."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from imtok.configs.errors import UserError
+from imtok.losses.adversarial.gan_losses import DISCRIMINATOR_LOSSES
+from imtok.losses.adversarial.residual_patchgan import ResidualBlock, ResidualPatchGAN
+
+
+@pytest.mark.parametrize(("side", "patches"), [(64, 8), (100, 13), (32, 4)])
+def test_three_halvings(side: int, patches: int) -> None:
+    discriminator = ResidualPatchGAN(ndf=32)
+    assert discriminator(torch.rand(2, 3, side, side)).shape == (2, 1, patches, patches)
+    assert [block.conv.out_channels for block in discriminator.blocks] == [64, 128, 256]
+
+
+def test_a_block_is_its_shrunk_and_widened_input_plus_one_convolution() -> None:
+    block, x = ResidualBlock(width=32, wider=64, stride=2), torch.randn(2, 32, 8, 8)
+    normed = F.group_norm(x, 32, block.norm.weight, block.norm.bias, eps=1e-6)
+    change = F.conv2d(F.leaky_relu(normed, 0.2), block.conv.weight, block.conv.bias, stride=2, padding=1)
+    shrunk = F.avg_pool2d(x, 2)  # halving bilinearly averages four neighbours
+    expected = change + F.conv2d(shrunk, block.widen.weight, block.widen.bias)
+    torch.testing.assert_close(block(x), expected)
+
+
+def test_leaky_hinge_goes_on_pushing_beyond_the_margin() -> None:
+    real, fake = torch.tensor([3.0]), torch.tensor([0.5])
+    found = DISCRIMINATOR_LOSSES["leaky_hinge"](real, fake)
+    assert float(found) == pytest.approx(0.5 * (-2.0 * 0.01 + 1.5))
+
+
+def test_wrong_sizes_name_their_key() -> None:
+    with pytest.raises(UserError, match="ndf=48"):
+        ResidualPatchGAN(ndf=48)
+    with pytest.raises(UserError, match="n_layers=0"):
+        ResidualPatchGAN(n_layers=0)
