@@ -19,6 +19,8 @@ from ..training.precision import DTYPES, device_type, has_matrix_units
 from .arguments import whole_number
 from .benchmark import print_result, ratio
 
+Arm = Callable[[Mapping[str, Any]], None]  # an update of a batch
+
 
 class BareModules:
     """Forward and backward of the parts, with the fewest calls an update can be made of; no optimizer, no logs."""
@@ -42,12 +44,12 @@ class BareModules:
                 if part is not None:
                     part.to(memory_format=self.format)
 
-    def update(self, images: Tensor) -> None:
+    def update(self, batch: Mapping[str, Any]) -> None:
+        images = batch["image"]
         conditioner = self.tokenizer.conditioner
         if conditioner is not None and self.conditions is None:
             self.conditions = conditioner([""] * len(images))
-        images = images.contiguous(memory_format=self.format)
-        self._generator(images)
+        self._generator(images.contiguous(memory_format=self.format), batch)
         for part in (self.tokenizer, self.discriminator):
             if part is not None:
                 part.zero_grad(set_to_none=True)
@@ -57,7 +59,7 @@ class BareModules:
     def _cast(self) -> Any:
         return torch.autocast(self.device.type, dtype=self.dtype) if self.dtype else nullcontext()
 
-    def _generator(self, images: Tensor) -> None:
+    def _generator(self, images: Tensor, batch: Mapping[str, Any]) -> None:
         parts = self.tokenizer
         with self._cast():
             seen = images if parts.space is None else parts.space.encode(images)
@@ -75,7 +77,7 @@ class BareModules:
                 loss = loss + network(picture, images).mean()
             output = TokenizerOutput(latents, quantized, picture, made, {}, self.taps.collect())
             for teacher in self.teachers:
-                loss = loss + teacher({"image": images}, output)
+                loss = loss + teacher(batch, output)
             if self.discriminator is not None:
                 self.discriminator.requires_grad_(False)
                 loss = loss - self.discriminator(picture).float().mean()
@@ -96,9 +98,7 @@ class TakeTurns(Callback):
     The first round is not counted: memory is touched and kernels are chosen in it.
     """
 
-    def __init__(
-        self, make_arms: Callable[[torch.device], Mapping[str, Callable[[Tensor], None]]], *, rounds: int
-    ) -> None:
+    def __init__(self, make_arms: Callable[[torch.device], Mapping[str, Arm]], *, rounds: int) -> None:
         self.make_arms, self.rounds = make_arms, rounds
         self.seconds: dict[str, list[float]] = {"whole update": []}
 
@@ -120,7 +120,7 @@ class TakeTurns(Callback):
             self.seconds["whole update"].append(whole)
         for name, arm in self.arms.items():
             start = time.perf_counter()
-            arm(batch["image"])
+            arm(batch)
             if counted:
                 self.seconds[name].append(time.perf_counter() - start)
         # A round of a large model takes minutes; whoever waits should see that it moves.
@@ -142,7 +142,9 @@ def benchmark_train(settings: Mapping[str, str], overrides: Sequence[str]) -> di
     words = [*overrides, f"trainer.max_updates={rounds + 1}", f"data.batch_size={batch}", "trainer.accumulate=1"]
     words += [f"trainer.threads={whole_number(settings, 'threads', 1)}", "weights=random"]
     if not any(word.startswith("data=") for word in overrides):
-        words += ["data=generated", f"data.count={(rounds + 1) * batch}"]  # no data set is needed to measure
+        words.append("data=generated")  # no data set is needed to measure
+        if not any(word.startswith("data.count=") for word in overrides):
+            words.append(f"data.count={(rounds + 1) * batch}")
     words.append(f"trainer.precision={settings.get('precision', 'auto')}")
     config = compose_config("train", words)
     fast_bf16 = has_matrix_units("bf16", device_type(config["trainer"]["accelerator"]))
@@ -155,7 +157,7 @@ def benchmark_train(settings: Mapping[str, str], overrides: Sequence[str]) -> di
     with tempfile.TemporaryDirectory() as folder:
         training = build_training(config, Path(folder))
 
-        def arms(device: torch.device) -> dict[str, Callable[[Tensor], None]]:
+        def arms(device: torch.device) -> dict[str, Arm]:
             as_set = {"precision": training.settings.precision, "channels_last": training.settings.channels_last}
             found = {"bare modules": BareModules(training, **as_set, device=device).update}
             if compared:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
+from torch import nn
 
 from ..configs.errors import UserError, did_you_mean
 from ..configs.instantiate import build
@@ -41,7 +42,7 @@ def build_training(config: Mapping[str, Any], folder: Path) -> TokenizerTraining
     if config["init_from"] is not None and config["ckpt_path"] is None:
         init_from(tokenizer, config["init_from"])
     freeze_parts(tokenizer, list(config["freeze"]))
-    check_stage(config)
+    check_stage(config, tokenizer)
     losses = WeightedLosses.from_config(config["loss"], tokenizer, NamedTeachers(config.get("teacher")))
     adversary = None
     if config["adversary"] is not None:
@@ -73,9 +74,15 @@ def build_training(config: Mapping[str, Any], folder: Path) -> TokenizerTraining
     return training
 
 
-def check_stage(config: Mapping[str, Any]) -> None:
-    """A later stage on untrained parts would run for days without a word."""
+def check_stage(config: Mapping[str, Any], tokenizer: nn.Module) -> None:
+    """A later stage on untrained parts, or a frozen tower on random weights, would run for days without a word."""
     from_nothing = config["init_from"] is None and config["ckpt_path"] is None and config.get("weights") != "random"
+    for name, part in tokenizer.named_modules():
+        if from_nothing and getattr(part, "frozen_from_nothing", False):
+            raise UserError(
+                f"tokenizer.{name}.pretrained=null: this part does not train and would keep its random weights; give "
+                "the path of a file (weights=random to try things without)"
+            )
     trained_before = [part for part in config["freeze"] if part in ("encoder", "quantizer")]
     if from_nothing and trained_before and not any(_names_weights(config["tokenizer"][p]) for p in trained_before):
         raise UserError(

@@ -66,3 +66,19 @@ def test_text_where_it_does_not_belong(key, tmp_path):
 def test_everything_else_that_does_not_belong(key, tmp_path):
     for value in WRONG[1:]:
         refused(key, value, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["experiment=dualvitok_256"], "encoder.semantic.tower"),
+        (["experiment=quickstart_dual", "tokenizer.encoder.semantic.pretrained=null"], "encoder.semantic"),
+    ],
+)
+def test_a_frozen_tower_without_weights_is_refused_before_training(words, part, tmp_path):
+    from imtok.training.factory import build_training
+
+    words = [*words, "data=generated", "debug=tiny"]
+    build_training(compose_config("train", words), tmp_path)  # tiny sets weights=random
+    with pytest.raises(UserError, match=rf"tokenizer\.{part}\.pretrained=null: this part does not train"):
+        build_training(compose_config("train", [*words, "weights=pretrained"]), tmp_path)

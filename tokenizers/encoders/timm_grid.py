@@ -62,6 +62,7 @@ class TimmGridEncoder(Encoder):
         self.layer, self.reduction = layer % len(described), int(described[layer]["reduction"])
         if isinstance(pretrained, str):
             self._start_from(pretrained, made_by)
+        self.frozen_from_nothing = not pretrained and not trainable
         if not trainable:
             self.network.requires_grad_(False).eval()
         width = int(described[layer]["num_chs"])

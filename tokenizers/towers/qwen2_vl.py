@@ -65,6 +65,7 @@ class Qwen2VLTower(Tower):
         init_transformer(self)
         if pretrained is not None:
             start_from(self, pretrained)
+        self.frozen_from_nothing = pretrained is None and not trained
         self.requires_grad_(trained)
 
     def train(self, mode: bool = True) -> "Qwen2VLTower":
