@@ -72,7 +72,10 @@ def test_everything_else_that_does_not_belong(key, tmp_path):
     ("words", "part"),
     [
         (["experiment=dualvitok_256"], "encoder.semantic.tower"),
-        (["experiment=quickstart_dual", "tokenizer.encoder.semantic.pretrained=null"], "encoder.semantic"),
+        (
+            ["experiment=quickstart_dual", "tokenizer.encoder.encoders.semantic.pretrained=null"],
+            "encoder.encoders.semantic",
+        ),
     ],
 )
 def test_a_frozen_tower_without_weights_is_refused_before_training(words, part, tmp_path):
