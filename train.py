@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         command(["--help"])
         return
-    from imtok.configs.compose import readable_errors, register_resolvers, settle
+    from imtok.configs.compose import readable_errors, register_resolvers, settle, with_home
     from imtok.configs.errors import errors_as_one_line
 
     exit_codes, failures = [0], []
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         from imtok.training.resume import arguments_for_resume
 
-        arguments = arguments_for_resume(arguments)
+        arguments = arguments_for_resume(with_home(arguments))
         overrides = [a for a in arguments if not a.startswith("-")]
         check_flags(arguments)
         os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come through to us instead of Hydra's own report

@@ -31,12 +31,13 @@ TOP_LEVEL = {
     "out": str | None,
     "device": str,
     "require": Sequence[str],
+    "curve_images": int | None,
 }
 
 
 def compose_config(config_name: str = "train", overrides: Sequence[str] = ()) -> dict[str, Any]:
     """What `imtok train OVERRIDES` would run with, resolved, as a dict; UserErrors name the key."""
-    overrides = list(overrides)
+    overrides = with_home(overrides)
     with readable_errors(config_name, overrides), _composed(config_name, overrides) as cfg:
         return settle(cfg, overrides)
 
@@ -60,6 +61,8 @@ def check_top_level(config: Mapping[str, Any]) -> None:
         raise UserError(f"seed={config['seed']}: 0 or more")
     if config.get("max_images") is not None and config["max_images"] < 1:
         raise UserError(f"max_images={config['max_images']}: 1 or more, null for all")
+    if config.get("curve_images") is not None and config["curve_images"] < 0:
+        raise UserError(f"curve_images={config['curve_images']}: 0 or more, null for all")
 
 
 def apply_tiny(cfg: DictConfig, overrides: Sequence[str]) -> None:
@@ -86,6 +89,18 @@ def _tiny_nodes(node: Any, key: str = "") -> Iterator[tuple[str, dict[str, Any]]
         for name, child in node.items():
             if name != "tiny":
                 yield from _tiny_nodes(child, f"{key}.{name}" if key else str(name))
+
+
+def with_home(overrides: Iterable[str]) -> list[str]:
+    """`data.root=~/photos`: the shell expands no ~ behind a =, and Hydra's grammar knows none."""
+    words = []
+    for word in overrides:
+        key, is_set, value = word.partition("=")
+        if is_set and re.match(r"~\w*(/|$)", value):
+            path = os.path.expanduser(value).replace("\\", r"\\").replace('"', r"\"")
+            word = f'{key}="{path}"'
+        words.append(word)
+    return words
 
 
 def override_keys(overrides: Iterable[str]) -> list[str]:

@@ -75,7 +75,7 @@ class WeightedLosses(nn.Module):
                 raise UserError(f"loss.{name}{reason}")
         read = {getattr(term, "key", None) for term in terms.values()}
         for offered in getattr(tokenizer.quantizer, "loss_names", ()):
-            if offered not in read:
+            if offered not in read and not getattr(tokenizer.quantizer, "frozen", False):
                 notes.append(f"the quantizer's loss {offered!r} has no term and trains nothing; add it to loss=[...]")
         notes += [f"no loss asks teacher.{name}; it is not loaded" for name in teachers.unused]
         if not terms:

@@ -14,7 +14,6 @@ from .run_verdict import Line, check_run
 
 EXAMPLES = ("imtok doctor", "imtok doctor runs/quickstart/STAMP")
 OPTIONAL = {
-    "simplejpeg": "JPEGs load about twice as fast",
     "wandb": "logger=[csv,wandb]",
     "tensorboard": "logger=[csv,tensorboard]",
     "transformers": "teachers and text towers",
@@ -56,24 +55,17 @@ def _torch() -> list[Line]:
             lines.append(Line(True, f"cuda:{number}", f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB, {bf16}"))
     else:
         lines.append(Line(None, "cuda", "none that torch sees; training runs on the CPU"))
-    flags = _cpu_flags()
-    fast = [name for name in ("amx_bf16", "avx512_bf16") if name in flags]
+    from imtok.training.precision import has_matrix_units
+
     said = f"{_cores()} cores for this process, torch uses {torch.get_num_threads()} threads; "
-    said += f"fast bf16 ({', '.join(fast)})" if fast else "no fast bf16: trainer.precision=fp32 is as quick"
+    fast = has_matrix_units("bf16", "cpu")
+    said += "bf16 matrix units (AMX)" if fast else "no bf16 matrix units: trainer.precision=fp32 is far quicker here"
     lines.append(Line(None, "cpu", said))
     return lines
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return set()
-    return set(next((line.partition(":")[2] for line in text.splitlines() if line.startswith("flags")), "").split())
 
 
 def _memory() -> Line:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..configs.compose import apply_tiny, check_top_level, readable_errors
+from ..configs.compose import apply_tiny, check_top_level, readable_errors, with_home
 from ..configs.errors import UserError, errors_as_one_line
 from ..training.resume import value_of
 from .evaluation_folder import asked_for, default_folder
@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(argv: Sequence[str]) -> int:
     from omegaconf import OmegaConf
 
+    argv = with_home(argv)
     out_as_run_dir = value_of("hydra.run.dir", argv)
     argv = [word for word in argv if not word.startswith("hydra.run.dir=")]
     config = composed(argv)

@@ -98,7 +98,7 @@ def recipes() -> list[dict[str, Any]]:
                 "published_rfid": recipe.get("published_rfid"),
                 "published_note": recipe.get("published_note"),
                 "complete": recipe.get("complete"),
-                **{k: recipe[k] for k in ("reason",) if k in recipe},
+                **{k: recipe[k] for k in ("missing", "reason") if k in recipe},
                 **known[name],
             }
         )
@@ -141,6 +141,14 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         if "reason" in row:
             console.print(f"{row['name']}: sizes unknown: {row['reason']}", markup=False)
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if row["complete"] is False:
+            reasons.setdefault(row.get("missing") or "its YAML does not say", []).append(row["name"])
+    if reasons:
+        console.print("\nNot complete:")
+        for reason, names in reasons.items():
+            console.print(f"  {', '.join(names)}: {reason}", markup=False, highlight=False)
     print(
         "\nrFID as published, under each paper's own protocol; `imtok plan experiment=NAME` says what training needs."
     )

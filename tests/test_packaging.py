@@ -125,3 +125,41 @@ def test_two_updates_from_the_installed_wheel(installed, tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
     assert (tmp_path / "run" / "tokenizer" / "model.safetensors").is_file()
     assert (tmp_path / "run" / "report.html").is_file()
+
+
+def odd_pictures(folder: Path) -> None:
+    """Twenty files of mixed kinds, two of them broken."""
+    import numpy as np
+    from PIL import Image
+
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    pixels = [random.integers(0, 256, (70 + 5 * n, 90 + 3 * n, 3), dtype=np.uint8) for n in range(18)]
+    kinds = ["jpg", "png", "webp", "tiff", "gif", "bmp"]
+    modes = ["RGB", "L", "RGB", "CMYK", "P", "RGB"]
+    for number, array in enumerate(pixels):
+        Image.fromarray(array).convert(modes[number % 6]).save(folder / f"{number:02d}.{kinds[number % 6]}")
+    (folder / "18.jpg").write_bytes((folder / "00.jpg").read_bytes()[:300])
+    (folder / "19.png").write_bytes(b"no picture at all")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_a_folder_of_odd_pictures_in_an_empty_environment(wheel, tmp_path):
+    """Installs the wheel with all that it asks for: minutes and gigabytes, and needs the package index."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    pip = [str(tmp_path / "venv" / "bin" / "pip"), "install", "-q", "-c", str(ROOT / "constraints.txt"), str(wheel)]
+    done = subprocess.run(pip, env=environment, capture_output=True, text=True)
+    if done.returncode and "No matching distribution" in done.stderr:
+        pytest.skip("no package index in reach")
+    assert done.returncode == 0, done.stderr[-2000:]
+    odd_pictures(tmp_path / "pictures")
+    words = ["train", "experiment=quickstart", "data=folder", f"data.root={tmp_path / 'pictures'}", "hydra.run.dir=run"]
+    words += ["trainer.max_updates=20", "trainer.threads=1"]
+    imtok = str(tmp_path / "venv" / "bin" / "imtok")
+    done = subprocess.run([imtok, *words], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "2 images could not be read and had to be skipped" in done.stdout + done.stderr
+    for name in ("tokenizer/model.safetensors", "report.html", "skipped_images.txt"):
+        assert (tmp_path / "run" / name).is_file(), name

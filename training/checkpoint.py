@@ -129,6 +129,8 @@ def restore(
             ) from error
     if training.ema is not None and state["ema"] is not None:
         training.ema.load_state_dict(state["ema"])
+    elif training.ema is not None:  # turned on now: the mean starts here, not where the fresh tokenizer stood
+        training.ema.start_from(training.tokenizer)
     for callback in training.trainer.callbacks if training.steppers else ():
         if type(callback).__name__ in state["callbacks"]:
             callback.load_state_dict(state["callbacks"][type(callback).__name__])

@@ -40,6 +40,11 @@ class EMA:
             torch._foreach_lerp_([self.parameters[n] for n in trained], [live[n].detach() for n in trained], 1 - decay)
         _copy(self.buffers, dict(tokenizer.named_buffers()))
 
+    def start_from(self, tokenizer: nn.Module) -> None:
+        self.steps = 0
+        _copy(self.parameters, dict(tokenizer.named_parameters()))
+        _copy(self.buffers, dict(tokenizer.named_buffers()))
+
     @contextmanager
     def swapped_in(self, tokenizer: nn.Module) -> Iterator[None]:
         """Inside, the tokenizer has the mean's weights. Storages stay: compiled code and DDP hold on to them."""

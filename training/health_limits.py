@@ -9,7 +9,7 @@ REMEDIES = {
     "usage": "tokenizer/quantizer=ema_vq, tokenizer.quantizer.unit_length=true, tokenizer.quantizer.revive_below=0.1, "
     "or a smaller tokenizer.quantizer.codebook_size",
     "gan_weight": "adversary.adaptive.maximum=10, or adversary.adaptive=null with adversary.weight=0.1",
-    "gan_discriminator": "adversary.lecam={_target_: imtok.losses.adversarial.lecam.LeCam, weight: 0.001}, a lower "
-    "adversary.optimizer.lr, or a later adversary.start",
-    "data_wait": "data.num_workers higher, pip install simplejpeg, or smaller files on a nearer disk",
+    "gan_discriminator": "'adversary.lecam={_target_: imtok.losses.adversarial.lecam.LeCam, weight: 0.001}', a slower "
+    "discriminator ('adversary.optimizer={name: adam, lr: 5.0e-5, betas: [0.5, 0.9]}'), or a later adversary.start",
+    "data_wait": "data.num_workers higher, or smaller files on a nearer disk",
 }

@@ -59,7 +59,13 @@ def _adapted(tokenizer: nn.Module, part: str, given: dict[str, Tensor]) -> dict[
 def freeze_parts(tokenizer: nn.Module, parts: list[str]) -> None:
     """Their parameters get no gradient and no optimizer state; the training keeps them in eval mode."""
     children = dict(tokenizer.named_children())
+    if "quantizer" in parts and "encoder" not in parts:
+        raise UserError(
+            f"freeze={parts}: a frozen quantizer hands no gradient on, so the encoder would stand still; "
+            "freeze=[encoder,quantizer]"
+        )
     for part in parts:
         if part not in children:
             raise UserError(f"freeze: the tokenizer has no part {part!r}; {did_you_mean(part, children)}")
         children[part].requires_grad_(False)
+        children[part].frozen = True

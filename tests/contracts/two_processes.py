@@ -43,12 +43,20 @@ def streams_of(node: dict[str, Any]) -> tuple[str, ...]:
     return tuple(locate(node["_target_"], key="tokenizer.quantizer").reads)
 
 
+def make_revival_eager(node: dict[str, Any]) -> None:
+    """Also that of parts inside: product_vq, parallel, dual_residual_vq."""
+    if node.get("revive_below"):
+        accepted = inspect.signature(locate(node["_target_"], key="tokenizer.quantizer").__init__).parameters
+        node |= {key: value for key, value in EAGER_REVIVAL.items() if key in accepted}
+    for child in node.values():
+        if isinstance(child, dict):
+            make_revival_eager(child)
+
+
 def make(name: str) -> tuple[Quantizer, tuple[str, ...]]:
     node = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
     node |= node.get("tiny", {})
-    accepted = inspect.signature(locate(node["_target_"], key="tokenizer.quantizer").__init__).parameters
-    if node.get("revive_below"):
-        node |= {key: value for key, value in EAGER_REVIVAL.items() if key in accepted}
+    make_revival_eager(node)
     streams = streams_of(node)
     dim = DIM if streams == ("main",) else dict.fromkeys(streams, DIM)
     return build(node, key="tokenizer.quantizer", dim=dim), streams

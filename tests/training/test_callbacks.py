@@ -8,8 +8,9 @@ from imtok.training.callbacks.codebook import Codebook
 from imtok.training.callbacks.health import Health
 from imtok.training.callbacks.progress import Progress
 from imtok.training.callbacks.samples import Samples, grid
-from imtok.training.callbacks.throughput import Throughput
+from imtok.training.callbacks.throughput import Throughput, forward_flops
 from imtok.training.callbacks.validation import Validation, validate
+from imtok.training.factory import compile_parts
 
 
 def test_codebook_counts_only_the_last_tokens():
@@ -48,6 +49,13 @@ def test_pictures_lines_and_columns_of_a_run(make_run, capsys):
     header = run.rows[0].split(",")
     assert {"val/l1", "val/psnr", "val/usage", "train/usage", "train/images_per_second"} <= set(header)
     assert [r.split(",")[0] for r in run.rows[1:] if r.split(",")[header.index("val/psnr")]] == ["2", "4"]
+
+
+def test_flops_are_counted_behind_torch_compile_too(make_run):
+    run, image = make_run(max_updates=1).fit(), torch.zeros(1, 3, 16, 16)
+    plain = forward_flops(run.training, image)
+    compile_parts(run.tokenizer, None)
+    assert plain == forward_flops(run.training, image) > 0
 
 
 def test_validation_is_that_of_the_ema(make_run):

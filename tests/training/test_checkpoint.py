@@ -152,3 +152,12 @@ def test_resume_reads_what_another_precision_wrote(make_run):
     ckpt: Path = first.folder / "checkpoints" / "last.ckpt"
     second = make_run("b", ckpt=ckpt, max_updates=2, precision="fp16", ema={"decay": 0.5}).fit()
     assert second.training.update == 2
+
+
+def test_a_mean_that_is_turned_on_at_resume_starts_from_the_restored_weights(make_run):
+    first = make_run("a", max_updates=2, optimizer={"name": "sgd", "lr": 0.1}).fit()
+    ckpt: Path = first.folder / "checkpoints" / "last.ckpt"
+    second = make_run("b", ckpt=ckpt, max_updates=3, ema={"decay": 0.5}, optimizer={"name": "sgd", "lr": 0.1}).fit()
+    live, before = dict(second.tokenizer.named_parameters()), dict(first.tokenizer.named_parameters())
+    for name, value in second.training.ema.parameters.items():
+        torch.testing.assert_close(value, (live[name] + before[name]) / 2)

@@ -12,6 +12,14 @@ def test_a_plain_resolved_dict():
     assert config["tokenizer"]["image_size"] == 128 and config["name"] == "quickstart" and "hydra" not in config
 
 
+def test_a_leading_tilde_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/an artist")
+    config = compose_config("train", ["data=folder", "data.root=~/my photos", "init_from=~"])
+    assert config["data"]["source"]["root"] == "/home/an artist/my photos" and config["init_from"] == "/home/an artist"
+    with pytest.raises(UserError, match="sead"):  # in front of a key it still takes the key away
+        compose_config("train", ["~sead"])
+
+
 def test_tiny_yields_to_the_command_line():
     tiny = compose_config("train", ["debug=tiny"])
     assert tiny["trainer"]["max_updates"] == 2 and tiny["weights"] == "random"

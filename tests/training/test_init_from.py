@@ -40,6 +40,8 @@ def test_what_does_not_fit_is_refused_by_name(make_tokenizer, tmp_path):
         init_from(make_tokenizer(0), str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="freeze: the tokenizer has no part 'quantiser'; did you mean 'quantizer'"):
         freeze_parts(make_tokenizer(0), ["quantiser"])
+    with pytest.raises(UserError, match=r"the encoder would stand still; freeze=\[encoder,quantizer\]"):
+        freeze_parts(make_tokenizer(0), ["quantizer"])
 
 
 def test_damaged_weights_are_one_line_for_a_part_as_for_the_whole(make_tokenizer, tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -59,6 +60,27 @@ def test_a_run_leaves_what_it_should_and_is_not_overwritten(tmp_path):
     longer = train("ckpt_path=last", "hydra.run.dir=here", "trainer.max_updates=3", cwd=tmp_path)
     assert f"tokenizer {folder / 'tokenizer'}" in longer
     assert [r["update"] for r in rows(folder)] == ["1", "2", "3"]
+
+
+def test_frozen_encoder_and_quantizer_fine_tune_the_decoder(tmp_path):
+    """README's command; the quantizer's terms of `quickstart` go by themselves."""
+    train(*TINY, "hydra.run.dir=first", cwd=tmp_path)
+    words = ["init_from=first/tokenizer", "freeze=[encoder,quantizer]", "optimizer.lr=0.01", "hydra.run.dir=second"]
+    said = train(*TINY, *words, cwd=tmp_path)
+    assert "left out loss.commit.term.key=commit: tokenizer.quantizer is frozen" in said
+    before, after = (load_file(tmp_path / run / "tokenizer" / "model.safetensors") for run in ("first", "second"))
+    changed = {key.split(".")[0] for key, value in after.items() if not torch.equal(value, before[key])}
+    assert changed == {"decoder"}
+
+
+def test_all_loggers_write_without_a_network(tmp_path):
+    pytest.importorskip("wandb")
+    pytest.importorskip("tensorboard")
+    words = ["logger=[csv,tensorboard,wandb]", "logger.wandb.offline=true", "hydra.run.dir=run"]
+    train(*TINY, *words, cwd=tmp_path)
+    assert len(rows(tmp_path / "run")) == 2
+    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
+    assert list((tmp_path / "run").rglob("*.wandb"))  # inside, what `wandb sync` sends
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """What quantizers with one codebook share: search, losses, the gradient across, lookup."""
 
+import os
 from abc import abstractmethod
 from typing import ClassVar
 
@@ -15,13 +16,20 @@ from .straight_through import rotate_to, straight_through
 LARGEST_CODEBOOK_FLOATS = 2**32  # 16 GiB of fp32
 
 
+def most_codebook_floats() -> int:
+    """A codebook that trains is there four times: itself, its gradient and Adam's two moments."""
+    here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**62
+    return min(LARGEST_CODEBOOK_FLOATS, here // 16)
+
+
 def check_codebook_size(codebook_size: int, code_dim: int, *, name: str = "codebook_size") -> None:
     if codebook_size < 2:
         raise ValueError(f"{name}={codebook_size}: at least 2 codes are needed")
-    if codebook_size * code_dim > LARGEST_CODEBOOK_FLOATS:
+    if codebook_size * code_dim > most_codebook_floats():
         raise ValueError(
             f"{name}={codebook_size}: {codebook_size} codes of width {code_dim} take "
-            f"{codebook_size * code_dim * 4 / 2**30:.0f} GiB; use fewer, or binary codes (lfq, bsq), which store none"
+            f"{codebook_size * code_dim * 4 / 2**30:.0f} GiB, four times that while they train; use fewer, or binary "
+            "codes (lfq, bsq), which store none"
         )
 
 
