@@ -20,7 +20,7 @@ def main(argv: Sequence[str]) -> int:
     parser = Arguments("train-teacher", str(__doc__), examples=EXAMPLES)
     parser.add_argument("--teacher", default="generated", metavar="NAME", help="of configs/teacher (generated)")
     parser.add_argument("--out", type=Path, default=None, metavar="FILE", help="default: the weights its YAML names")
-    parser.add_argument("--updates", type=int, default=1400, metavar="N", help="of 64 images each (default: 1400)")
+    parser.add_argument("--updates", type=int, default=1000, metavar="N", help="of 64 images each (default: 1000)")
     parser.add_argument("--image-size", type=int, default=64, metavar="N", help="of the data (default: 64)")
     parser.add_argument("--data-root", default=None, metavar="DIR", help="class folders; default: generated images")
     parser.add_argument("--seed", type=int, default=0)
