@@ -53,7 +53,7 @@ class WeightedLosses(nn.Module):
         teachers = teachers or NamedTeachers()
         terms: dict[str, LossTerm] = {}
         weights: dict[str, Schedule] = {}
-        notes: list[str] = []
+        left_out: dict[str, list[str]] = {}  # by reason
         for name, entry in _plain(node).items():
             if entry is None:  # loss.NAME=null takes a term away
                 continue
@@ -69,10 +69,11 @@ class WeightedLosses(nn.Module):
                 terms[name] = term
                 tap(tokenizer, term.taps, key=f"loss.{name}.term.taps")
             elif term.optional:
-                notes.append(f"left out loss.{name}{reason}")
+                left_out.setdefault(reason.partition(": ")[2], []).append(f"loss.{name}")
                 del weights[name]
             else:
                 raise UserError(f"loss.{name}{reason}")
+        notes = [f"left out {', '.join(names)}: {reason}" for reason, names in left_out.items()]
         read = {getattr(term, "key", None) for term in terms.values()}
         for offered in getattr(tokenizer.quantizer, "loss_names", ()):
             if offered not in read and not getattr(tokenizer.quantizer, "frozen", False):

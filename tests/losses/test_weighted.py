@@ -62,8 +62,8 @@ def test_eval_mode_does_without_the_quantizers_training_losses(FakeTokenizer, ou
 def test_optional_terms_go_when_the_quantizer_is_swapped(FakeTokenizer, capsys):
     losses = WeightedLosses.from_config(shipped("l1", "codebook", "commit"), FakeTokenizer(loss_names=()))
     assert set(losses.terms) == {"l1"}
-    assert "left out loss.commit" in capsys.readouterr().err
-    assert len(losses.notes) == 2
+    assert "left out loss.codebook, loss.commit: tokenizer.quantizer" in capsys.readouterr().err
+    assert len(losses.notes) == 1
 
 
 def test_a_quantizer_loss_without_a_term_is_noted(FakeTokenizer):
