@@ -21,7 +21,6 @@ from ..losses.weighted import WeightedLosses
 from .ema import EMA
 from .init_from import freeze_parts, init_from
 from .module import TokenizerTraining
-from .optimizers import build_optimizer, learning_rate
 from .precision import without_auto
 from .randomness import seed_everything
 from .settings import TrainerSettings
@@ -68,9 +67,9 @@ def build_training(config: Mapping[str, Any], folder: Path) -> TokenizerTraining
         config=config,
     )
     training.arithmetic = arithmetic
-    for node, modules, key in optimized(training).values():  # a wrong setting is told before anything is written
-        build_optimizer(node, modules, key=key)
-        learning_rate(node.get("schedule"), total=settings.max_updates, key=f"{key}.schedule")
+    for network in optimized(training).values():  # a wrong setting is told before anything is written
+        network.build_optimizer()
+        network.learning_rate(settings.max_updates)
     return training
 
 

@@ -32,6 +32,7 @@ class Adversary(nn.Module):
     discriminator_warmup: updates before `start` in which the discriminator trains already. Earlier it does not run.
     reconstruction_terms: the losses whose gradient `adaptive` weighs; those of them that are selected count.
     optimizer: the discriminator's, as a node; null: like the generator's.
+    own_clock: the schedule of its learning rate counts from the discriminator's first update; false: from the run's.
     """
 
     builds_own_parts: ClassVar[bool] = True  # `optimizer` stays a node: it wants parameters first
@@ -52,6 +53,7 @@ class Adversary(nn.Module):
         ramp: int = 0,
         reconstruction_terms: Sequence[str] = PIXEL_TERMS,
         optimizer: Mapping[str, Any] | None = None,
+        own_clock: bool = True,
     ) -> None:
         super().__init__()
         self.discriminator: nn.Module = _built(discriminator, "discriminator")
@@ -75,6 +77,7 @@ class Adversary(nn.Module):
         self.ramp = ramp
         self.reconstruction_terms = tuple(reconstruction_terms)
         self.optimizer = optimizer
+        self.own_clock = own_clock
         self.update = 0
 
     def check(self, tokenizer: nn.Module, loss_names: Sequence[str]) -> None:
@@ -118,8 +121,13 @@ class Adversary(nn.Module):
     def generator_active(self, update: int) -> bool:
         return update >= self.start and self.weight(update) != 0
 
+    @property
+    def first_update(self) -> int:
+        """The first that trains the discriminator."""
+        return self.start - self.discriminator_warmup
+
     def discriminator_active(self, update: int) -> bool:
-        return update >= self.start - self.discriminator_warmup
+        return update >= self.first_update
 
     def factor(self, update: int) -> float:
         """Grows from 1/ramp at `start` to 1, so that no update pays for a discriminator that does not count."""
