@@ -35,11 +35,12 @@ def optimized(training: "TokenizerTraining") -> dict[str, Network]:
     shared = {"node": training.optimizer_node, "key": "optimizer"}
     networks = {"generator": Network(modules=[training.tokenizer, training.losses], **shared)}
     if (adversary := training.adversary) is not None:
-        own = {"node": adversary.optimizer, "key": "adversary.optimizer"}
+        if adversary.optimizer is not None:
+            chosen = {"node": adversary.optimizer, "key": "adversary.optimizer"}
+        else:  # `no_decay` names parts of the tokenizer
+            chosen = shared | {"node": {k: v for k, v in training.optimizer_node.items() if k != "no_decay"}}
         first = adversary.first_update if adversary.own_clock else 0
-        networks["adversary"] = Network(
-            modules=[adversary], first=first, **(shared if adversary.optimizer is None else own)
-        )
+        networks["adversary"] = Network(modules=[adversary], first=first, **chosen)
     return networks
 
 

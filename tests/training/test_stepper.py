@@ -64,3 +64,14 @@ def test_resumed_before_and_after_its_first_update(make_run):
 
 def test_a_discriminator_whose_turn_never_comes(make_run):
     assert rates_of(make_run(adversary={"start": 9, "optimizer": OWN}, max_updates=3)) == {}
+
+
+def test_fragments_of_the_generator_s_names_do_not_reach_the_discriminator(make_run):
+    adamw = {"name": "adamw", "lr": 1e-3, "weight_decay": 0.1, "no_decay": ["encoder.", "decoder."], "decay": "all"}
+    run = make_run(adversary={"start": 0}, optimizer=adamw, max_updates=1).fit()
+    decayed = {
+        name: {id(p) for g in s.optimizer.param_groups if g["weight_decay"] for p in g["params"]}
+        for name, s in run.training.steppers.items()
+    }
+    assert decayed["generator"] == {id(p) for p in run.tokenizer.quantizer.parameters()}
+    assert decayed["adversary"] == {id(p) for p in run.training.adversary.parameters()}
