@@ -12,6 +12,7 @@ from imtok.training.callbacks.checkpoint import Checkpoint
 from imtok.training.checkpoint import read, restore
 from imtok.training.csv_logger import CSVLogger
 from imtok.training.factory import build_trainer
+from imtok.training.init_from import freeze_parts
 from imtok.training.module import TokenizerTraining
 from imtok.training.settings import TrainerSettings
 
@@ -95,8 +96,7 @@ class Run:
         self.settings = TrainerSettings(**(given | settings))
         node = tokenizer_node(**(quantizer or {}))
         self.tokenizer = Tokenizer(**node)
-        for part in freeze:
-            getattr(self.tokenizer, part).requires_grad_(False)
+        freeze_parts(self.tokenizer, freeze)
         terms = {name: term for name, term in loss_node().items() if name in losses}
         config = {"tokenizer": node, "loss": terms, "adversary": None}
         self.training = TokenizerTraining(
