@@ -67,6 +67,12 @@ def adm_centre_crop(image: Tensor, size: int) -> Tensor:
     return image[:, top : top + size, left : left + size]
 
 
+def check_mode(mode: str) -> str:
+    if mode not in ("bicubic", "bilinear"):
+        raise ValueError(f"mode={mode}: bicubic or bilinear")
+    return mode
+
+
 def _uniform(generator: Generator) -> float:
     return torch.rand((), generator=generator, dtype=torch.float64).item()
 
@@ -104,6 +110,24 @@ class CentreCrop(Crop):
         image = resized(image, *(max(round(side * scale), self.size) for side in image.shape[-2:]))
         top, left = ((side - self.size) // 2 for side in image.shape[-2:])
         return image[:, top : top + self.size, left : left + self.size]
+
+
+class RandomCrop(Crop):
+    """Short side to `size` in one step, then a random window: TiTok's (bicubic), Open-MAGVIT2's (bilinear)."""
+
+    def __init__(self, *, size: int, mode: str = "bicubic"):
+        super().__init__(size=size)
+        self.mode = check_mode(mode)
+        self.name = f"random crop ({mode})"
+        self.decode_at_least = size
+
+    def __call__(self, image: Tensor, generator: Generator | None = None) -> Tensor:
+        assert generator is not None
+        height, width = image.shape[-2:]
+        side = min(height, width)
+        top, left = (int(_uniform(generator) * (length - side + 1)) for length in (height, width))
+        # Cut first: less work than to resize what falls away, and less than half a pixel off.
+        return resized(image[:, top : top + side, left : left + side], self.size, self.size, self.mode)
 
 
 class AdmRandomCrop(Crop):
@@ -155,9 +179,7 @@ class RandomResizedCrop(Crop):
             raise ValueError(f"min_area={min_area}, max_area={max_area}: 0 < min <= max <= 1 is needed")
         if max_aspect < 1:
             raise ValueError(f"max_aspect={max_aspect}: the longer side over the shorter, at least 1")
-        if mode not in ("bicubic", "bilinear"):
-            raise ValueError(f"mode={mode}: bicubic or bilinear")
-        self.min_area, self.max_area, self.max_aspect, self.mode = min_area, max_area, max_aspect, mode
+        self.min_area, self.max_area, self.max_aspect, self.mode = min_area, max_area, max_aspect, check_mode(mode)
         self.decode_at_least = math.ceil(size / math.sqrt(min_area / max_aspect))
 
     def __call__(self, image: Tensor, generator: Generator | None = None) -> Tensor:
@@ -191,6 +213,7 @@ def random_flip(image: Tensor, generator: Generator) -> Tensor:
 # What `data.train_crop=NAME` means, each with its default settings.
 CROPS: dict[str, type[Crop]] = {
     "adm_random": AdmRandomCrop,
+    "random": RandomCrop,
     "random_resized": RandomResizedCrop,
     "adm_centre": AdmCentreCrop,
     "centre": CentreCrop,

@@ -55,13 +55,13 @@ def update_cost(config: Mapping[str, Any]) -> UpdateCost:
     """config: a composed and resolved train config."""
     from ..losses.teachers.named import NamedTeachers
     from ..losses.weighted import WeightedLosses
+    from ..training.init_from import freeze_parts
 
     mode = FakeTensorMode()
     with mode:
         tokenizer = build(config["tokenizer"], key="tokenizer")
         adversary = build(random_weights(config["adversary"]), key="adversary") if config.get("adversary") else None
-    for name in config.get("freeze") or ():
-        getattr(tokenizer, name).requires_grad_(False)
+    freeze_parts(tokenizer, config.get("freeze") or ())
     cost = UpdateCost(
         parameters=tokenizer_parameters(tokenizer),
         trained=tokenizer_parameters(tokenizer, trained=True),

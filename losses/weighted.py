@@ -20,15 +20,26 @@ from .teachers.named import NamedTeachers
 
 @dataclass
 class LossValues:
-    """raw is for logs (detached); total and weighted carry gradients."""
+    """raw is for logs (detached); total, weighted and unweighted carry gradients."""
 
     total: Tensor
     raw: dict[str, Tensor]
     weighted: dict[str, Tensor]
+    unweighted: dict[str, Tensor]
 
-    def sum_of(self, names: Iterable[str]) -> Tensor:
-        """Weighted sum of the named terms that were computed; what the adversary weighs itself against."""
-        found = [self.weighted[name] for name in names if name in self.weighted]
+    def sum_of(self, names: Iterable[str] | Mapping[str, float | None]) -> Tensor:
+        """Sum of the named terms that were computed; what the adversary weighs itself against.
+
+        With the weights of `loss`, or with those that a mapping gives (None: that of `loss`).
+        """
+        own = names if isinstance(names, Mapping) else {}
+        found = []
+        for name in names:
+            weight = own.get(name)
+            if weight is None and name in self.weighted:
+                found.append(self.weighted[name])
+            elif weight and name in self.unweighted:
+                found.append(weight * self.unweighted[name])
         return torch.stack(found).sum() if found else torch.zeros_like(self.total)
 
 
@@ -92,17 +103,18 @@ class WeightedLosses(nn.Module):
         total = torch.zeros((), device=batch["image"].device)
         raw: dict[str, Tensor] = {}
         weighted: dict[str, Tensor] = {}
+        unweighted: dict[str, Tensor] = {}
         for name, term in self.terms.items():
             weight = self.weights[name](update)
             if (weight == 0 and not term.free) or not term.is_available(output):
                 continue
             term.set_update(update)
             value = term(batch, output)
-            raw[name] = value.detach()
+            raw[name], unweighted[name] = value.detach(), value
             if weight != 0:  # a term without weight must not reach the sum: 0 * inf is nan
                 weighted[name] = weight * value
                 total = total + weighted[name]
-        return LossValues(total, raw, weighted)
+        return LossValues(total, raw, weighted, unweighted)
 
     @property
     def random_weights(self) -> list[str]:

@@ -21,7 +21,6 @@ from ..losses.weighted import WeightedLosses
 from .ema import EMA
 from .init_from import freeze_parts, init_from
 from .module import TokenizerTraining
-from .optimizers import build_optimizer, learning_rate
 from .precision import without_auto
 from .randomness import seed_everything
 from .settings import TrainerSettings
@@ -68,9 +67,9 @@ def build_training(config: Mapping[str, Any], folder: Path) -> TokenizerTraining
         config=config,
     )
     training.arithmetic = arithmetic
-    for node, modules, key in optimized(training).values():  # a wrong setting is told before anything is written
-        build_optimizer(node, modules, key=key)
-        learning_rate(node.get("schedule"), total=settings.max_updates, key=f"{key}.schedule")
+    for network in optimized(training).values():  # a wrong setting is told before anything is written
+        network.build_optimizer()
+        network.learning_rate(settings.max_updates)
     return training
 
 
@@ -83,12 +82,21 @@ def check_stage(config: Mapping[str, Any], tokenizer: nn.Module) -> None:
                 f"tokenizer.{name}.pretrained=null: this part does not train and would keep its random weights; give "
                 "the path of a file (weights=random to try things without)"
             )
-    trained_before = [part for part in config["freeze"] if part in ("encoder", "quantizer")]
-    if from_nothing and trained_before and not any(_names_weights(config["tokenizer"][p]) for p in trained_before):
+    trained_before = [path for path in config["freeze"] if path.split(".")[0] in ("encoder", "quantizer")]
+    if from_nothing and trained_before and not any(_starts_trained(config["tokenizer"], p) for p in trained_before):
         raise UserError(
             f"freeze={list(config['freeze'])}: these parts would keep their random weights; give init_from=DIR, the "
             "stage before (weights=random to try things without)"
         )
+
+
+def _starts_trained(node: Mapping[str, Any], path: str) -> bool:
+    """Whether the part at `path` has published weights: named in its own node, or in that of what it lies in."""
+    for name in path.split("."):
+        if not isinstance(node.get(name), Mapping):
+            return bool(node.get("pretrained") or node.get("weights"))
+        node = node[name]
+    return _names_weights(node)
 
 
 def _names_weights(node: Any) -> bool:

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 from torch import nn
 from torch.utils.data import DataLoader
 
+from .init_from import part_named
 from .randomness import set_rng_state
 from .settings import TrainerSettings
 
@@ -31,8 +32,9 @@ class TrainingHooks(LightningModule):
 
     def train(self, mode: bool = True) -> "TrainingHooks":
         super().train(mode)
-        for name in self.frozen:
-            getattr(self.tokenizer, name).eval()
+        for path in self.frozen:
+            if isinstance(part := part_named(self.tokenizer, path), nn.Module):
+                part.eval()
         return self
 
     def train_dataloader(self) -> DataLoader:

@@ -1,6 +1,6 @@
-"""Start from exported tokenizers: the whole one, or named parts of several."""
+"""Start from exported tokenizers, the whole one or named parts of several; keep named parts as they are."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -56,16 +56,30 @@ def _adapted(tokenizer: nn.Module, part: str, given: dict[str, Tensor]) -> dict[
     return {f"{part}.{k}": v for k, v in state.items()}
 
 
-def freeze_parts(tokenizer: nn.Module, parts: list[str]) -> None:
+def freeze_parts(tokenizer: nn.Module, parts: Iterable[str]) -> None:
     """Their parameters get no gradient and no optimizer state; the training keeps them in eval mode."""
-    children = dict(tokenizer.named_children())
+    parts = list(parts)
     if "quantizer" in parts and "encoder" not in parts:
         raise UserError(
             f"freeze={parts}: a frozen quantizer hands no gradient on, so the encoder would stand still; "
             "freeze=[encoder,quantizer]"
         )
     for part in parts:
-        if part not in children:
-            raise UserError(f"freeze: the tokenizer has no part {part!r}; {did_you_mean(part, children)}")
-        children[part].requires_grad_(False)
-        children[part].frozen = True
+        found = part_named(tokenizer, part)
+        found.requires_grad_(False)
+        found.frozen = True
+
+
+def part_named(tokenizer: nn.Module, path: str) -> nn.Module | nn.Parameter:
+    """`encoder`, a module within it (`encoder.tower.blocks.0`), or one parameter (`encoder.tower.pos_embed`)."""
+    found, walked = tokenizer, ""
+    for name in path.split("."):
+        inside = dict(found.named_children()) | dict(found.named_parameters(recurse=False))
+        if name not in inside:
+            known = [f"{walked}{child}" for child in inside]
+            where = f"{walked.removesuffix('.')} has" if walked else "the tokenizer has"
+            raise UserError(f"freeze: {where} no part {path!r}; {did_you_mean(f'{walked}{name}', known)}")
+        found, walked = inside[name], f"{walked}{name}."
+        if isinstance(found, nn.Parameter) and walked != f"{path}.":
+            raise UserError(f"freeze: {path!r} goes on behind a parameter; freeze {walked.removesuffix('.')!r}")
+    return found

@@ -21,7 +21,7 @@ from .update_log import UpdateLog
 
 
 class TokenizerTraining(TrainingHooks):
-    """data: gives `train_loader`, `val_loader`, `prepare_batch`. optimizer: its node. freeze: names of tokenizer parts.
+    """data: gives `train_loader`, `val_loader`, `prepare_batch`. optimizer: its node. freeze: paths of tokenizer parts.
 
     `update` counts finished generator updates, skipped ones included; `samples` the images that all ranks have seen.
     """

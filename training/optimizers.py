@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -20,7 +21,11 @@ VALUES = {
     "momentum": float,
     "nesterov": bool,
     "schedule": Mapping[str, Any] | None,
+    "no_decay": Sequence[str],
 }
+# `matrices`: weights that multiply something, so no norms, biases, embeddings, codebooks; `arrays`: all of two
+# dimensions or more, whatever they are (open_clip's rule).
+DECAY = ("matrices", "arrays", "all")
 NORMS = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
 
 
@@ -74,11 +79,11 @@ def learning_rate(node: Mapping[str, Any] | None, *, total: int, key: str) -> Le
 
 
 def build_optimizer(node: Mapping[str, Any], modules: Iterable[nn.Module], *, key: str) -> torch.optim.Optimizer:
-    """Over all parameters of `modules` that train; decay only where a weight multiplies something."""
+    """Over all parameters of `modules` that train; `decay` and `no_decay` say which of them weight_decay shrinks."""
     name = node.get("name", "adam")
     if not isinstance(name, str) or name not in KINDS:
         raise UserError(f"{key}.name={name}: {did_you_mean(str(name), KINDS)}")
-    known = ("name", "lr", "weight_decay", "schedule", *OPTIONS[name])
+    known = ("name", "lr", "weight_decay", "decay", "no_decay", "schedule", *OPTIONS[name])
     # A swap of the optimizer leaves settings of the other one behind as null.
     given = {k: v for k, v in node.items() if v is not None and k != "tiny"}
     for setting in given:
@@ -92,7 +97,11 @@ def build_optimizer(node: Mapping[str, Any], modules: Iterable[nn.Module], *, ke
         raise UserError(f"{key}.lr={lr}: a number above 0 (YAML reads 1e-4 as text, 1.0e-4 as a number)")
     if not isinstance(decay, (int, float)) or isinstance(decay, bool) or decay < 0:
         raise UserError(f"{key}.weight_decay={decay}: 0 or more")
-    groups = parameter_groups(modules, weight_decay=decay)
+    if given.get("decay", "matrices") not in DECAY:
+        raise UserError(f"{key}.decay={given['decay']}: {did_you_mean(str(given['decay']), DECAY)}")
+    modules, no_decay = list(modules), given.get("no_decay", ())
+    check_fragments(no_decay, modules, key=f"{key}.no_decay")
+    groups = parameter_groups(modules, weight_decay=decay, decay=given.get("decay", "matrices"), no_decay=no_decay)
     if not groups:
         raise UserError(f"{key}: nothing is left to train; take a part out of freeze=[...]")
     options = {k: given[k] for k in OPTIONS[name] if k in given}
@@ -107,17 +116,39 @@ def build_optimizer(node: Mapping[str, Any], modules: Iterable[nn.Module], *, ke
         raise UserError(f"{key}: {name} refuses {options}: {error}") from error
 
 
-def parameter_groups(modules: Iterable[nn.Module], *, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups, with and without decay. Norms, biases, embeddings, codebooks and scalars are not decayed."""
+def parameter_groups(
+    modules: Iterable[nn.Module], *, weight_decay: float, decay: str = "matrices", no_decay: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Two groups, with and without decay. no_decay: fragments of names that are spared whatever `decay` says."""
     decayed, kept, seen = [], [], set()
     for root in modules:
-        for module in root.modules():
+        for path, module in root.named_modules():
             for name, parameter in module.named_parameters(recurse=False):
                 if not parameter.requires_grad or id(parameter) in seen:
                     continue
                 seen.add(id(parameter))
-                multiplies = parameter.ndim >= 2 and ("weight" in name or name in ("original0", "original1"))
-                exempt = isinstance(module, (*NORMS, nn.Embedding)) or not multiplies
-                (kept if exempt or weight_decay == 0 else decayed).append(parameter)
+                spared = any(fragment in f"{path}.{name}".removeprefix(".") for fragment in no_decay)
+                shrinks = weight_decay > 0 and not spared and _decays(module, name, parameter, decay)
+                (decayed if shrinks else kept).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
     return [g for g in groups if g["params"]]
+
+
+def _decays(module: nn.Module, name: str, parameter: nn.Parameter, decay: str) -> bool:
+    if decay == "all":
+        return True
+    if decay == "arrays":
+        return parameter.ndim >= 2
+    multiplies = parameter.ndim >= 2 and ("weight" in name or name in ("original0", "original1"))
+    return multiplies and not isinstance(module, (*NORMS, nn.Embedding))
+
+
+def check_fragments(fragments: Sequence[str], modules: Iterable[nn.Module], *, key: str) -> None:
+    """Frozen parameters count as found: a second stage keeps the rule of the first."""
+    names = [name for module in modules for name, _ in module.named_parameters()]
+    for fragment in fragments:
+        if not fragment or not any(fragment in name for name in names):
+            owners = [name.rpartition(".")[0] for name in names]
+            close = get_close_matches(fragment, owners, n=1)
+            tail = f"did you mean {close[0]!r}?" if close else f"one is {names[0]!r}"
+            raise UserError(f"{key}={list(fragments)}: no parameter's name contains {fragment!r}; {tail}")

@@ -1,6 +1,7 @@
 """One network's optimizer with what belongs to it: loss scale, clipping, learning rate."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,28 +13,47 @@ if TYPE_CHECKING:
     from .module import TokenizerTraining
 
 
-def optimized(training: "TokenizerTraining") -> dict[str, tuple[Mapping[str, Any], list[nn.Module], str]]:
-    """{network: (its optimizer's node, what that trains, the node's key)}.
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """What one optimizer trains. first: the update from which its schedule counts; key: where its node lies."""
 
-    `generator`: the tokenizer and what loss terms train beside it; `adversary`: the discriminator, if any.
-    """
-    networks = {"generator": (training.optimizer_node, [training.tokenizer, training.losses], "optimizer")}
-    if training.adversary is not None:
-        own = training.adversary.optimizer
-        node = training.optimizer_node if own is None else own
-        networks["adversary"] = (node, [training.adversary], "optimizer" if own is None else "adversary.optimizer")
+    node: Mapping[str, Any]
+    modules: Sequence[nn.Module]
+    key: str
+    first: int = 0
+
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        return build_optimizer(self.node, self.modules, key=self.key)
+
+    def learning_rate(self, max_updates: int) -> LearningRate:
+        total = max(max_updates - self.first, 0)
+        return learning_rate(self.node.get("schedule"), total=total, key=f"{self.key}.schedule")
+
+
+def optimized(training: "TokenizerTraining") -> dict[str, Network]:
+    """`generator`: the tokenizer and what loss terms train beside it; `adversary`: the discriminator, if any."""
+    shared = {"node": training.optimizer_node, "key": "optimizer"}
+    networks = {"generator": Network(modules=[training.tokenizer, training.losses], **shared)}
+    if (adversary := training.adversary) is not None:
+        if adversary.optimizer is not None:
+            chosen = {"node": adversary.optimizer, "key": "adversary.optimizer"}
+        else:  # `no_decay` names parts of the tokenizer
+            chosen = shared | {"node": {k: v for k, v in training.optimizer_node.items() if k != "no_decay"}}
+        first = adversary.first_update if adversary.own_clock else 0
+        networks["adversary"] = Network(modules=[adversary], first=first, **chosen)
     return networks
 
 
 def build_steppers(training: "TokenizerTraining") -> dict[str, "Stepper"]:
     return {
         name: Stepper(
-            optimizer=build_optimizer(node, modules, key=key),
-            schedule=learning_rate(node.get("schedule"), total=training.settings.max_updates, key=f"{key}.schedule"),
+            optimizer=network.build_optimizer(),
+            schedule=network.learning_rate(training.settings.max_updates),
+            first=network.first,
             clip=training.settings.clip,
             scaler=training.precision.scaler(),
         )
-        for name, (node, modules, key) in optimized(training).items()
+        for name, network in optimized(training).items()
     }
 
 
@@ -45,12 +65,14 @@ class Stepper:
         schedule: LearningRate,
         clip: float | None,
         scaler: torch.amp.GradScaler | None,
+        first: int = 0,
     ) -> None:
         self.optimizer, self.schedule, self.clip, self.scaler = optimizer, schedule, clip, scaler
+        self.first = first
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
 
     def begin(self, update: int) -> None:
-        factor = self.schedule(update)
+        factor = self.schedule(max(update - self.first, 0))
         for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = base * factor
         self.optimizer.zero_grad(set_to_none=True)

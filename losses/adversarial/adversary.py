@@ -1,5 +1,6 @@
 """The adversary: discriminator, GAN losses and the policy of when and how much they count."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -30,8 +31,10 @@ class Adversary(nn.Module):
     weight: of the generator's GAN loss, discriminator_weight: of the discriminator's; numbers or schedules.
     start: the first update whose generator sees the discriminator; `ramp`: updates in which its factor grows to 1.
     discriminator_warmup: updates before `start` in which the discriminator trains already. Earlier it does not run.
-    reconstruction_terms: the losses whose gradient `adaptive` weighs; those of them that are selected count.
+    reconstruction_terms: the losses whose gradient `adaptive` weighs; those of them that are selected count, with their
+        weight in `loss`, or with a number of their own: [l1, {l2: 1.0}], or {l1: 0.2, l2: 1.0}.
     optimizer: the discriminator's, as a node; null: like the generator's.
+    own_clock: the schedule of its learning rate counts from the discriminator's first update; false: from the run's.
     """
 
     builds_own_parts: ClassVar[bool] = True  # `optimizer` stays a node: it wants parameters first
@@ -50,8 +53,9 @@ class Adversary(nn.Module):
         start: int = 0,
         discriminator_warmup: int = 0,
         ramp: int = 0,
-        reconstruction_terms: Sequence[str] = PIXEL_TERMS,
+        reconstruction_terms: Sequence[str | Mapping[str, float]] | Mapping[str, float] = PIXEL_TERMS,
         optimizer: Mapping[str, Any] | None = None,
+        own_clock: bool = True,
     ) -> None:
         super().__init__()
         self.discriminator: nn.Module = _built(discriminator, "discriminator")
@@ -73,8 +77,9 @@ class Adversary(nn.Module):
         self.start = start
         self.discriminator_warmup = discriminator_warmup
         self.ramp = ramp
-        self.reconstruction_terms = tuple(reconstruction_terms)
+        self.reconstruction_terms = weights_by_name(reconstruction_terms)
         self.optimizer = optimizer
+        self.own_clock = own_clock
         self.update = 0
 
     def check(self, tokenizer: nn.Module, loss_names: Sequence[str]) -> None:
@@ -118,8 +123,13 @@ class Adversary(nn.Module):
     def generator_active(self, update: int) -> bool:
         return update >= self.start and self.weight(update) != 0
 
+    @property
+    def first_update(self) -> int:
+        """The first that trains the discriminator."""
+        return self.start - self.discriminator_warmup
+
     def discriminator_active(self, update: int) -> bool:
-        return update >= self.start - self.discriminator_warmup
+        return update >= self.first_update
 
     def factor(self, update: int) -> float:
         """Grows from 1/ramp at `start` to 1, so that no update pays for a discriminator that does not count."""
@@ -138,7 +148,7 @@ class Adversary(nn.Module):
     ) -> tuple[Tensor, Logs]:
         """Weighted, to be added to the generator's total.
 
-        reconstruction_loss: the weighted sum of reconstruction_terms (LossValues.sum_of), read by `adaptive` only.
+        reconstruction_loss: the sum of reconstruction_terms (LossValues.sum_of), read by `adaptive` only.
         """
         reconstruction = output.reconstruction
         zero = torch.zeros((), device=reconstruction.device)
@@ -197,6 +207,20 @@ class Adversary(nn.Module):
         finally:
             for parameter in trained:
                 parameter.requires_grad_(True)
+
+
+def weights_by_name(terms: Sequence[str | Mapping[str, float]] | Mapping[str, float]) -> dict[str, float | None]:
+    """{loss: its weight, None for that of `loss`}. A list, since Hydra puts no mapping in the place of a list."""
+    key, weights = "adversary.reconstruction_terms", {}
+    for item in [terms] if isinstance(terms, Mapping) else terms:
+        for name, weight in item.items() if isinstance(item, Mapping) else [(item, None)]:
+            if not isinstance(name, str) or name in weights:
+                raise UserError(f"{key}: {name}: a loss's name, once; [l1, l2] or [{{l1: 0.2}}, {{l2: 1.0}}]")
+            number = isinstance(weight, (int, float)) and not isinstance(weight, bool) and 0 <= weight < math.inf
+            if isinstance(item, Mapping) and not number:
+                raise UserError(f"{key}.{name}={weight}: a number of 0 or more; {name} alone has its weight in `loss`")
+            weights[name] = weight
+    return weights
 
 
 def _built(part: Any, name: str) -> Any:

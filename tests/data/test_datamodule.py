@@ -182,6 +182,7 @@ def test_absent_sets_say_what_to_do(tmp_path, kind):
     ("name", "says"),
     [
         ("adm_random", "ADM random crop 24 of a short side in 24..30"),
+        ("random", "random crop (bicubic) 24"),
         ("random_resized", "random resized crop 24, area 0.2..1"),
         ("centre", "centre crop (bicubic) 24"),
         ("adm_centre", "ADM centre crop (box halving, bicubic) 24"),
@@ -197,7 +198,40 @@ def test_a_crop_is_chosen_by_its_name(data, name, says, tmp_path):
         assert module.train_crop(picture, torch.Generator().manual_seed(0)).shape == (3, 24, 24)
 
 
+@pytest.mark.parametrize("data", ["generated", "folder", "imagenet", "imagenette", "cifar10"])
+def test_a_crop_with_settings_takes_the_place_of_a_name(data, tmp_path):
+    crop = "{_target_: imtok.data.transforms.RandomResizedCrop, size: 24, min_area: 0.9}"
+    words = [f"data={data}", f"data.train_crop={crop}", "data.image_size=24"]
+    words += [f"data.root={tmp_path}"] if data != "generated" else []
+    module = build(compose_config("train", words)["data"], key="data")
+    assert module.train_crop.describe() == "random resized crop 24, area 0.9..1"
+
+
+@pytest.mark.parametrize(
+    ("experiment", "says", "flip"),
+    [
+        ("dualtoken_256", "random resized crop 256, area 0.9..1", False),
+        ("dualtoken_384", "random resized crop 384, area 0.9..1", False),
+        ("unitok_clip", "random resized crop 256, area 0.9..1", False),
+        ("dualvitok_256", "centre crop (bicubic) 256", True),
+        ("tokenflow_b", "ADM random crop 224 of a short side in 224..280", True),
+        ("titok_l32/stage2", "random crop (bicubic) 256", True),
+        ("one_d_piece_b256/stage1", "random crop (bicubic) 256", True),
+        ("gigatok_bl", "ADM random crop 256 of a short side in 256..320", True),
+        ("llamagen_vq8", "ADM random crop 256 of a short side in 256..320", True),
+        ("open_magvit2_128", "random crop (bilinear) 128", False),
+        ("wetok_imagenet_f16", "random crop (bilinear) 256", False),
+        ("ibq_8192", "random crop (bilinear) 256", False),
+        ("vqgan_f16_16384", "ADM random crop 256 of a short side in 256..256", False),
+    ],
+)
+def test_published_crops(experiment, says, flip, tmp_path):
+    config = compose_config("train", [f"experiment={experiment}", f"data.root={tmp_path}"])
+    data = build(config["data"], key="data")
+    assert (data.train_crop.describe(), data.flip) == (says, flip)
+
+
 def test_an_unknown_crop_is_refused_with_the_names():
     config = compose_config("train", ["data=generated", "data.train_crop=random_resize"])
-    with pytest.raises(UserError, match=r"data\.train_crop=random_resize: .*adm_random, random_resized"):
+    with pytest.raises(UserError, match=r"data\.train_crop=random_resize: .*adm_random, random, random_resized"):
         build(config["data"], key="data")

@@ -7,6 +7,7 @@ from imtok.data.transforms import (
     AdmCentreCrop,
     AdmRandomCrop,
     CentreCrop,
+    RandomCrop,
     RandomResizedCrop,
     adm_centre_crop,
     box_halved,
@@ -63,7 +64,14 @@ def test_box_halving_of_wide_images_is_pillows_to_the_bit(height, width):
     assert torch.equal(box_halved(chw(array)), chw(expected))
 
 
-CROPS = [AdmCentreCrop(size=32), CentreCrop(size=32), AdmRandomCrop(size=32), RandomResizedCrop(size=32)]
+CROPS = [
+    AdmCentreCrop(size=32),
+    CentreCrop(size=32),
+    RandomCrop(size=32),
+    RandomCrop(size=32, mode="bilinear"),
+    AdmRandomCrop(size=32),
+    RandomResizedCrop(size=32),
+]
 
 
 @pytest.mark.parametrize("crop", CROPS, ids=lambda c: c.name)
@@ -82,6 +90,23 @@ def test_centre_crop_against_pillow():
     whole = Image.fromarray(array).resize((50, 32), Image.Resampling.BICUBIC)
     found = CentreCrop(size=32)(chw(array))
     assert (found.int() - chw(whole.crop((9, 0, 41, 32))).int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "filter_"), [("bicubic", Image.Resampling.BICUBIC), ("bilinear", Image.Resampling.BILINEAR)]
+)
+def test_random_crop_is_pillows_resize_and_a_window_of_it(mode, filter_):
+    """Windows that begin at a whole step of the resize: 90 rows to 30, so every third column of the file."""
+    array = noise(90, 150)
+    whole = chw(Image.fromarray(array).resize((50, 30), filter_)).int()
+    lefts, exact = set(), 0
+    for seed in range(200):
+        window = RandomCrop(size=30, mode=mode)(chw(array), torch.Generator().manual_seed(seed)).int()
+        gaps = [(window - whole[:, :, left : left + 30])[..., 3:-3].abs().max() for left in range(21)]
+        lefts.add(int(np.argmin(gaps)))
+        exact += int(min(gaps) <= 1)
+    assert lefts == set(range(21))
+    assert 30 < exact < 110  # a third
 
 
 def ramp(height, width):
@@ -108,6 +133,9 @@ def test_random_crops_reach_everywhere_and_keep_their_bounds():
 def test_random_crop_scales_agree_with_decode_at_least():
     # LlamaGen: short side up to ceil(256 / 0.8) = 320.
     assert AdmRandomCrop(size=256).decode_at_least == 320
+    assert RandomCrop(size=256).decode_at_least == 256
+    # open_clip's 0.9 to 1 of the area at 3:4 to 4:3 of the aspect: the shorter side of the smallest window is 256.
+    assert RandomResizedCrop(size=256, min_area=0.9).decode_at_least == 312
     assert CentreCrop(size=256).decode_at_least is None and AdmCentreCrop(size=256).decode_at_least is None
 
 
@@ -123,3 +151,9 @@ def test_flip():
 def test_impossible_settings(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         AdmRandomCrop(size=32, **wrong)
+
+
+@pytest.mark.parametrize("crop", [RandomCrop, RandomResizedCrop])
+def test_an_unknown_filter_is_refused(crop):
+    with pytest.raises(ValueError, match="mode=lanczos: bicubic or bilinear"):
+        crop(size=32, mode="lanczos")

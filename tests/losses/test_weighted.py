@@ -32,6 +32,8 @@ def test_sum_raw_and_weighted(FakeTokenizer, output_of, images):
     assert float(values.weighted["l1"].detach()) == pytest.approx(0.5 * l1)
     assert float(values.total.detach()) == pytest.approx(0.5 * l1 + 1.0 * 3 + 0.25 * 5)
     assert float(values.sum_of(["l1", "lpips"]).detach()) == pytest.approx(0.5 * l1)
+    own = values.sum_of({"l1": 2.0, "commit": None, "lpips": 1.0, "codebook": 0.0})
+    assert float(own.detach()) == pytest.approx(2.0 * l1 + 0.25 * 5)
     assert not values.raw["l1"].requires_grad and values.total.requires_grad
     values.total.backward()
     torch.testing.assert_close(a.grad, 0.5 * (a - b).sign().detach() / a.numel())

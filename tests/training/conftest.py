@@ -96,7 +96,7 @@ class Run:
         self.settings = TrainerSettings(**(given | settings))
         node = tokenizer_node(**(quantizer or {}))
         self.tokenizer = Tokenizer(**node)
-        freeze_parts(self.tokenizer, list(freeze))
+        freeze_parts(self.tokenizer, freeze)
         terms = {name: term for name, term in loss_node().items() if name in losses}
         config = {"tokenizer": node, "loss": terms, "adversary": None}
         self.training = TokenizerTraining(

@@ -44,6 +44,28 @@ def test_what_does_not_fit_is_refused_by_name(make_tokenizer, tmp_path):
         freeze_parts(make_tokenizer(0), ["quantizer"])
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("encoder.convin", "freeze: encoder has no part 'encoder.convin'; did you mean 'encoder.conv_in'"),
+        ("encoder.conv_in.wieght", "encoder.conv_in has no part .*did you mean 'encoder.conv_in.weight'"),
+        ("encoder.conv_in.weight.grad", "'encoder.conv_in.weight.grad' goes on .*; freeze 'encoder.conv_in.weight'"),
+        ("encoder.", "encoder has no part 'encoder.'"),
+        ("", "the tokenizer has no part ''"),
+    ],
+)
+def test_a_path_to_nowhere_names_the_nearest(make_tokenizer, path, said):
+    with pytest.raises(UserError, match=said):
+        freeze_parts(make_tokenizer(0), [path])
+
+
+def test_modules_and_parameters_within_a_part_freeze_alone(make_tokenizer):
+    tokenizer = make_tokenizer(0)
+    freeze_parts(tokenizer, ["encoder.conv_in", "decoder.conv_out.bias"])
+    frozen = {name for name, parameter in tokenizer.named_parameters() if not parameter.requires_grad}
+    assert frozen == {"encoder.conv_in.weight", "encoder.conv_in.bias", "decoder.conv_out.bias"}
+
+
 def test_damaged_weights_are_one_line_for_a_part_as_for_the_whole(make_tokenizer, tmp_path):
     make_tokenizer(0).save_pretrained(tmp_path / "source")
     file = tmp_path / "source" / "model.safetensors"

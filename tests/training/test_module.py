@@ -88,6 +88,24 @@ def test_frozen_parts_stay_and_have_no_optimizer_state(make_run):
     assert not run.tokenizer.encoder.training and run.tokenizer.decoder.training
 
 
+def test_a_frozen_module_within_a_part_stays_in_eval_mode_without_optimizer_state(make_run):
+    paths = ("encoder.conv_in", "decoder.conv_out.bias")
+    run = make_run(max_updates=2, freeze=paths)
+    before = state_of(run.tokenizer)
+    run.fit()
+    after = run.tokenizer.state_dict()
+    still = {k for k in before if torch.equal(after[k], before[k])}
+    assert {k for k in before if k.startswith(paths)} <= still
+    assert any(k.startswith("encoder") and k not in still for k in before)
+    trained = {id(p) for g in run.training.steppers["generator"].optimizer.param_groups for p in g["params"]}
+    left_out = {name for name, p in run.tokenizer.named_parameters() if id(p) not in trained}
+    assert left_out == {"encoder.conv_in.weight", "encoder.conv_in.bias", "decoder.conv_out.bias"}
+    run.training.eval()
+    run.training.train()
+    assert not run.tokenizer.encoder.conv_in.training
+    assert run.tokenizer.encoder.training and run.tokenizer.decoder.conv_out.training
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_trains_both_networks(make_run, precision):
     run = make_run(max_updates=3, precision=precision, adversary={"start": 0}, channels_last=True)

@@ -9,6 +9,7 @@ from imtok.configs.instantiate import build
 from imtok.losses.adversarial.adversary import Adversary
 from imtok.losses.adversarial.lecam import LeCam
 from imtok.losses.adversarial.patchgan import PatchGAN
+from imtok.losses.weighted import WeightedLosses
 
 YAML = Path(__file__).parents[3] / "configs/adversary/patchgan.yaml"
 
@@ -109,6 +110,31 @@ def test_weight_with_and_without_adaptive(case):
     assert float(logs["gan_weight"]) == pytest.approx(float(0.8 * norms[0] / (norms[1] + 1e-4)), rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("terms", "weights"),
+    [
+        (["l2", "l1"], {"l2": 5.0, "l1": 0.5}),  # as in `loss`
+        ([{"l2": 1.0}, "l1"], {"l2": 1.0, "l1": 0.5}),  # DualToken: its 5 is no part of the ratio
+        ({"l2": 1.0, "l1": 2.0}, {"l2": 1.0, "l1": 2.0}),
+    ],
+)
+def test_the_ratio_takes_the_weights_that_it_is_given(case, terms, weights):
+    tokenizer, batch, output, _ = case
+    node = {
+        name: {"weight": weight, "term": {"_target_": f"imtok.losses.pixel.{name.upper()}"}}
+        for name, weight in {"l1": 0.5, "l2": 5.0}.items()
+    }
+    values = WeightedLosses.from_config(node, tokenizer)(batch, output, 0)
+    adversary = from_yaml(start=0, weight=1.0, reconstruction_terms=terms)
+    apart = output.reconstruction - batch["image"]
+    by_hand = weights["l1"] * apart.abs().mean() + weights["l2"] * apart.square().mean()
+    gan = -adversary.discriminator(output.reconstruction).mean()
+    norms = [torch.autograd.grad(v, tokenizer.last_layer, retain_graph=True)[0].norm() for v in (by_hand, gan)]
+    against = values.sum_of(adversary.reconstruction_terms)
+    _, logs = adversary.generator_loss(batch, output, against, tokenizer.last_layer)
+    assert float(logs["gan_weight"]) == pytest.approx(float(norms[0] / (norms[1] + 1e-4)), rel=1e-4)
+
+
 def test_adaptive_weight_is_not_computed_while_off(case):
     tokenizer, batch, output, nll = case
     adversary = from_yaml(start=5)
@@ -168,6 +194,12 @@ def test_optimizer_stays_a_node():
         ({"start": 5, "discriminator_warmup": 6}, "adversary.discriminator_warmup=6"),
         ({"weight": "big"}, "adversary.weight=big"),
         ({"stat": 3}, "adversary.stat=3"),
+        ({"reconstruction_terms": {"l1": "big"}}, "adversary.reconstruction_terms.l1=big"),
+        ({"reconstruction_terms": [{"l1": None}]}, "adversary.reconstruction_terms.l1=None"),
+        ({"reconstruction_terms": [{"l1": -1.0}]}, "adversary.reconstruction_terms.l1=-1.0"),
+        ({"reconstruction_terms": ["l1", {"l1": 1.0}]}, "adversary.reconstruction_terms: l1"),
+        ({"reconstruction_terms": [3]}, "adversary.reconstruction_terms=[3]"),
+        ({"reconstruction_terms": "l1"}, "adversary.reconstruction_terms=l1"),
         ({"lecam": {"_target_": "imtok.losses.adversarial.lecam.LeCam", "beta": 1}}, "adversary.lecam.beta=1"),
     ],
 )
@@ -184,6 +216,7 @@ def test_check_against_tokenizer_and_losses(FakeTokenizer):
     frozen.conv_out.requires_grad_(False)
     for adversary, tokenizer, losses, says in (
         (from_yaml(reconstruction_terms=["l1", "lpisp"]), good, ["l1"], "'lpisp'; did you mean 'lpips'"),
+        (from_yaml(reconstruction_terms={"l1": 1.0, "lpisp": 1.0}), good, ["l1"], "'lpisp'; did you mean 'lpips'"),
         (from_yaml(), good, ["codebook"], "adversary.adaptive=null"),
         (from_yaml(), FakeTokenizer(cheap=False), ["l1"], "adversary=none"),
         (from_yaml(), FakeTokenizer(image_size=(4, 16)), ["l1"], "data.image_size=[4, 16]"),
