@@ -17,6 +17,8 @@ class MaskTokenViTDecoder(Decoder):
     condition_dim: given by tokenizer.conditioner. Other settings are those of the encoder and of MaskTokenViT.
     """
 
+    any_length = True
+
     def __init__(
         self,
         *,

@@ -26,6 +26,8 @@ class ProxyCodeDecoder(Decoder):
     codebook_size, code_dim, channels, channel_multipliers, blocks_per_level: the proxy's.
     """
 
+    any_length = True
+
     def __init__(
         self,
         *,

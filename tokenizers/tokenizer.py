@@ -75,6 +75,11 @@ class Tokenizer(nn.Module):
         }
         self.taps = FeatureTaps()
         self.index_layout()  # an image size that cannot work fails here, before the first batch
+        if self.token_dropout is not None:
+            from .token_dropout.fits import check_fit
+
+            parts = {"quantizer": self.quantizer, "decoder": self.decoder, "heads": self.heads}
+            check_fit(self.token_dropout, **parts, shapes=self.stream_shapes())
 
     # -- training ---------------------------------------------------------------------------------------------------
 

@@ -2,9 +2,9 @@
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 
 from ...configs.errors import UserError
+from ..token_dropout.base import seen_tokens
 from ..types import Grid, Stream
 from .joint_transformer import JointTransformer, init_linear, learned
 from .located_start import sincos_places, start_located, token_grid
@@ -84,14 +84,3 @@ class MaskTokenViT(nn.Module):
                 f"{self.condition_embed.in_features}], one row a picture"
             )
         return self.condition_embed(conditions) + self.condition_positions[: conditions.shape[1]]
-
-
-def seen_tokens(stream: Stream) -> tuple[Tensor, Tensor | None]:
-    """Tokens and mask; outside training, places that no picture of the batch uses are cut off: they cost nothing."""
-    x_BND, mask_BN = stream.x_BND, stream.mask_BN
-    if mask_BN is None or x_BND.requires_grad or isinstance(x_BND, FakeTensor):
-        return x_BND, mask_BN
-    used = mask_BN.any(dim=0).nonzero()
-    longest = int(used[-1]) + 1 if len(used) else 1
-    x_BND, mask_BN = x_BND[:, :longest], mask_BN[:, :longest]
-    return x_BND, None if bool(mask_BN.all()) else mask_BN
