@@ -14,7 +14,8 @@ class MaskTokenViT(nn.Module):
     """Latent tokens [B, n, dim], n up to num_tokens, to one vector a patch [B, h w, width].
 
     condition_dim, condition_tokens: width and length of the text features at the end of the sequence (TA-TiTok).
-    position_std: of tokens and positions at the start; null: width ** -0.5. init_std: of linear layers.
+    position_std: of tokens and positions at the start; null: width ** -0.5. init_std: of linear layers;
+    null: as PyTorch starts them (TA-TiTok, which makes its decoder after the pass that starts all others).
     located_start: instead of both, latent tokens have places in the picture at first (located_start.py).
     """
 
@@ -31,7 +32,7 @@ class MaskTokenViT(nn.Module):
         condition_dim: int | None = None,
         condition_tokens: int = 77,
         position_std: float | None = None,
-        init_std: float = 0.02,
+        init_std: float | None = 0.02,
         located_start: bool = False,
     ) -> None:
         super().__init__()
