@@ -15,6 +15,8 @@ class Decoder(nn.Module, ABC):
     dim: int | dict[str, int]  # width it reads, given by quantizer.out_dim
     loss_names: ClassVar[tuple[str, ...]] = ()  # keys of what training_losses returns
     cheap_sample: ClassVar[bool] = True  # False where a picture takes many steps: training then sees none
+    needs_grid: bool = False  # True where codes without a grid cannot be painted
+    any_length: bool = False  # True where tokens that are masked and tokens that are cut off make the same picture
     draws_noise: bool = False  # True where `forward` takes `generator`, to override noise that follows from the codes
 
     @abstractmethod

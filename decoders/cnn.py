@@ -26,6 +26,8 @@ class CNNDecoder(Decoder):
     `dim` enters through a 1x1 convolution (`post_quant_conv` in the published code).
     """
 
+    needs_grid = True
+
     def __init__(
         self,
         *,

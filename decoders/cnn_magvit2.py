@@ -21,6 +21,8 @@ class CNNMagvit2Decoder(Decoder):
         training; in eval a pure function of `noise_seed` and the picture's codes, or of a generator that is given.
     """
 
+    needs_grid = True
+
     def __init__(
         self,
         *,

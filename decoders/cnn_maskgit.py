@@ -17,6 +17,8 @@ class CNNMaskgitDecoder(Decoder):
     The published network paints in [0, 1]; the picture leaves in [-1, 1].
     """
 
+    needs_grid = True
+
     def __init__(
         self,
         *,

@@ -21,6 +21,8 @@ class CNNMoVQDecoder(Decoder):
         share of the samples where it does, so that the other streams are needed (ILLUME+: 0.1 and 0.1).
     """
 
+    needs_grid = True
+
     def __init__(
         self,
         *,

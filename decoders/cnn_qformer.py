@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..tokenizers.layers.magvit2 import AdaptiveGroupNorm, DepthToSpaceUpsample
 from ..tokenizers.layers.qformer import QFormerBlock, init_as_published
 from ..tokenizers.layers.resnet import ResBlock, group_norm, level_widths, to_grid
+from ..tokenizers.token_dropout.base import seen_tokens
 from ..tokenizers.types import Latents
 from .base import Decoder
 
@@ -21,6 +22,8 @@ class CNNQFormerDecoder(Decoder):
     align_after: what the queries are after so many blocks goes through an MLP to `align_dim` channels, in training
         only: tap `decoder.align` to compare it with a teacher. None: no such MLP.
     """
+
+    any_length = True
 
     def __init__(
         self,
@@ -83,11 +86,12 @@ class CNNQFormerDecoder(Decoder):
 
     def map_of(self, codes: Latents) -> Tensor:
         """[B, z_channels, h, w] of the Q-Former."""
-        memory_BMD = self.embed(self.norm_codes(self.project(codes["main"].x_BND)))
+        codes_BMD, visible_BM = seen_tokens(codes["main"])
+        memory_BMD = self.embed(self.norm_codes(self.project(codes_BMD)))
         x_BND = memory_BMD[:, :1].expand(-1, self.grid[0] * self.grid[1], -1)
         places = {"place_ND": self.query_positions, "memory_place_MD": self.code_positions[: memory_BMD.shape[1]]}
         for number, block in enumerate(self.blocks, start=1):
-            x_BND = block(x_BND, memory_BMD, **places)
+            x_BND = block(x_BND, memory_BMD, **places, visible_BM=visible_BM)
             if self.training and number == self.align_after and self.align._forward_hooks:
                 self.align(x_BND)  # read by a tap
         return self.to_map(to_grid(self.norm(x_BND), self.grid))

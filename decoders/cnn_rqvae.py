@@ -20,6 +20,8 @@ class RQVAEDecoder(CNNDecoder):
     causal: of the projection. projection_heads: the ratio of the widths by default.
     """
 
+    needs_grid = True
+
     def __init__(
         self,
         *,

@@ -17,6 +17,8 @@ class MaskTokenViTDecoder(Decoder):
     condition_dim: given by tokenizer.conditioner. Other settings are those of the encoder and of MaskTokenViT.
     """
 
+    any_length = True
+
     def __init__(
         self,
         *,
@@ -32,7 +34,7 @@ class MaskTokenViTDecoder(Decoder):
         condition_dim: int | None = None,
         condition_tokens: int = 77,
         position_std: float | None = None,
-        init_std: float = 0.02,
+        init_std: float | None = 0.02,
         located_start: bool = False,
     ) -> None:
         super().__init__()

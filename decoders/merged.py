@@ -20,6 +20,7 @@ class MergedDecoder(Decoder):
     """
 
     builds_own_parts = True
+    needs_grid = True
 
     def __init__(
         self,

@@ -37,6 +37,7 @@ class OneStreamDecoder(Decoder):
         self.decoder: Decoder = build(
             decoder, key="tokenizer.decoder.decoder", trusted=trusted, dim=width, out_channels=out_channels
         )
+        self.needs_grid, self.any_length = self.decoder.needs_grid, self.decoder.any_length
         self.image_size = None if image_size is None else height_width(image_size)
 
     def forward(self, codes: Latents) -> Tensor:

@@ -26,6 +26,8 @@ class ProxyCodeDecoder(Decoder):
     codebook_size, code_dim, channels, channel_multipliers, blocks_per_level: the proxy's.
     """
 
+    any_length = True
+
     def __init__(
         self,
         *,
@@ -38,7 +40,7 @@ class ProxyCodeDecoder(Decoder):
         num_heads: int = 8,
         class_token: bool = True,
         position_std: float | None = None,
-        init_std: float = 0.02,
+        init_std: float | None = 0.02,
         trains: Literal["codes", "pixels"] = "codes",
         codebook_size: int = 1024,
         code_dim: int = 256,

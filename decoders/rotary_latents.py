@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..tokenizers.encoders.rotary_latents import check_axes, check_resizing
 from ..tokenizers.layers.patches import from_patches, grid_of
 from ..tokenizers.layers.resnet import to_grid, to_tokens
 from ..tokenizers.layers.rotary_block import DoubleGrid, RotaryBlock, ThreeAxes
+from ..tokenizers.token_dropout.base import seen_tokens
 from ..tokenizers.types import Latents
 from .base import Decoder
 
@@ -18,6 +20,8 @@ class RotaryLatentDecoder(Decoder):
 
     double_after: numbers of blocks after which the grid is doubled. The other settings are the encoder's.
     """
+
+    any_length = True
 
     def __init__(
         self,
@@ -49,7 +53,8 @@ class RotaryLatentDecoder(Decoder):
         self.to_pixels = nn.Linear(width, out_channels * patch_size**2)
 
     def forward(self, codes: Latents) -> Tensor:
-        codes_BND = self.embed(codes["main"].x_BND)
+        seen_BND, shown_BN = seen_tokens(codes["main"])
+        codes_BND = self.embed(seen_BND)
         batch, num_tokens = codes_BND.shape[:2]
         grid = (self.grid[0] // self.shrunk, self.grid[1] // self.shrunk)
         span, doublings = None if self.span is None else self.span // self.shrunk, iter(self.doublings)
@@ -57,7 +62,8 @@ class RotaryLatentDecoder(Decoder):
         x_BND = torch.cat([codes_BND, masks], dim=1)
         rotation = self.positions(num_tokens, grid, span=span, device=x_BND.device)
         for number, block in enumerate(self.blocks):
-            x_BND = block(x_BND, rotation)
+            visible_BN = None if shown_BN is None else F.pad(shown_BN, (0, grid[0] * grid[1]), value=True)
+            x_BND = block(x_BND, rotation, visible_BN)
             if number in self.double_after:
                 latents, patches = x_BND.tensor_split([num_tokens], dim=1)
                 x_BND = torch.cat([latents, to_tokens(next(doublings)(to_grid(patches, grid)))], dim=1)

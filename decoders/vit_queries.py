@@ -17,6 +17,8 @@ class QueryViTDecoder(Decoder):
     pretrained: name of timm weights to start from.
     """
 
+    needs_grid = True
+
     def __init__(
         self,
         *,

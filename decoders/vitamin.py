@@ -19,6 +19,8 @@ class ViTaminDecoder(Decoder):
     conv_widths, conv_depths: as in the tower, named from the picture inwards; the stages are run the other way.
     """
 
+    needs_grid = True
+
     def __init__(
         self,
         *,

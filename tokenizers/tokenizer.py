@@ -74,7 +74,12 @@ class Tokenizer(nn.Module):
             **{name: dict(node) for name, node in nodes.items() if node},
         }
         self.taps = FeatureTaps()
-        self.index_layout()  # an image size that cannot work fails here, before the first batch
+        self._check_grid()  # an image size that cannot work fails here too, before the first batch
+        if self.token_dropout is not None:
+            from .token_dropout.fits import check_fit
+
+            parts = {"quantizer": self.quantizer, "decoder": self.decoder, "heads": self.heads}
+            check_fit(self.token_dropout, **parts, shapes=self.stream_shapes())
 
     # -- training ---------------------------------------------------------------------------------------------------
 
@@ -252,6 +257,15 @@ class Tokenizer(nn.Module):
                 "trained with tokenizer/token_dropout=NAME"
             )
         return self.token_dropout
+
+    def _check_grid(self) -> None:
+        grids = [s.grid for s in self.index_layout() or self.stream_shapes().values()]
+        if self.decoder.needs_grid and not any(grids):
+            raise UserError(
+                f"tokenizer.decoder: {type(self.decoder).__name__} paints codes on a grid, and those of "
+                f"tokenizer.encoder ({type(self.encoder).__name__}) have none; tokenizer/decoder=mask_token_vit, "
+                "cnn_qformer, rotary_latents or flow takes such"
+            )
 
     def _check_images(self, images: Tensor) -> None:
         if images.ndim != 4 or images.shape[1] != 3:

@@ -15,6 +15,8 @@ class PooledHead(Head):
     out_dim: of the embedding space, the text tower's. stream: whose codes; null is the only one.
     """
 
+    any_length = True
+
     def __init__(self, *, dim: int | Mapping[str, int], out_dim: int = 768, stream: str | None = None) -> None:
         super().__init__()
         self.dim, self.out_dim = dim, out_dim

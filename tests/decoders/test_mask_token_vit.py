@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from imtok.configs.compose import compose_config
 from imtok.configs.errors import UserError
 from imtok.decoders.mask_token_vit import MaskTokenViTDecoder
 from imtok.decoders.proxy_codes import ProxyCodeDecoder
@@ -84,3 +85,25 @@ def test_mistakes_are_one_line() -> None:
         make("pixels", num_tokens=4)({"main": Stream(codes())})
     with pytest.raises(ValueError, match="patch_size=8: the proxy has a code every 16 pixels"):
         make("proxy", patch_size=8)
+
+
+def starts(decoder: torch.nn.Module) -> dict[str, torch.Tensor]:
+    linear = {n: m for n, m in decoder.named_modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)}
+    return {n: m.weight.detach() for n, m in linear.items()} | {f"{n}.bias": m.bias.detach() for n, m in linear.items()}
+
+
+def test_ta_titok_starts_its_decoder_as_pytorch_does() -> None:
+    config = compose_config("train", ["experiment=ta_titok_bl32_vq", "debug=tiny"])
+    assert config["tokenizer"]["decoder"]["init_std"] is None and "init_std" not in config["tokenizer"]["encoder"]
+    found = starts(make("pixels", init_std=None, condition_dim=10, width=128))
+    for name, x in found.items():
+        if name.endswith(".bias"):  # PyTorch's attention alone begins with zero biases
+            assert bool(x.any()) != (".attn." in name), name
+        elif name.endswith(".qkv"):
+            assert float(x.abs().max()) == pytest.approx((6 / (x.shape[0] + x.shape[1])) ** 0.5, rel=0.02), name
+        else:  # uniform within 1 / sqrt(inputs)
+            bound = x[0].numel() ** -0.5
+            assert bound * 0.8 < float(x.abs().max()) <= bound, name
+    published = starts(make("pixels", width=128))
+    assert not any(x.any() for name, x in published.items() if name.endswith(".bias"))
+    assert float(published["vit.transformer.blocks.0.mlp.fc1"].std()) == pytest.approx(0.02, rel=0.02)

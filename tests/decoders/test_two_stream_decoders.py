@@ -70,14 +70,25 @@ def test_vitamin_mirror_grows_sixteenfold() -> None:
     assert decoder({"main": Stream(torch.randn(2, 6, 16), (2, 3))}).shape == (2, 3, 32, 48)
 
 
-def test_causal_projection_looks_back_only() -> None:
-    x = torch.randn(1, 6, 8)
-    later = x.clone()
-    later[:, 4:] = torch.randn(1, 2, 8)
-    causal = AttentionProjection(dim_in=8, dim_out=32, causal=True)
-    assert torch.allclose(causal(x)[:, :4], causal(later)[:, :4], atol=1e-6)
-    full = AttentionProjection(dim_in=8, dim_out=32)
-    assert not torch.allclose(full(x)[:, :4], full(later)[:, :4], atol=1e-6)
+@pytest.mark.parametrize("changed", range(6))
+def test_causal_projection_looks_back_only(changed: int) -> None:
+    """Bit by bit: a token moves itself and later ones, and no earlier one."""
+    x = torch.randn(2, 6, 8)
+    other = x.clone()
+    other[:, changed] += 1.0
+    causal, full = AttentionProjection(dim_in=8, dim_out=32, causal=True), AttentionProjection(dim_in=8, dim_out=32)
+    assert (causal(x) != causal(other)).any(dim=2).tolist() == [[place >= changed for place in range(6)]] * 2
+    assert bool((full(x) != full(other)).any(dim=2).all())
+
+
+def test_what_a_pooled_head_is_not_shown_changes_no_bit() -> None:
+    head, x = PooledHead(dim=8, out_dim=5), torch.randn(3, 25, 8)
+    mask = torch.arange(25) < torch.tensor([[7], [25], [1]])
+    other = torch.where(mask[..., None], x, torch.randn_like(x))
+    shown = head({"main": Stream(x, mask_BN=mask)})
+    assert torch.equal(head({"main": Stream(other, mask_BN=mask)}), shown)
+    other[:, 0] = torch.randn(3, 8)
+    assert bool((head({"main": Stream(other, mask_BN=mask)}) != shown).any(dim=1).all())
 
 
 def test_heads_read_their_stream() -> None:

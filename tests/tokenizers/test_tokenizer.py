@@ -38,6 +38,13 @@ def test_other_image_sizes_work_when_said(tokenizer: Tokenizer) -> None:
         tokenizer.detokenize(indices)
 
 
+def test_a_decoder_of_grids_refuses_codes_without_one(tokenizer_node) -> None:
+    encoder = {"_target_": "imtok.tokenizers.encoders.latent_vit.LatentViTEncoder", "image_size": 32, "dim": 8}
+    node = tokenizer_node | {"encoder": encoder | {"num_tokens": 16, "width": 32, "depth": 1, "num_heads": 2}}
+    with pytest.raises(UserError, match=r"tokenizer\.decoder: CNNDecoder paints codes on a grid"):
+        build(node, key="tokenizer")
+
+
 def test_training_forward_reaches_encoder_and_codebook(tokenizer: Tokenizer) -> None:
     output = tokenizer.train()(torch.rand(2, 3, 32, 32))
     (output.reconstruction.square().mean() + sum(output.quantized.losses.values())).backward()

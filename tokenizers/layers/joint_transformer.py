@@ -8,10 +8,10 @@ from torch import Tensor, nn
 class JointTransformer(nn.Module):
     """LayerNorm, pre-norm blocks with exact GELU and MLPs four times as wide; `norm_out` is applied by the owner.
 
-    init_std: of linear layers at the start.
+    init_std: of linear layers at the start; null: as PyTorch starts them, its attention included (TA-TiTok's decoder).
     """
 
-    def __init__(self, *, width: int, depth: int, num_heads: int, init_std: float = 0.02) -> None:
+    def __init__(self, *, width: int, depth: int, num_heads: int, init_std: float | None = 0.02) -> None:
         super().__init__()
         if width % num_heads:
             raise ValueError(f"num_heads={num_heads}: width={width} cannot be split into that many heads")
@@ -23,6 +23,8 @@ class JointTransformer(nn.Module):
         init_linear(self, init_std)
         for block in self.blocks:  # one matrix for q, k and v, as PyTorch's own attention starts it
             nn.init.xavier_uniform_(block.attn.qkv.weight)
+            nn.init.zeros_(block.attn.qkv.bias)
+            nn.init.zeros_(block.attn.proj.bias)
 
     def attentions(self) -> list[nn.Linear]:
         """The layers that make q, k and v."""
@@ -37,8 +39,10 @@ class JointTransformer(nn.Module):
         return x_BND
 
 
-def init_linear(module: nn.Module, std: float) -> None:
-    """What TiTok does to every linear layer and convolution, with 0.02."""
+def init_linear(module: nn.Module, std: float | None) -> None:
+    """What TiTok does to every linear layer and convolution, with 0.02; null leaves them as PyTorch starts them."""
+    if std is None:
+        return
     for part in module.modules():
         if isinstance(part, (nn.Linear, nn.Conv2d)):
             nn.init.normal_(part.weight, std=std)  # published: cut off at 2, a hundred deviations away

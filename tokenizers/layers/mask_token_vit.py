@@ -2,9 +2,9 @@
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 
 from ...configs.errors import UserError
+from ..token_dropout.base import seen_tokens
 from ..types import Grid, Stream
 from .joint_transformer import JointTransformer, init_linear, learned
 from .located_start import sincos_places, start_located, token_grid
@@ -14,7 +14,8 @@ class MaskTokenViT(nn.Module):
     """Latent tokens [B, n, dim], n up to num_tokens, to one vector a patch [B, h w, width].
 
     condition_dim, condition_tokens: width and length of the text features at the end of the sequence (TA-TiTok).
-    position_std: of tokens and positions at the start; null: width ** -0.5. init_std: of linear layers.
+    position_std: of tokens and positions at the start; null: width ** -0.5. init_std: of linear layers;
+    null: as PyTorch starts them (TA-TiTok, which makes its decoder after the pass that starts all others).
     located_start: instead of both, latent tokens have places in the picture at first (located_start.py).
     """
 
@@ -31,7 +32,7 @@ class MaskTokenViT(nn.Module):
         condition_dim: int | None = None,
         condition_tokens: int = 77,
         position_std: float | None = None,
-        init_std: float = 0.02,
+        init_std: float | None = 0.02,
         located_start: bool = False,
     ) -> None:
         super().__init__()
@@ -84,14 +85,3 @@ class MaskTokenViT(nn.Module):
                 f"{self.condition_embed.in_features}], one row a picture"
             )
         return self.condition_embed(conditions) + self.condition_positions[: conditions.shape[1]]
-
-
-def seen_tokens(stream: Stream) -> tuple[Tensor, Tensor | None]:
-    """Tokens and mask; outside training, places that no picture of the batch uses are cut off: they cost nothing."""
-    x_BND, mask_BN = stream.x_BND, stream.mask_BN
-    if mask_BN is None or x_BND.requires_grad or isinstance(x_BND, FakeTensor):
-        return x_BND, mask_BN
-    used = mask_BN.any(dim=0).nonzero()
-    longest = int(used[-1]) + 1 if len(used) else 1
-    x_BND, mask_BN = x_BND[:, :longest], mask_BN[:, :longest]
-    return x_BND, None if bool(mask_BN.all()) else mask_BN

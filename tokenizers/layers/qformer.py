@@ -16,10 +16,14 @@ class CrossAttention(nn.Module):
         self.q, self.k, self.v, self.project = (nn.Linear(width, width) for _ in range(4))
         self.q_norm, self.k_norm = (nn.LayerNorm(width // num_heads) if qk_norm else nn.Identity() for _ in range(2))
 
-    def forward(self, queries_BND: Tensor, keys_BMD: Tensor, values_BMD: Tensor) -> Tensor:
+    def forward(
+        self, queries_BND: Tensor, keys_BMD: Tensor, values_BMD: Tensor, visible_BM: Tensor | None = None
+    ) -> Tensor:
+        """visible_BM: False at keys that no query may look at."""
         given = ((self.q, queries_BND), (self.k, keys_BMD), (self.v, values_BMD))
         q, k, v = (layer(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2) for layer, x in given)
-        out = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v)
+        mask = None if visible_BM is None else visible_BM[:, None, None, :]
+        out = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v, attn_mask=mask)
         return self.project(out.transpose(1, 2).flatten(2))
 
 
@@ -33,10 +37,19 @@ class QFormerBlock(nn.Module):
         self.memory = CrossAttention(width=width, num_heads=num_heads, qk_norm=qk_norm)
         self.mlp = nn.Sequential(nn.Linear(width, mlp_ratio * width), nn.GELU(), nn.Linear(mlp_ratio * width, width))
 
-    def forward(self, x_BND: Tensor, memory_BMD: Tensor, *, place_ND: Tensor, memory_place_MD: Tensor) -> Tensor:
+    def forward(
+        self,
+        x_BND: Tensor,
+        memory_BMD: Tensor,
+        *,
+        place_ND: Tensor,
+        memory_place_MD: Tensor,
+        visible_BM: Tensor | None = None,
+    ) -> Tensor:
+        """visible_BM: False where the memory holds nothing."""
         seen = self.norm1(x_BND)
         x_BND = x_BND + self.among(seen + place_ND, seen + place_ND, seen)
-        x_BND = x_BND + self.memory(self.norm2(x_BND) + place_ND, memory_BMD + memory_place_MD, memory_BMD)
+        x_BND = x_BND + self.memory(self.norm2(x_BND) + place_ND, memory_BMD + memory_place_MD, memory_BMD, visible_BM)
         return x_BND + self.mlp(self.norm3(x_BND))
 
 

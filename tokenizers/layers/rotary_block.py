@@ -23,11 +23,14 @@ class RotaryBlock(nn.Module):
         self.gate, self.up = (nn.Linear(width, 4 * width, bias=False) for _ in range(2))
         self.down = nn.Linear(4 * width, width, bias=False)
 
-    def forward(self, x_BND: Tensor, rotation: Rotation) -> Tensor:
+    def forward(self, x_BND: Tensor, rotation: Rotation, visible_BN: Tensor | None = None) -> Tensor:
+        """visible_BN: False at places that no token may look at."""
+        mask = None if visible_BN is None else visible_BN[:, None, None, :]
         seen = self.norm1(x_BND)
         q, k, v = (layer(seen).unflatten(2, (self.num_heads, -1)).transpose(1, 2) for layer in (self.q, self.k, self.v))
         q, k = (rotated(norm(x), rotation).to(v.dtype) for norm, x in ((self.q_norm, q), (self.k_norm, k)))
-        x_BND = x_BND + self.project(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        x_BND = x_BND + self.project(out.transpose(1, 2).flatten(2))
         seen = self.norm2(x_BND)
         return x_BND + self.down(F.silu(self.gate(seen)) * self.up(seen))
 

@@ -20,6 +20,7 @@ class Quantizer(nn.Module, ABC):
     out_dim: int | dict[str, int]  # width the decoder reads
     reads: ClassVar[tuple[str, ...]] = ("main",)  # streams it wants; ParallelQuantizer takes those that its YAML names
     loss_names: ClassVar[tuple[str, ...]] = ()  # keys of Quantized.losses in training mode
+    prefix_decodes: bool = True  # False where a token's code needs more than the indices up to it (scales)
     stochastic: ClassVar[bool] = False  # True where even eval draws random numbers; reports say so
     # Several processes with equal batches train it as one would on the joined batch, given the first one's draws where
     # codes are revived. Not so where every process draws noise of its own.

@@ -32,6 +32,7 @@ class JointVQ(Quantizer):
 
     reads: ClassVar[tuple[str, ...]] = STREAMS
     loss_names: ClassVar[tuple[str, ...]] = ("codebook", "commit")
+    prefix_decodes = False
 
     def __init__(
         self,

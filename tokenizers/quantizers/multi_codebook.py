@@ -45,6 +45,7 @@ class MultiCodebook(SingleStreamQuantizer):
             given = {"num_heads": projection_heads, "causal": projection == "causal_attention"}
             self.project_in = AttentionProjection(dim_in=dim, dim_out=self.code_dim, **given)
             self.project_out = AttentionProjection(dim_in=self.code_dim, dim_out=dim, **given)
+            self.prefix_decodes = projection == "causal_attention"
         if codebooks < 1 or self.code_dim % codebooks:
             raise ValueError(f"codebooks={codebooks}: the width of the codes, {self.code_dim}, does not divide by it")
         self.vocabulary = (codebook_size,) * codebooks

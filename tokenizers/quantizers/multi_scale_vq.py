@@ -29,6 +29,7 @@ class MultiScaleQuantizer(SingleStreamQuantizer):
 
     loss_names: ClassVar[tuple[str, ...]] = ("codebook", "commit")
     joined_batch_equal: ClassVar[bool] = True
+    prefix_decodes = False
 
     def __init__(
         self,

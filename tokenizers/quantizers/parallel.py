@@ -53,6 +53,7 @@ class ParallelQuantizer(Quantizer):
         self.out_dim = out["main"] if set(out) == {"main"} else out
         self.loss_names = tuple(dict.fromkeys(name for q in self.quantizers.values() for name in q.loss_names))
         self.stochastic = any(q.stochastic for q in self.quantizers.values())
+        self.prefix_decodes = all(q.prefix_decodes for q in self.quantizers.values())
         self.joined_batch_equal = all(q.joined_batch_equal for q in self.quantizers.values())
 
     def set_update(self, update: int) -> None:

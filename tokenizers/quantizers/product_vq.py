@@ -46,6 +46,7 @@ class ProductQuantizer(Quantizer):
         self.out_dim = sum(p.out_dim for p in self.parts)
         self.loss_names = tuple(self.parts[0].loss_names)
         self.stochastic = any(p.stochastic for p in self.parts)
+        self.prefix_decodes = all(p.prefix_decodes for p in self.parts)
         self.joined_batch_equal = all(p.joined_batch_equal for p in self.parts)
 
     def set_update(self, update: int) -> None:

@@ -3,9 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from ...configs.errors import UserError
 from ..types import Latents, Quantized, Stream
@@ -15,8 +17,13 @@ class TokenDropout(nn.Module, ABC):
     """Prefixes of the stream `main`: training shows the decoder a random length, use a chosen one.
 
     A token that is dropped is not there for anybody: mask_BN is False at its place, its index is -1, and its vector is
-    zero, so that nothing leaks into a decoder that has no attention to mask.
+    zero, so that nothing leaks into a decoder that has no attention to mask. `fits.py` says which parts go together.
     """
+
+    cuts: ClassVar[bool] = False  # True where training shows a shorter sequence, not a masked one
+
+    def check_lengths(self, num_tokens: int) -> None:
+        """ValueError where a length it may draw is more than a picture has tokens."""
 
     @abstractmethod
     def draw(self, batch: int, num_tokens: int, device: torch.device) -> Tensor:
@@ -71,3 +78,14 @@ def hidden_as_zero(stream: Stream) -> Stream:
     if stream.mask_BN is None:
         return stream
     return replace(stream, x_BND=stream.x_BND.masked_fill(~stream.mask_BN[..., None], 0))
+
+
+def seen_tokens(stream: Stream) -> tuple[Tensor, Tensor | None]:
+    """Tokens and mask, for decoders of any length; outside training, places that no picture uses are cut off."""
+    x_BND, mask_BN = stream.x_BND, stream.mask_BN
+    if mask_BN is None or x_BND.requires_grad or isinstance(x_BND, FakeTensor):
+        return x_BND, mask_BN
+    used = mask_BN.any(dim=0).nonzero()
+    longest = int(used[-1]) + 1 if len(used) else 1
+    x_BND, mask_BN = x_BND[:, :longest], mask_BN[:, :longest]
+    return x_BND, None if bool(mask_BN.all()) else mask_BN

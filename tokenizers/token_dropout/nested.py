@@ -38,6 +38,13 @@ class NestedDropout(TokenDropout):
         self.lengths = lengths if named else tuple(lengths)
         self.weights = None if weights is None else tuple(float(w) for w in weights)
 
+    def check_lengths(self, num_tokens: int) -> None:
+        if not isinstance(self.lengths, str) and max(self.lengths) > num_tokens:
+            raise ValueError(
+                f"tokenizer.token_dropout.lengths={list(self.lengths)}: there are {num_tokens} tokens; give at most "
+                "that many"
+            )
+
     def draw(self, batch: int, num_tokens: int, device: torch.device) -> Tensor:
         if self.lengths in ("uniform", "uniform_power_of_two"):
             drawn = torch.randint(1, num_tokens + 1, (batch,), device=device)
@@ -47,10 +54,7 @@ class NestedDropout(TokenDropout):
             choices = choices if choices[-1] == num_tokens else [*choices, num_tokens]
         else:
             choices = list(self.lengths)
-            if max(choices) > num_tokens:
-                raise ValueError(
-                    f"tokenizer.token_dropout.lengths={choices}: there are {num_tokens} tokens; give at most that many"
-                )
+            self.check_lengths(num_tokens)
         weights = torch.tensor(self.weights or [1.0] * len(choices), device=device)
         return torch.tensor(choices, device=device)[torch.multinomial(weights, batch, replacement=True)]
 

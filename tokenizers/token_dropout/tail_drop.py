@@ -1,5 +1,7 @@
 """Tail token drop of One-D-Piece (Miwa et al., arXiv 2501.10064, section 3.2): a random prefix is all there is."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
@@ -13,6 +15,8 @@ class TailDrop(TokenDropout):
 
     shortest: 1 as published.
     """
+
+    cuts: ClassVar[bool] = True
 
     def __init__(self, *, shortest: int = 1) -> None:
         super().__init__()

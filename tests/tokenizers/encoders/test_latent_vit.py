@@ -41,6 +41,8 @@ def test_a_block_is_pytorchs_pre_norm_encoder_layer() -> None:
         torch.testing.assert_close(ours(x), layer(ours.norm_in(x)), atol=1e-5, rtol=1e-4)
         masked = layer(ours.norm_in(x), src_key_padding_mask=~visible)
         torch.testing.assert_close(ours(x, visible)[1, :3], masked[1, :3], atol=1e-5, rtol=1e-4)
+        other = torch.where(visible[..., None], x, torch.randn_like(x))
+        assert torch.equal(ours(other, visible)[visible], ours(x, visible)[visible]), "hidden places move no bit"
 
 
 def test_latents_and_shapes() -> None:

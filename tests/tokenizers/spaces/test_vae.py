@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from imtok.configs.errors import UserError
+from imtok.tokenizers.spaces.autoencoder_kl import sizes_of
 from imtok.tokenizers.spaces.vae import VAESpace
 
 SIZES = {"channels": 4, "base_channels": 32, "channel_multipliers": [1, 2], "blocks_per_level": 1}
@@ -41,7 +42,7 @@ def test_a_file_that_is_not_there() -> None:
 
 
 def test_as_diffusers(tmp_path) -> None:
-    diffusers = pytest.importorskip("diffusers")
+    diffusers = pytest.importorskip("diffusers", reason="pip install imtok[vae] has it")
     from safetensors.torch import save_file
 
     reference = diffusers.AutoencoderKL(
@@ -52,6 +53,7 @@ def test_as_diffusers(tmp_path) -> None:
         latent_channels=4,
     ).eval()
     save_file(reference.state_dict(), tmp_path / "diffusion_pytorch_model.safetensors")
+    assert sizes_of(reference.state_dict()) == SIZES
     space = VAESpace(**SIZES, scale=0.25, pretrained=str(tmp_path))
     images = torch.rand(2, 3, 16, 16) * 2 - 1
     with torch.no_grad():

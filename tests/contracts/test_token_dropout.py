@@ -1,0 +1,134 @@
+"""Token dropout with every decoder and quantizer there is: hidden tokens count for nothing, or the build refuses."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from imtok.configs.compose import compose_config
+from imtok.configs.errors import UserError
+from imtok.configs.instantiate import build
+from imtok.tokenizers.tokenizer import Tokenizer
+from imtok.tokenizers.types import Stream
+
+FOLDER = Path(__file__).resolve().parents[2] / "configs" / "tokenizer"
+DROPOUTS = sorted(path.stem for path in (FOLDER / "token_dropout").glob("*.yaml"))
+# What a decoder is tried in, and whether a tail may be cut off before it; None: codes of several streams, no dropout.
+DECODERS: dict[str, tuple[list[str], bool | None]] = {
+    "cnn": (["experiment=llamagen_vq16"], False),
+    "cnn_magvit2": (["experiment=wetok_imagenet_f16"], False),
+    "cnn_maskgit": (["experiment=maskgit_vqgan"], False),
+    "cnn_movq": (["experiment=dualvitok_256"], None),
+    "cnn_qformer": (["experiment=gigatok_ss"], True),
+    "cnn_rqvae": (["experiment=llamagen_vq16", "tokenizer/decoder=cnn_rqvae"], False),
+    "flow": (["experiment=flextok_d12_d12"], False),
+    "mask_token_vit": (["experiment=titok_bl64_vq"], True),
+    "merged": (["experiment=llamagen_vq16", "tokenizer/decoder=merged"], False),
+    "one_stream": (["experiment=dualtoken_256"], None),
+    "proxy_codes": (["experiment=titok_s128/stage1"], True),
+    "rotary_latents": (["experiment=instella_bae"], True),
+    "vit_queries": (["experiment=xqgan_vq_4096"], False),
+    "vitamin": (["experiment=unitok", "tokenizer.quantizer.projection=linear"], False),
+}
+OF_TWO_STREAMS = {"joint_vq", "dual_sim_vq", "dual_residual_vq"}  # refused above, with their decoders
+QUANTIZERS = sorted({path.stem for path in (FOLDER / "quantizer").glob("*.yaml")} - OF_TWO_STREAMS)
+CNN = {"channels": 32, "channel_multipliers": [1, 1, 2], "blocks_per_level": 1, "z_channels": 16}
+
+
+def composed(words: list[str], dropout: str) -> Tokenizer:
+    """`lengths` of an experiment that has nested dropout already are no setting of tail_drop's."""
+    flow = "experiment=flextok_d12_d12" in words and dropout == "tail_drop"
+    words = [
+        *words,
+        f"tokenizer/token_dropout={dropout}",
+        "debug=tiny",
+        *(["~tokenizer.token_dropout.lengths"] if flow else []),
+    ]
+    return build(compose_config("train", words)["tokenizer"], key="tokenizer")
+
+
+def test_every_decoder_is_tried() -> None:
+    assert set(DECODERS) == {path.stem for path in (FOLDER / "decoder").glob("*.yaml")}
+
+
+@pytest.mark.parametrize("dropout", DROPOUTS)
+@pytest.mark.parametrize("name", DECODERS)
+def test_hidden_tokens_count_for_nothing_or_the_build_refuses(name: str, dropout: str) -> None:
+    words, may_be_cut = DECODERS[name]
+    if may_be_cut is None or (dropout == "tail_drop" and not may_be_cut):
+        with pytest.raises(UserError, match=r"^tokenizer\.token_dropout=\w+: .*(null|nested)"):
+            composed(words, dropout)
+        return
+    tokenizer = composed(words, dropout)
+    assert tokenizer.decoder.any_length or not tokenizer.token_dropout.cuts
+    for parameter in tokenizer.parameters():  # what starts at zero would hide what is read
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.02)
+    images = torch.rand(3, 3, *tokenizer.image_size) * 2 - 1
+    tokenizer.train()(images)
+    total = tokenizer.eval().num_tokens
+    for lengths in (max(1, total // 2), [total, 1, max(1, total // 2)]):
+        kept = tokenizer.quantize(images, num_tokens=lengths).codes["main"]
+        picture = tokenizer.decode({"main": kept})
+        assert torch.equal(tokenizer.detokenize(tokenizer.tokenize(images, num_tokens=lengths)), picture.clamp(-1, 1))
+        if tokenizer.decoder.any_length:
+            other = torch.where(kept.mask_BN[..., None], kept.x_BND, torch.randn_like(kept.x_BND))
+            assert torch.equal(tokenizer.decode({"main": replace(kept, x_BND=other)}), picture)
+    if tokenizer.decoder.any_length:  # training's cut-off sequence is what decoding sees
+        half = max(1, total // 2)
+        kept = tokenizer.quantize(images, num_tokens=half).codes["main"]
+        assert torch.equal(tokenizer.decode({"main": Stream(kept.x_BND[:, :half])}), tokenizer.decode({"main": kept}))
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_a_prefix_of_indices_says_its_codes_or_the_build_refuses(name: str) -> None:
+    yaml_node: dict[str, Any] = yaml.safe_load((FOLDER / "quantizer" / f"{name}.yaml").read_text())
+    node = {
+        "image_size": 32,
+        "encoder": {"_target_": "imtok.tokenizers.encoders.cnn.CNNEncoder", "dim": 16, **CNN},
+        "quantizer": yaml_node | yaml_node.get("tiny", {}),
+        "decoder": {"_target_": "imtok.decoders.cnn.CNNDecoder", **CNN},
+        "token_dropout": {"_target_": "imtok.tokenizers.token_dropout.nested.NestedDropout"},
+    }
+    if "multi_scale" in name:
+        with pytest.raises(
+            UserError, match=r"^tokenizer\.token_dropout=NestedDropout: the codes of (MultiScale|Product)"
+        ):
+            Tokenizer(**node)
+        return
+    tokenizer, images = Tokenizer(**node).eval(), torch.rand(3, 3, 32, 32) * 2 - 1
+    if not tokenizer.index_layout():
+        assert tokenizer.reconstruct(images, num_tokens=3).shape == images.shape
+        return
+    for lengths in (5, [64, 1, 17]):
+        shown, tokens = tokenizer.quantize(images, num_tokens=lengths), tokenizer.tokenize(images, num_tokens=lengths)
+        again = tokenizer.token_dropout.padded(tokens, 64)
+        codes = tokenizer.quantizer.indices_to_codes({"main": again}, tokenizer.stream_shapes())["main"]
+        assert torch.equal(codes.mask_BN, shown.codes["main"].mask_BN)
+        torch.testing.assert_close(codes.x_BND, shown.codes["main"].x_BND)
+
+
+def test_attention_behind_the_codebook_says_what_it_can() -> None:
+    words = ["experiment=unitok", "tokenizer.quantizer.projection=causal_attention"]
+    tokenizer = composed(words, "nested").eval()
+    images = torch.rand(2, 3, *tokenizer.image_size) * 2 - 1
+    prefix = tokenizer.tokenize(images, num_tokens=2)
+    torch.testing.assert_close(tokenizer.detokenize(prefix), tokenizer.reconstruct(images, num_tokens=2))
+    with pytest.raises(UserError, match=r"^tokenizer\.token_dropout=NestedDropout: the codes of MultiCodebook"):
+        composed(words[:1], "nested")
+
+
+def test_lengths_that_there_are_not_are_refused_at_build() -> None:
+    with pytest.raises(ValueError, match=r"tokenizer\.token_dropout\.lengths=\[4, 999\]: there are \d+ tokens"):
+        composed(["experiment=quickstart_flow", "tokenizer.token_dropout.lengths=[4,999]"], "nested")
+
+
+def test_a_head_that_reads_all_tokens_needs_all() -> None:
+    words = ["experiment=titok_bl64_vq", "+tokenizer/head@tokenizer.heads.meaning=mlp"]
+    assert composed(words, "nested").heads.meaning is not None
+    with pytest.raises(UserError, match=r"tokenizer\.token_dropout=TailDrop: .*tokenizer\.heads\.meaning"):
+        composed(words, "tail_drop")
+    assert composed([*words[:1], "+tokenizer/head@tokenizer.heads.meaning=pooled"], "tail_drop")
