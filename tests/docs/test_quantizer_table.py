@@ -5,6 +5,8 @@ from pathlib import Path
 
 import yaml
 
+from imtok.configs.compose import compose_config
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -43,11 +45,19 @@ def test_only_the_table_of_the_page_changes() -> None:
     assert table.PAGE.read_text().count(table.BEGIN) == 1
 
 
-def test_a_run_is_old_when_its_yaml_has_changed(tmp_path) -> None:
+def test_a_run_is_old_when_a_setting_has_changed(tmp_path) -> None:
     table = load()
     assert not table.is_current("vq", tmp_path)
     (tmp_path / "metrics.json").write_text("{}")
-    quantizer = yaml.safe_load((table.YAMLS / "vq.yaml").read_text())
-    for changed, current in (({}, True), ({"codebook_size": 7}, False)):
-        (tmp_path / "config.yaml").write_text(yaml.safe_dump({"tokenizer": {"quantizer": quantizer | changed}}))
-        assert table.is_current("vq", tmp_path) is current
+    config = compose_config("train", [*table.SETTINGS, "tokenizer/quantizer=vq"])
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert table.is_current("vq", tmp_path) and not table.is_current("bsq", tmp_path)
+    config["optimizer"]["lr"] /= 2  # as when quickstart's changes
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert not table.is_current("vq", tmp_path)
+
+
+def test_quantizers_of_two_streams_have_no_row() -> None:
+    table = load()
+    two = {path.stem for path in table.YAMLS.glob("*.yaml") if not table.reads_one_stream(path.stem)}
+    assert two == {"joint_vq", "dual_residual_vq", "dual_sim_vq"}
