@@ -107,7 +107,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("dropout", "updates"), [(None, 500), ("tail_drop.TailDrop", 1000)], ids=["titok", "one_d_piece"]
+    ("dropout", "updates"), [(None, 1000), ("tail_drop.TailDrop", 1500)], ids=["titok", "one_d_piece"]
 )
 def test_two_stages_over_proxy_codes(proxy: Path, tmp_path: Path, dropout: str | None, updates: int) -> None:
     """Stage 1 learns every proxy code, so its picture is the proxy's; stage 2 makes the picture better."""
