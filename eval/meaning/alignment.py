@@ -17,10 +17,11 @@ from ...configs.instantiate import build, locate_trusted_module
 from ...losses.contrastive import ContrastiveTerm
 from ...losses.taught import TaughtTerm
 from ...losses.teachers.named import NamedTeachers
+from ...losses.tower_cosine import TowerCosine
 from ...tokenizers.feature_taps import tap
 
 FOLDER, FORMAT = "alignment", "imtok-alignment"
-KINDS = (ContrastiveTerm, TaughtTerm)
+KINDS = (ContrastiveTerm, TaughtTerm, TowerCosine)
 HOME = ("imtok.losses.",)  # where everything that lies beside an export is defined
 
 
