@@ -1,6 +1,8 @@
 """ImageData: the one door to the data. Batches are pure functions of (seed, sample number)."""
 
 import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +13,7 @@ from ..configs.errors import UserError
 from .loading import EvalImages, ImageLoader, TrainImages, collate
 from .range import to_model_range
 from .sampling import EpochOrder, TrainBatches
-from .source import Images, Source, Splits
+from .source import Chosen, Images, Source, Splits
 from .transforms import CROPS, AdmCentreCrop, Crop
 
 
@@ -28,6 +30,7 @@ class ImageData(LightningDataModule):
         "val_fraction",
         "max_val",
         "split_file",
+        "captions",
         "download",
         "size",
         "count",
@@ -81,6 +84,33 @@ class ImageData(LightningDataModule):
         if self._splits is None:
             self._splits = self.source.split_sources()
         return self._splits
+
+    def take_captioned(self, asked_by: str, *, used: Sequence[str] = ("train", "val")) -> None:
+        """Only pictures with a caption from here on.
+
+        asked_by: the YAML key that reads captions, for errors. used: the lists that must not be empty then.
+        """
+        whole = self.splits
+        found = {name: getattr(whole, name).captioned() for name in ("train", "val", "all")}
+        missing = {name: len(getattr(whole, name)) - len(chosen) for name, chosen in found.items()}
+        root = self.source.describe()["root"]
+        where = f"data={self.source.name}" + (f" data.root={root}" if root else "")
+        if not len(found["all"]):
+            raise UserError(f"{asked_by} reads captions, and {where} has none; {self.source.how_to_caption()}")
+        for name in used:
+            if not len(found[name]):
+                raise UserError(
+                    f"{asked_by} reads captions, and no picture of {where}, {name} split, has one; caption some of "
+                    f"its {len(getattr(whole, name))}, or divide them anew (data.val_fraction, data.seed)"
+                )
+        if missing["all"] and processes()[0] == 0:
+            print(
+                f"imtok: note: {missing['all']} of {len(whole.all)} pictures have no caption, which {asked_by} reads; "
+                f"they are left out ({missing['train']} of training, {missing['val']} of validation)",
+                file=sys.stderr,
+            )
+        chosen = {n: Chosen(getattr(whole, n), found[n]) if missing[n] else getattr(whole, n) for n in found}
+        self._splits = Splits(**chosen)
 
     @property
     def len_train(self) -> int:
@@ -165,6 +195,7 @@ class ImageData(LightningDataModule):
             "image_size": self.image_size,
             "num_train": len(splits.train),
             "num_val": len(splits.val),
+            **({"captions": len(captioned)} if len(captioned := splits.all.captioned()) else {}),
             "train_crop": self.train_crop.describe() + (", flip" if self.flip else ""),
             "val_crop": self.val_crop.describe(),
         }

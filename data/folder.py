@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..configs.errors import UserError
+from .captions import Captions, captions_of
 from .image_file import MAX_PIXELS, list_images
 from .image_list import ImageList
 from .source import Source, Splits
@@ -20,6 +21,8 @@ class FolderImages(Source):
     A root with both a `train` and a `val` folder keeps that split. Otherwise a name goes to validation when the hash
     of (seed, name) falls below `val_fraction`: files added later leave the others where they were.
     split_file: the split.json of a run, to get that run's split again.
+    captions: auto (captions.jsonl in the root, and NAME.txt beside a picture that it does not name), none, or the path
+        of such a file of lines: {"file": path below the root, "caption": text}.
     """
 
     name = "folder"
@@ -32,6 +35,7 @@ class FolderImages(Source):
         max_val: int | None = None,
         seed: int = 0,
         split_file: str | None = None,
+        captions: str = "auto",
         max_pixels: int = MAX_PIXELS,
     ):
         if not root:
@@ -43,6 +47,7 @@ class FolderImages(Source):
         self.root = Path(root).expanduser().resolve()
         self.val_fraction, self.max_val, self.seed, self.max_pixels = val_fraction, max_val, seed, max_pixels
         self.split_file = Path(split_file).expanduser() if split_file else None
+        self.captions = captions
         self._names: list[str] | None = None
         self._val: set[str] = set()
         self._how = ""
@@ -85,10 +90,28 @@ class FolderImages(Source):
             self._how = f"by the hash of (seed {self.seed}, name), {self.val_fraction:g} for validation"
         labels = self._labels(names, below=1 if own else 0)
         train = [n for n in names if n not in self._val] or names  # a single picture is both
-        return Splits(*(self._images(part, labels) for part in (train, sorted(self._val), names)))
+        captions = captions_of(self.root, names, self.captions)
+        return Splits(*(self._images(part, labels, captions) for part in (train, sorted(self._val), names)))
 
-    def _images(self, names: Sequence[str], labels: dict[str, int]) -> ImageList:
-        return ImageList(root=self.root, names=names, labels=[labels[n] for n in names], max_pixels=self.max_pixels)
+    def _images(
+        self, names: Sequence[str], labels: dict[str, int], captions: Mapping[str, str | None] | None
+    ) -> ImageList:
+        found = None
+        if captions:
+            beside = [n in captions and captions[n] is None for n in names]
+            found = Captions(texts=[captions.get(n) for n in names], beside=beside)
+        return ImageList(
+            root=self.root,
+            names=names,
+            labels=[labels[n] for n in names],
+            max_pixels=self.max_pixels,
+            captions=found,
+        )
+
+    def how_to_caption(self) -> str:
+        if self.captions != "auto":
+            return f"data.captions={self.captions}; auto reads NAME.txt beside NAME.jpg, or captions.jsonl in the root"
+        return "put NAME.txt beside NAME.jpg or captions.jsonl into it (docs/unified.md); data=generated has captions"
 
     def _own_split_folders(self, names: Sequence[str]) -> dict[str, list[str]] | None:
         """The sub-folders that already are a split, as most published data sets come."""

@@ -1,5 +1,6 @@
 """Pictures made on the spot, so that everything runs without a file of data: `data=generated`."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -54,6 +55,9 @@ class GeneratedList(Images):
 
     def caption(self, index: int) -> str:
         return self.scene(index).caption
+
+    def captioned(self) -> Sequence[int]:
+        return range(len(self))
 
 
 def _draw_scene(recipe: Recipe, index: int) -> Scene:

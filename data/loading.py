@@ -80,8 +80,8 @@ def collate(samples: list[dict]) -> dict:
         "key": [s["key"] for s in read],
         "skipped": list(dict.fromkeys(line for s in samples for line in s["skipped"])),
     }
-    if read and "caption" in read[0]:
-        batch["caption"] = [s["caption"] for s in read]
+    if any("caption" in s for s in read):
+        batch["caption"] = [s.get("caption") for s in read]
     return batch
 
 

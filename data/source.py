@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 
@@ -33,6 +34,43 @@ class Images(ABC):
     def caption(self, index: int) -> str | None:
         return None
 
+    def captioned(self) -> Sequence[int]:
+        """Which pictures have a caption."""
+        return []
+
+
+class Chosen(Images):
+    """Some pictures of a list."""
+
+    def __init__(self, images: Images, chosen: Sequence[int]):
+        self.images, self.chosen = images, np.asarray(chosen, dtype=np.int64)
+
+    @property
+    def cached(self) -> bool:
+        return self.images.cached
+
+    def prepare(self) -> None:
+        self.images.prepare()
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def read(self, index: int, *, at_least: int | None = None) -> Tensor:
+        return self.images.read(int(self.chosen[index]), at_least=at_least)
+
+    def key(self, index: int) -> str:
+        return self.images.key(int(self.chosen[index]))
+
+    def label(self, index: int) -> int:
+        return self.images.label(int(self.chosen[index]))
+
+    def caption(self, index: int) -> str | None:
+        return self.images.caption(int(self.chosen[index]))
+
+    def captioned(self) -> Sequence[int]:
+        have = np.isin(self.chosen, self.images.captioned())
+        return np.flatnonzero(have)
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -52,6 +90,10 @@ class Source(ABC):
     @abstractmethod
     def split_sources(self) -> Splits:
         """Raises UserError where the data are not there."""
+
+    def how_to_caption(self) -> str:
+        """What the user can do where captions are needed and none are here."""
+        return "data=folder reads NAME.txt beside NAME.jpg or a captions.jsonl; data=generated has captions"
 
     @abstractmethod
     def describe(self) -> dict:
@@ -104,3 +146,9 @@ class Joined(Images):
     def caption(self, index: int) -> str | None:
         part, index = self._find(index)
         return part.caption(index)
+
+    def captioned(self) -> Sequence[int]:
+        if all(len(part.captioned()) == len(part) for part in self.parts):
+            return range(len(self))  # generated pictures may be a billion
+        starts = np.cumsum([0, *map(len, self.parts)])
+        return [int(first) + int(i) for first, part in zip(starts, self.parts, strict=False) for i in part.captioned()]

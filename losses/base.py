@@ -18,6 +18,7 @@ class LossTerm(nn.Module, ABC):
     """
 
     needs_reconstruction: ClassVar[bool] = False
+    needs_captions: ClassVar[bool] = False
     taps: Mapping[str, str] = MappingProxyType({})  # {name in output.features: module path in the tokenizer}
     free: ClassVar[bool] = False  # True: costs nothing, so it is logged at weight 0 as well
     optional: bool = False  # True: left out, with a note, where the tokenizer does not offer what it reads

@@ -25,6 +25,8 @@ class ContrastiveTerm(LossTerm):
     checkpointed with it, and lie in `alignment/` beside an export, never inside.
     """
 
+    needs_captions = True
+
     def __init__(self, *, tower: TextTower, reads: str = "codes.main", projector: str = "linear") -> None:
         super().__init__()
         if projector not in ("linear", "mlp", "none"):
@@ -54,7 +56,7 @@ class ContrastiveTerm(LossTerm):
     def forward(self, batch: Mapping[str, Any], output: TokenizerOutput) -> Tensor:
         captions = batch.get("caption")
         if captions is None or any(c is None for c in captions):
-            raise UserError("data: a contrastive loss needs captions, and these images have none; data=generated has")
+            raise UserError("data: a contrastive loss needs captions, and these images have none; see data.captions")
         pair = self.images(output), self.texts(captions)
         # Only in training: the processes' shares of the validation images differ in number.
         joined = of_all_processes if self.training else (lambda x: x)

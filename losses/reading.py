@@ -28,8 +28,9 @@ class Reading:
 
     @property
     def through_quantizer(self) -> bool | None:
-        """None: a module's output may be either."""
-        return {"codes": True, "heads": True, "latents": False}.get(self.kind)
+        """None: of a module elsewhere than in encoder, decoder or heads, the output may be either."""
+        behind = {"codes": True, "heads": True, "decoder": True, "latents": False, "encoder": False}
+        return behind.get(self.name.partition(".")[0] if self.kind == "features" else self.kind)
 
     @property
     def taps(self) -> dict[str, str]:

@@ -42,6 +42,10 @@ class TaughtTerm(WithTeacher):
         self.compare, self.projector_kind = COMPARE[compare], projector
         self.projectors = nn.ModuleDict()
 
+    @property
+    def compared_with(self) -> str:
+        return str(self.teacher)
+
     def misfit(self, tokenizer: nn.Module) -> str | None:
         """Called once, before training: here the projector learns its widths."""
         if self.reading is None:

@@ -89,6 +89,8 @@ def run(argv: Sequence[str]) -> int:
     protocol = build(resolved["protocol"], key="protocol")
     check_required(config.require, protocol)
     data = build_data(resolved["data"])
+    if exported["tokenizer"].get("conditioner"):
+        data.take_captioned("the model's tokenizer.conditioner", used=[split])
     loader = data.val_loader(config.max_images) if split == "val" else data.all_loader(config.max_images)
     device = find_device(config.device)
     tokenizer = from_pretrained(folder, device=device)

@@ -49,7 +49,7 @@ def is_own_evaluation(run_dir: Path, config: Mapping[str, Any]) -> bool:
 
 
 def _what_is_measured(data: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[str, Any]:
-    source = {k: v for k, v in data["source"].items() if k != "split_file"}
+    source = {k: v for k, v in data["source"].items() if k != "split_file" and (k, v) != ("captions", "auto")}
     if source.get("root"):
         source["root"] = str(Path(source["root"]).expanduser().resolve())
     return {

@@ -3,10 +3,14 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..configs.errors import UserError
 from .arguments import Arguments, positive
+
+if TYPE_CHECKING:
+    from ..tokenizers.released.base import ReleasedFamily, State
+    from ..tokenizers.tokenizer import Tokenizer
 
 EXAMPLES = (
     "imtok import-weights --list",
@@ -34,6 +38,26 @@ def read_constructor(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"--config={path}: expected settings by name, found a {type(content).__name__}")
     return content
+
+
+def beside_in(out: Path, family: "ReleasedFamily", state: "State", tokenizer: "Tokenizer") -> str:
+    """Writes alignment/ where the family's text tower can be; what to say about tensors that are no tokenizer's."""
+    from imtok.eval.meaning.alignment import FOLDER, import_alignment
+
+    nodes, names = family.alignment(state)
+    renamed = {ours: state[theirs] for theirs, ours in names.items()}
+    found = import_alignment(nodes, renamed, tokenizer, out) if nodes else None
+    if found is not None and found.terms:
+        left_out = [name for name in state if name not in names]
+        said = f"{len(renamed)} tensors of the text tower in {out / FOLDER}, for `imtok evaluate`"
+    else:
+        left_out, said = list(state), ""
+    if left_out:
+        shown = ", ".join(left_out[:3]) + (" ..." if len(left_out) > 3 else "")
+        reason = "; ".join(found.missing.values()) if found is not None else ""
+        why = reason or "of the published model, but no tokenizer's, and no text tower that imtok can use"
+        said += ("\n" if said else "") + f"left out, {why}: {len(left_out)} ({shown})"
+    return said
 
 
 def main(argv: Sequence[str]) -> int:
@@ -86,6 +110,8 @@ def main(argv: Sequence[str]) -> int:
     save_pretrained(tokenizer, options.out, facts=facts)
     parameters = sum(p.numel() for p in tokenizer.parameters())
     print(f"{len(report.used)} of {len(state)} tensors used, {parameters / 1e6:.2f} M parameters: {options.out}")
+    if report.beside:
+        print(beside_in(options.out, family, {name: state[name] for name in report.beside}, tokenizer))
     if report.ignored:
         shown = ", ".join(report.ignored[:3]) + (" ..." if len(report.ignored) > 3 else "")
         print(f"left out, as no tokenizer has them: {len(report.ignored)} ({shown})")

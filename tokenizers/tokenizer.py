@@ -102,7 +102,7 @@ class Tokenizer(nn.Module):
             conditioner = type(self.conditioner).__name__
             raise UserError(
                 f"data: these images come without captions, which tokenizer.conditioner ({conditioner}) reads; take "
-                "data that has some (data=generated does)"
+                "data that has some (data=generated does; data=folder reads captions.jsonl and NAME.txt)"
             )
         return self.conditioner(batch["caption"])
 

@@ -43,6 +43,8 @@ def build_training(config: Mapping[str, Any], folder: Path) -> TokenizerTraining
     freeze_parts(tokenizer, list(config["freeze"]))
     check_stage(config, tokenizer)
     losses = WeightedLosses.from_config(config["loss"], tokenizer, NamedTeachers(config.get("teacher")))
+    for reader in readers_of_captions(tokenizer, losses):
+        data.take_captioned(reader)
     adversary = None
     if config["adversary"] is not None:
         adversary = build(config["adversary"], key="adversary")
@@ -97,6 +99,12 @@ def _starts_trained(node: Mapping[str, Any], path: str) -> bool:
             return bool(node.get("pretrained") or node.get("weights"))
         node = node[name]
     return _names_weights(node)
+
+
+def readers_of_captions(tokenizer: nn.Module, losses: WeightedLosses) -> list[str]:
+    """The YAML keys that need one caption a picture."""
+    terms = [f"loss.{name}" for name, term in losses.terms.items() if term.needs_captions]
+    return (["tokenizer.conditioner"] if tokenizer.conditioner is not None else []) + terms
 
 
 def _names_weights(node: Any) -> bool:

@@ -24,6 +24,7 @@ def init_from(tokenizer: nn.Module, source: str | Mapping[str, Any]) -> None:
 
     if isinstance(source, str):
         load_weights(tokenizer, folder_of(source, "init_from") / WEIGHTS_FILE)
+        _no_longer_from_nothing(tokenizer)
         say(f"init_from={source}: all {len(tokenizer.state_dict())} tensors loaded, none fresh")
         return
     for part, name in source.items():
@@ -42,9 +43,17 @@ def init_from(tokenizer: nn.Module, source: str | Mapping[str, Any]) -> None:
         check_state(wanted, given, source=f"{key}={name}")
         tokenizer.load_state_dict(given, strict=False)
         loaded |= set(given)
+        _no_longer_from_nothing(tokenizer.get_submodule(part))
     fresh = sorted(set(own) - loaded)
     names = f": {', '.join(fresh[:3])}{' ...' if len(fresh) > 3 else ''}" if fresh else ""
     say(f"init_from: {len(loaded)} tensors loaded ({', '.join(source)}), {len(fresh)} fresh{names}")
+
+
+def _no_longer_from_nothing(part: nn.Module) -> None:
+    """Frozen towers below `part` are not random any more, though their own YAML names no file."""
+    for module in part.modules():
+        if hasattr(module, "frozen_from_nothing"):
+            module.frozen_from_nothing = False
 
 
 def _adapted(tokenizer: nn.Module, part: str, given: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -10,17 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ...configs.errors import UserError
 from ...configs.instantiate import build, locate_trusted_module
 from ...losses.contrastive import ContrastiveTerm
 from ...losses.taught import TaughtTerm
 from ...losses.teachers.named import NamedTeachers
+from ...losses.tower_cosine import TowerCosine
 from ...tokenizers.feature_taps import tap
 
 FOLDER, FORMAT = "alignment", "imtok-alignment"
-KINDS = (ContrastiveTerm, TaughtTerm)
+KINDS = (ContrastiveTerm, TaughtTerm, TowerCosine)
 HOME = ("imtok.losses.",)  # where everything that lies beside an export is defined
 
 
@@ -55,6 +56,27 @@ def export_alignment(checkpoint: Mapping[str, Any], tokenizer: nn.Module, folder
         if term.weights_are_random:
             found.random.append(name)
     _write(found, config, folder)
+    return found
+
+
+def import_alignment(
+    nodes: Mapping[str, Any], state: Mapping[str, Tensor], tokenizer: nn.Module, folder: Path
+) -> Alignment:
+    """Of weights that others published. nodes: of loss terms by name; state: theirs, by `NAME.` and our names."""
+    from ...tokenizers.hub import check_state
+
+    found = Alignment()
+    _build_terms(found, nodes, NamedTeachers(), tokenizer, key="alignment")
+    for name, term in list(found.terms.items()):
+        own = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
+        try:
+            check_state(term.state_dict(), own, source="the file's text tower")
+        except UserError as error:
+            found.missing[name] = str(error)
+            del found.terms[name]
+            continue
+        term.load_state_dict(own)
+    _write(found, {"loss": {name: {"term": node} for name, node in nodes.items()}}, folder)
     return found
 
 

@@ -79,7 +79,7 @@ def measure_meaning(
             _add(
                 meaning,
                 "teacher_cosine",
-                f"Cosine to {terms[name].teacher}",
+                f"Cosine to {terms[name].compared_with}",
                 float(cosine_N.double().mean()),
                 n=len(cosine_N),
                 stream=terms[name].reading.name,

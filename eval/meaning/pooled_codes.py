@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from ...data.range import to_model_range
 from ...losses.contrastive import ContrastiveTerm
 from ...losses.reading import pooled
-from ...losses.taught import TaughtTerm
 from ...tokenizers.types import Latents, TokenizerOutput
 
 QUANTIZED, BEFORE = "quantized", "before quantization"
@@ -45,24 +44,25 @@ def pooled_codes(
     device: torch.device,
     terms: Mapping[str, nn.Module] | None = None,
 ) -> PooledCodes:
-    """tokenizer: on `device`, in eval mode. terms: contrastive and taught ones whose numbers are wanted as well."""
-    found = PooledCodes()
+    """tokenizer: on `device`, in eval mode. terms: an Alignment's, contrastive or with `cosine_to_teacher`."""
+    found, terms = PooledCodes(), dict(terms or {})
+    in_decoder = any(path.startswith("decoder.") for term in terms.values() for path in term.taps.values())
     for batch in batches:
         if batch["image"] is None:
             continue
         image = batch["image"].to(device)
         image = to_model_range(image) if image.dtype == torch.uint8 else image
-        output = encoded(tokenizer, image)
+        output = encoded(tokenizer, image, batch if in_decoder else None)
         found.keys += list(batch["key"])
         found.labels += batch["label"].tolist() if "label" in batch else [-1] * len(image)
         found.captions += batch.get("caption") or [None] * len(image)
         for when, streams in ((QUANTIZED, output.quantized.codes), (BEFORE, output.latents)):
             for stream, vector in _by_stream(streams).items():
                 found.codes.setdefault((when, stream), []).append(vector.float().cpu())
-        for name, term in (terms or {}).items():
+        for name, term in terms.items():
             if isinstance(term, ContrastiveTerm):
                 found.vectors.setdefault(name, []).append(term.images(output).float().cpu())
-            elif isinstance(term, TaughtTerm):
+            else:
                 found.cosines.setdefault(name, []).append(term.cosine_to_teacher(image, output).float().cpu())
     for table in found.tables:
         for key, parts in table.items():
@@ -70,12 +70,14 @@ def pooled_codes(
     return _of_all_processes(found)
 
 
-def encoded(tokenizer: nn.Module, image: Tensor) -> TokenizerOutput:
-    """A forward pass without the picture, which no probe looks at."""
+def encoded(tokenizer: nn.Module, image: Tensor, decoded: Mapping[str, Any] | None = None) -> TokenizerOutput:
+    """A forward pass without the picture, unless a tap is in the decoder: then `decoded` is the batch."""
     seen = image if tokenizer.space is None else tokenizer.space.encode(image)
     latents = tokenizer.encoder(seen)
     quantized = tokenizer.quantizer(latents)
     heads = {name: head(quantized.codes) for name, head in tokenizer.heads.items()}
+    if decoded is not None:
+        tokenizer.decode(quantized.codes, conditions=tokenizer.conditions_of(decoded))
     return TokenizerOutput(latents, quantized, None, {}, heads, tokenizer.taps.collect())
 
 

@@ -124,12 +124,16 @@ def test_what_can_be_read() -> None:
     tapped = Reading.parse("features.encoder.conv_in")
     assert tapped.taps == {"encoder.conv_in": "encoder.conv_in"} and tapped.of(output).x_BND.shape == (1, 4, 3)
     assert Reading.parse("features.vector").of(output).x_BND.shape == (1, 1, 5)
-    assert [Reading.parse(f"{k}.x").through_quantizer for k in ("codes", "heads", "latents", "features")] == [
-        True,
-        True,
-        False,
-        None,
-    ]
+    behind = {
+        "codes.pixel": True,
+        "heads.semantic": True,
+        "latents.pixel": False,
+        "features.heads.semantic.expand": True,
+        "features.decoder.blocks.2": True,
+        "features.encoder.semantic.tower": False,
+        "features.quantizer.project_in": None,
+    }
+    assert {reads: Reading.parse(reads).through_quantizer for reads in behind} == behind
     with pytest.raises(ValueError, match=r"reads=tokens: give one of codes"):
         Reading.parse("tokens")
     mask = torch.tensor([[True, True, False, False]])

@@ -62,3 +62,44 @@ def test_list_and_missing_words(capsys):
     }
     with pytest.raises(UserError, match="--system is missing"):
         main(["file.pt"])
+
+
+@needs_fixtures
+def test_unitoks_text_tower_comes_along_for_evaluation(tmp_path, capsys):
+    """Built from open_clip's own transformer: the same vectors, and pictures' as the reference stored them."""
+    import open_clip
+    from open_clip.transformer import TextTransformer
+
+    from imtok.eval.meaning.alignment import load_alignment
+    from imtok.eval.meaning.pooled_codes import encoded
+
+    folder = FIXTURES / "unitok"
+    state, io = load_file(folder / "weights.safetensors"), load_file(folder / "io.safetensors")
+    width = len(state["projection.weight"])
+    text = TextTransformer(context_length=20, width=64, heads=1, layers=2, output_dim=width).eval()
+    given = state | {f"text_encoder.{k}": v for k, v in text.state_dict().items()}
+    config = json.loads((folder / "config.json").read_text())
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps(config["constructor"] | config["size_overrides"]))
+    words = ["--system", "unitok", "--config", str(settings), "--image-size", str(config["image_size"])]
+
+    def imported(name, tensors):
+        torch.save(tensors, tmp_path / f"{name}.pt")
+        assert main([str(tmp_path / f"{name}.pt"), *words, "--out", str(tmp_path / name)]) == 0
+        tokenizer = from_pretrained(tmp_path / name)
+        return tokenizer, load_alignment(tmp_path / name, tokenizer)
+
+    tokenizer, alignment = imported("whole", given)
+    assert "tensors of the text tower in" in capsys.readouterr().out
+    term = alignment.terms["clip_infonce"]
+    captions = ["a red circle", "two dogs"]
+    numbers = open_clip.SimpleTokenizer(context_length=20)(captions)
+    with torch.no_grad():
+        torch.testing.assert_close(term.texts(captions), text(numbers))
+        vectors = torch.nn.functional.normalize(term.images(encoded(tokenizer, io["image"])), dim=-1)
+    torch.testing.assert_close(vectors, io["clip_image_features"], rtol=1e-3, atol=1e-4)
+    assert float(term.log_scale) == float(state["logit_scale"])
+
+    _, alignment = imported("bare", state)
+    assert not alignment.terms and "left out" in (said := capsys.readouterr().out) and "(logit_scale)" in said
+    assert not (tmp_path / "bare" / "alignment").exists()

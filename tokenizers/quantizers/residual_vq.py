@@ -20,6 +20,8 @@ class ResidualVQ(SingleStreamQuantizer):
     """K = stages indices a token; the code is the sum. Losses, raw, are means over stages.
 
     shared: one codebook for all stages (RQ-VAE, VILA-U, DualToken).
+    learn_once: all stages see the shared codebook as it was, and it learns from all of them once, after the last
+        (DualToken's semantic stream); false: it has moved before the next stage looks (its pixel stream).
     update: how codebooks learn: `gradient` (losses codebook and commit) or `ema` (commit), with `decay` (EmaVQ's).
     quantizer_dropout: share of training samples that end after a random number of stages, at least `least_stages`;
         their later indices are -1, and -1 adds nothing in decoding either.
@@ -36,6 +38,7 @@ class ResidualVQ(SingleStreamQuantizer):
         codebook_size: int = 1024,
         code_dim: int | None = None,
         shared: bool = False,
+        learn_once: bool = False,
         update: Literal["gradient", "ema"] = "gradient",
         decay: float | None = None,
         revive_below: float = 0.0,
@@ -51,8 +54,11 @@ class ResidualVQ(SingleStreamQuantizer):
             raise ValueError(f"update={update}: known: gradient, ema")
         if update == "gradient" and decay is not None:
             raise ValueError(f"decay={decay}: of running means, which only update=ema has")
+        if learn_once and not shared:
+            raise ValueError(f"learn_once={learn_once}: each stage has a codebook of its own; set shared=true too")
         check_depth_dropout(quantizer_dropout, least_stages, stages)
         self.stages, self.quantizer_dropout, self.least_stages = stages, quantizer_dropout, least_stages
+        self.learn_once = learn_once
         self.vocabulary = (codebook_size,) * stages
         self._depths_B: Tensor | None = None
         self.joined_batch_equal = quantizer_dropout == 0  # every process draws its own depths
@@ -91,6 +97,7 @@ class ResidualVQ(SingleStreamQuantizer):
         depths_B = self._depths_B
         total, so_far, indices = torch.zeros_like(z_BND), torch.zeros_like(z_BND), []
         commit, codebook = z_BND.new_zeros(()), z_BND.new_zeros(())
+        learns, seen = self.training and torch.is_grad_enabled(), []
         for stage in range(self.stages):
             # Also where a sample has ended: the books learn from what its further stages would have coded.
             book, residual = self.book(stage), z_BND - so_far.detach()
@@ -101,8 +108,10 @@ class ResidualVQ(SingleStreamQuantizer):
             if self.training:
                 commit = commit + kept_mean((residual - codes.detach()).square().mean(dim=(1, 2)), keep_B)
                 codebook = codebook + kept_mean((codes - residual.detach()).square().mean(dim=(1, 2)), keep_B)
-                if torch.is_grad_enabled():
-                    book.learn(residual.detach().flatten(0, 1), index_BN.flatten())
+            if learns and self.learn_once:
+                seen.append((residual.detach().flatten(0, 1), index_BN.flatten()))
+            elif learns:
+                book.learn(residual.detach().flatten(0, 1), index_BN.flatten())
             so_far = so_far + codes
             if keep_B is None:
                 total = so_far
@@ -110,6 +119,8 @@ class ResidualVQ(SingleStreamQuantizer):
                 index_BN = index_BN.masked_fill(~keep_B[:, None], -1)
                 total = total + codes * keep_B[:, None, None]
             indices.append(index_BN)
+        if seen:  # a token's stages side by side: the order does not depend on how samples lie on processes
+            self.book(0).learn(*(torch.stack(parts, dim=1).flatten(0, 1) for parts in zip(*seen, strict=True)))
         stacked = torch.stack(indices, dim=-1)
         if not self.training:
             return StreamQuantized(total, stacked)

@@ -95,6 +95,13 @@ class ReleasedFamily(ABC):
         """Names of tensors of the published model that are no part of a tokenizer: a text tower, layers never run."""
         return set()
 
+    def alignment(self, state: State) -> tuple[dict[str, Any], dict[str, str]]:
+        """({name: node of a loss term}, {name in the file: name in these terms}) of a text tower to keep in alignment/.
+
+        Empty where the file has none, or one that we cannot build.
+        """
+        return {}, {}
+
     def joined(self, state: State) -> dict[str, list[str]]:
         """{new name: names of tensors that stand one above the other in it}, for layers that were published apart."""
         return {}

@@ -191,6 +191,7 @@ def quantizer_node(state: State, stream: str) -> dict[str, Any]:
         "codebook_size": rows - 1,
         "code_dim": width,
         "shared": shared(state, stream),
+        "learn_once": stream == "sem" and shared(state, stream),
         "update": "ema",
     }
 

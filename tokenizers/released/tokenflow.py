@@ -58,11 +58,18 @@ class TokenFlow(ReleasedFamily):
     ) -> dict[str, Any]:
         taming = {theirs: state[name] for name, theirs in LlamaGen().taming_names(state).items()}
         side = math.isqrt(state["decoder_vqkd.pos_embed"].shape[1] - 1)
-        scales = constructor.get("scale_rq_layers", PUBLISHED_SCALES.get(side))
+        tower = tower_node(state, image_size=image_size, said=constructor.get("semantic_encoder", {}))
+        patch = tower.get("patch_size", 16)
+        grid = (image_size[0] // patch, image_size[1] // patch)
+        if grid != (side, side):  # as published with `infer_interpolate`: positions are resampled on the way
+            tower["image_size"] = [side * patch, side * patch]
+        said_scales = constructor.get("scale_rq_layers", [])
+        scales = said_scales if max(grid) in said_scales[-1:] else PUBLISHED_SCALES.get(max(grid))
         if scales is None:
             raise UserError(
-                f"the weights are of a {side}x{side} grid, and no shape shows the scales; only those of "
-                f"{', '.join(map(str, PUBLISHED_SCALES))} are known (--config with scale_rq_layers)"
+                f"--image-size={image_size[0]} {image_size[1]}: {grid[0]}x{grid[1]} codes, and no shape shows their "
+                f"scales; known are those of {', '.join(str(known * patch) for known in PUBLISHED_SCALES)} pixels; "
+                f"these weights were trained at {side * patch} (or --config with scale_rq_layers)"
             )
         hidden, width = state["decoder_vqkd.blocks.0.mlp.fc1.weight"].shape
         said = constructor.get("semantic_decoder", {})
@@ -76,7 +83,7 @@ class TokenFlow(ReleasedFamily):
                     "_target_": "imtok.tokenizers.encoders.tower.TowerEncoder",
                     "dim": len(state["encode_task_layer.2.weight"]),
                     "project": "tanh",
-                    "tower": tower_node(state, image_size=image_size, said=constructor.get("semantic_encoder", {})),
+                    "tower": tower,
                 },
                 "pixel": {
                     "_target_": "imtok.tokenizers.encoders.cnn.CNNEncoder",

@@ -25,6 +25,7 @@ OUR_PREFIXES = {
     "fc_norm.": "heads.semantic.norm.",
     "projection.": "heads.semantic.project.",
 }
+TEXT = "text_encoder."
 PROJECTIONS = {"quant_proj.": "quantizer.project_in.", "post_quant_proj.": "quantizer.project_out."}
 
 
@@ -34,7 +35,30 @@ class UniTok(ReleasedFamily):
     systems: ClassVar[tuple[str, ...]] = ("unitok",)
 
     def beside(self, state: State) -> set[str]:
-        return {name for name in state if name.startswith("text_encoder.") or name == "logit_scale"}
+        return {name for name in state if name.startswith(TEXT) or name == "logit_scale"}
+
+    def alignment(self, state: State) -> tuple[dict[str, Any], dict[str, str]]:
+        """CLIP's text transformer, as open_clip names it, beside the pooled head."""
+        text = {name.removeprefix(TEXT): v for name, v in state.items() if name.startswith(TEXT)}
+        if not {"text_projection", "positional_embedding", "transformer.resblocks.0.ln_1.weight"} <= set(text):
+            return {}, {}
+        length, width = text["positional_embedding"].shape
+        tower = {
+            "_target_": "imtok.losses.teachers.text_tower.TextTower",
+            "dim": text["text_projection"].shape[1],
+            "width": width,
+            "layers": count_of(text, "transformer.resblocks"),
+            "heads": max(1, width // 64),  # no shape shows them; the published tower has 12
+            "max_tokens": length,
+        }
+        term = {
+            "_target_": "imtok.losses.clip_infonce.ClipInfoNCE",
+            "reads": "heads.semantic",
+            "projector": "none",
+            "tower": tower,
+        }
+        names = {f"{TEXT}{name}": f"clip_infonce.tower.network.{name}" for name in text}
+        return {"clip_infonce": term}, names | {"logit_scale": "clip_infonce.log_scale"}
 
     def tokenizer_node(
         self, state: State, *, image_size: tuple[int, int], constructor: Mapping[str, Any]

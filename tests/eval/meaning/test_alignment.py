@@ -178,3 +178,46 @@ def test_a_damaged_or_stranger_alignment_is_one_line(tokenizer_node, tmp_path) -
     file.write_text("{}")
     with pytest.raises(UserError, match="damaged"):
         load_alignment(tmp_path, tokenizer)
+
+
+def test_the_tokenizers_own_tower_is_a_teacher_too(tokenizer_node, tmp_path) -> None:
+    """DualViTok's wiring: the head's tokens against the frozen tower's, before and after export."""
+    node = tokenizer_node | {"heads": {"semantic": {"_target_": "imtok.decoders.heads.mlp.MLPHead", "out_dim": 16}}}
+    target = "encoder.conv_out"
+    tokenizer = build(node, key="tokenizer")
+    width = tokenizer.get_submodule(target).out_channels
+    node["heads"]["semantic"]["out_dim"] = width
+    tokenizer = build(node, key="tokenizer")
+    term = {"_target_": "imtok.losses.tower_cosine.TowerCosine", "reads": "heads.semantic", "target": target}
+    config = {"tokenizer": node, "loss": {"tower": {"term": term}}}
+    losses = WeightedLosses.from_config(config["loss"], tokenizer)
+    tokenizer.save_pretrained(tmp_path)
+    save_alignment(losses, config, tmp_path)
+
+    loaded = from_pretrained(tmp_path)
+    data = MeaningData(fit=None, held_out=batches(12))
+    [number] = measure_meaning(
+        loaded,
+        data,
+        probes=["teacher_cosine"],
+        device=torch.device("cpu"),
+        alignment=load_alignment(tmp_path, loaded),
+    ).numbers
+    seen = []
+    loaded.get_submodule(target).register_forward_hook(lambda *call: seen.append(call[-1].flatten(2).transpose(1, 2)))
+    with torch.no_grad():
+        heads = torch.cat([loaded(b["image"]).heads["semantic"] for b in data.held_out])
+    expected = torch.nn.functional.cosine_similarity(heads, torch.cat(seen), dim=-1).mean()
+    assert number["value"] == pytest.approx(float(expected), abs=1e-5)
+    assert (number["name"], number["through_quantizer"], number["n"]) == (f"Cosine to {target}", True, 12)
+    checkpoint = {"config": config, "losses": trained_state(losses)}
+    assert set(export_alignment(checkpoint, loaded, tmp_path / "again").terms) == {"tower"}
+
+
+def test_a_tap_in_the_decoder_is_read(tokenizer_node) -> None:
+    tokenizer = build(tokenizer_node, key="tokenizer").eval()
+    path = "decoder.conv_in"
+    term = {"_target_": "imtok.losses.tower_cosine.TowerCosine", "reads": f"features.{path}", "target": path}
+    losses = WeightedLosses.from_config({"tower": {"term": term}}, tokenizer)
+    found = pooled_codes(tokenizer, batches(6), device=torch.device("cpu"), terms=dict(losses.terms))
+    torch.testing.assert_close(found.cosines["tower"], torch.ones(6))

@@ -96,9 +96,40 @@ def test_ema_codebooks_learn_without_a_codebook_loss() -> None:
     assert not torch.equal(vq.books[0].codebook, before)
 
 
+def test_learning_once_is_one_running_mean_over_all_stages() -> None:
+    """Stages choose from one codebook, and its counts and sums move once, by all of their residuals together."""
+    vq, z = make(update="ema", shared=True, decay=0.9, learn_once=True), torch.randn(2, 20, 4)
+    book = vq.books[0]
+    before, counts, sums = (t.clone() for t in (book.codebook, book.counts, book.sums))
+    rest, drawn, chosen = z.flatten(0, 1), torch.zeros(32), torch.zeros(32, 4)
+    indices = vq({"main": Stream(z)}).indices["main"].flatten(0, 1)
+    for stage in range(3):
+        index = torch.cdist(rest, before).argmin(dim=-1)
+        assert torch.equal(indices[:, stage], index)
+        for token, code in enumerate(index.tolist()):
+            drawn[code] += 1
+            chosen[code] += rest[token]
+        rest = rest - before[index]
+    counts, sums = 0.9 * counts + 0.1 * drawn, 0.9 * sums + 0.1 * chosen
+    torch.testing.assert_close(book.counts, counts)
+    torch.testing.assert_close(book.sums, sums)
+    smoothed = (counts + 1e-5) / (counts.sum() + 32e-5) * counts.sum()
+    torch.testing.assert_close(book.codebook, sums / smoothed[:, None])
+
+    at_every_stage = make(update="ema", shared=True, decay=0.9)
+    at_every_stage({"main": Stream(z)})
+    assert not torch.allclose(at_every_stage.books[0].codebook, book.codebook)
+
+
 @pytest.mark.parametrize(
     "settings",
-    [{"stages": 0}, {"update": "never"}, {"quantizer_dropout": 1.5}, {"least_stages": 9, "quantizer_dropout": 0.5}],
+    [
+        {"stages": 0},
+        {"update": "never"},
+        {"learn_once": True},
+        {"quantizer_dropout": 1.5},
+        {"least_stages": 9, "quantizer_dropout": 0.5},
+    ],
 )
 def test_impossible_settings(settings) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):

@@ -45,6 +45,28 @@ def test_keys_of_older_transformers_and_training_checkpoints(parity_folder) -> N
     assert all(torch.equal(v, other.state_dict()[k]) for k, v in one.state_dict().items())
 
 
+def test_tokenflow_at_a_size_it_was_not_trained_at(parity_folder) -> None:
+    """As published with `infer_interpolate`: 16x16 codes, the 9 scales of that grid, positions resampled."""
+    constructor, state, _ = read(parity_folder / "tokenflow_clip")
+    family, patch = released.find("tokenflow_clip"), state["encoder_vqkd.conv1.weight"].shape[-1]
+    trained, size = constructor["image_size"], 16 * patch
+    tokenizer, _ = family.import_state(state, image_size=size, constructor=constructor)
+    own, _ = family.import_state(state, image_size=trained, constructor=constructor)
+    assert trained != size and tokenizer.num_tokens == 817
+    assert all(torch.equal(v, own.state_dict()[k]) for k, v in tokenizer.state_dict().items())
+    images = torch.rand(1, 3, size, size) * 2 - 1
+    assert tokenizer.reconstruct(images).shape == images.shape
+    assert torch.equal(tokenizer.detokenize(tokenizer.tokenize(images)), tokenizer.reconstruct(images))
+    with pytest.raises(
+        UserError, match=rf"data.image_size=\[{size}, {size}\]: .* these images give 16x16; set scales that end"
+    ):
+        own.reconstruct(images)
+    with pytest.raises(
+        UserError, match=r"--image-size=.*18x18 codes, and no shape shows their scales; known are those of"
+    ):
+        family.import_state(state, image_size=18 * patch, constructor=constructor)
+
+
 def test_tables_are_checked_not_trusted(parity_folder) -> None:
     broken = {
         "tokenflow_siglip": ("scaling_layer.shift", "not what its tower was published with"),
