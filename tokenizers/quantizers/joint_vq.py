@@ -25,7 +25,7 @@ class JointVQ(Quantizer):
 
     pixel_weight: w. unit_length: compare unit vectors, one a stream, and hand on unit codes.
     scales: sides of grids of a residual pyramid without smoothing convolutions, as VAR's: residuals are area-pooled,
-        their codes scaled up and taken off; the sum is handed on. The last is the longer side of the full grid; other
+        their codes scaled up and taken off; the sum is handed on. The last is a side of the full grid; other
         sizes of images have other scales (TokenFlow-B: 8 of them at 224, 9 at 256). null: the full grid alone.
     scale_dropout: chance that a training forward leaves out one scale other than the first.
     """
@@ -93,10 +93,10 @@ class JointVQ(Quantizer):
         if self.scales is None:
             return [grid]
         (h, w), last = grid, self.scales[-1]
-        if max(grid) != last:
+        if last not in grid:
             raise ValueError(
                 f"tokenizer.quantizer.scales={list(self.scales)} are of a {last}x{last} grid, these images give {h}x{w}"
-                f"; set scales that end at {max(grid)}, or for published weights imtok import-weights --image-size N"
+                f"; set scales that end at {min(grid)}, or for published weights imtok import-weights --image-size N"
             )
         return [(max(1, round(h * side / last)), max(1, round(w * side / last))) for side in self.scales]
 

@@ -64,7 +64,7 @@ class TokenFlow(ReleasedFamily):
         if grid != (side, side):  # as published with `infer_interpolate`: positions are resampled on the way
             tower["image_size"] = [side * patch, side * patch]
         said_scales = constructor.get("scale_rq_layers", [])
-        scales = said_scales if max(grid) in said_scales[-1:] else PUBLISHED_SCALES.get(max(grid))
+        scales = said_scales if min(grid) in said_scales[-1:] else PUBLISHED_SCALES.get(min(grid))
         if scales is None:
             raise UserError(
                 f"--image-size={image_size[0]} {image_size[1]}: {grid[0]}x{grid[1]} codes, and no shape shows their "
