@@ -29,7 +29,7 @@ UPDATES = 20
 DIM, GRID, BATCH = 16, (4, 4), 4  # a process
 # Revival within 20 updates: a code is dead as soon as it gets less than its half.
 EAGER_REVIVAL = {"revive_below": 0.5, "usage_decay": 0.5}
-LOSS_WEIGHTS = {"codebook": 1.0, "commit": 0.25, "entropy": 0.1, "kl": 1e-3}
+LOSS_WEIGHTS = {"codebook": 1.0, "commit": 0.25, "entropy": 0.1, "kl": 1e-3, "variance": 0.01}
 
 
 def names() -> list[str]:

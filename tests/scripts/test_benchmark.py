@@ -5,16 +5,27 @@ import time
 import pytest
 
 from imtok.configs.errors import UserError
+from imtok.scripts import benchmark_train as benchmark_train_module
 from imtok.scripts.benchmark import interleaved, main, ratio
 from imtok.scripts.benchmark_train import benchmark_train
 
 
 def test_train_with_gan(capsys):
-    words = ["experiment=quickstart", "debug=tiny", "adversary=patchgan", "rounds=2"]
+    words = ["experiment=quickstart", "debug=tiny", "adversary=patchgan", "rounds=2", "compare=true"]
     assert main(["train", *words]) == 0
     said = capsys.readouterr().out
     for field in ("whole update", "bare modules", "whole / bare", "fp32 / bf16 + channels_last", "with GAN"):
         assert field in said
+
+
+def test_the_bf16_arm_waits_for_hardware_that_is_fast_in_it(capsys, monkeypatch):
+    for fast in (False, True):
+        monkeypatch.setattr(benchmark_train_module, "has_matrix_units", lambda precision, device, fast=fast: fast)
+        result = benchmark_train({"rounds": "1", "precision": "fp32"}, ["experiment=quickstart", "debug=tiny"])
+        assert ("bare, bf16 + channels_last" in result["seconds"]) is fast
+        assert ("bf16 arm left out" in capsys.readouterr().err) is not fast
+    with pytest.raises(UserError, match="compare=perhaps: expected auto, true or false"):
+        benchmark_train({"compare": "perhaps"}, ["experiment=quickstart", "debug=tiny"])
 
 
 def test_train_counts_rounds_and_leaves_the_first_out():

@@ -10,6 +10,7 @@ from torch import nn
 from imtok.configs.compose import compose_config
 from imtok.configs.instantiate import build
 from imtok.eval.provenance import model_facts
+from imtok.tokenizers.quantizers.bernoulli import Bernoulli
 
 REGISTERS = {"num_tokens": 8, "patch_size": 8, "width": 64, "depth": 2, "head_dim": 16}
 CNN = {"channels": 32, "channel_multipliers": [1, 1, 2], "blocks_per_level": 1, "z_channels": 32}
@@ -90,8 +91,9 @@ def train(
         output = tokenizer(images)
         loss = sum(output.decoder_losses.values(), torch.zeros(()))
         if output.reconstruction is not None:
-            quantizer = {k: v for k, v in output.quantized.losses.items() if k != "entropy"}
-            loss = (output.reconstruction - images).square().mean() + 0.1 * sum(quantizer.values())
+            loss = (output.reconstruction - images).square().mean()
+            if not isinstance(tokenizer.quantizer, Bernoulli):  # both of whose losses have the published weight 0
+                loss = loss + 0.1 * sum(v for k, v in output.quantized.losses.items() if k != "entropy")
         optimizer.zero_grad()
         (loss + more(update)).backward()
         nn.utils.clip_grad_norm_(tokenizer.parameters(), 1.0)
@@ -121,13 +123,7 @@ def test_reports_say_how_pictures_are_drawn() -> None:
     ("given", "updates", "lr"),
     [
         pytest.param(FLOW, 1500, 2e-3, id="flextok"),
-        pytest.param(
-            INSTELLA,
-            1500,
-            1e-3,
-            id="instella",
-            marks=pytest.mark.xfail(reason="18.5 dB: its coins stay fair and all pictures get nearly the same bits"),
-        ),
+        pytest.param(INSTELLA, 600, 1e-3, id="instella"),
     ],
 )
 def test_eight_pictures_are_learned_by_heart(given: dict, updates: int, lr: float) -> None:

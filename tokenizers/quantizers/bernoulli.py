@@ -13,8 +13,9 @@ from .sign import MAX_INDEX_BITS
 class Bernoulli(SingleStreamQuantizer):
     """A linear map to one logit a bit, a coin of probability sigmoid(logit), and a linear map of the bits to the code.
 
-    Raw losses, both with published weight 0: `commit` mean p (1 - p), which draws a bit's probability to 0 or 1, and
-    `entropy` H(code | token) - H(code) of the coins themselves, jointly over groups of at most 18 bits.
+    Raw losses, in ELM with weight 0: `variance` mean p (1 - p), which draws a bit's probability to 0 or 1, and
+    `entropy` H(code | token) - H(code) of the coins themselves, jointly over groups of at most 18 bits. The variance is
+    not called `commit`, as every swap would then weigh it like one: at 0.1 coins take a side before they say anything.
 
     sample: "always" draws in eval too, as ELM's published models do: then `stochastic` is True and metrics vary;
         "training" thresholds at 1/2 in eval (Instella-T2I); "never" thresholds everywhere (ELM's `deter`).
@@ -22,7 +23,7 @@ class Bernoulli(SingleStreamQuantizer):
     groups: indices a token, of bits / groups bits each; needed where a token has more bits than int64.
     """
 
-    loss_names: ClassVar[tuple[str, ...]] = ("commit", "entropy")
+    loss_names: ClassVar[tuple[str, ...]] = ("variance", "entropy")
 
     def __init__(
         self,
@@ -62,7 +63,7 @@ class Bernoulli(SingleStreamQuantizer):
         if not self.training:
             return StreamQuantized(bits, indices)
         per_token, of_mean = binary_entropies(z_BND.flatten(0, 1), group_bits=self.entropy_group_bits)
-        losses = {"commit": (probability * (1 - probability)).mean(), "entropy": per_token - of_mean}
+        losses = {"variance": (probability * (1 - probability)).mean(), "entropy": per_token - of_mean}
         return StreamQuantized(probability + (bits - probability).detach(), indices, losses)
 
     def lookup(self, indices_BNK: Tensor) -> Tensor:

@@ -105,7 +105,7 @@ class Instella(ReleasedFamily):
         quantized = quantizer.quantize(io["z"])
         codes = quantizer.project_out(io["binary_code"])
         quantizer.train()
-        loss = quantizer.quantize(io["z"]).losses["commit"]
+        loss = quantizer.quantize(io["z"]).losses["variance"]
         quantizer.eval()
         return {
             "encoder_out": encoded["main"].x_BND,
