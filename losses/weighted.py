@@ -87,7 +87,7 @@ class WeightedLosses(nn.Module):
         notes = [f"left out {', '.join(names)}: {reason}" for reason, names in left_out.items()]
         read = {getattr(term, "key", None) for term in terms.values()}
         for offered in getattr(tokenizer.quantizer, "loss_names", ()):
-            if offered not in read and not getattr(tokenizer.quantizer, "frozen", False):
+            if offered not in read and not getattr(tokenizer.quantizer, "stays_as_it_is", False):
                 notes.append(f"the quantizer's loss {offered!r} has no term and trains nothing; add it to loss=[...]")
         notes += [f"no loss asks teacher.{name}; it is not loaded" for name in teachers.unused]
         if not terms:

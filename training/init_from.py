@@ -76,7 +76,7 @@ def freeze_parts(tokenizer: nn.Module, parts: Iterable[str]) -> None:
     for part in parts:
         found = part_named(tokenizer, part)
         found.requires_grad_(False)
-        found.frozen = True
+        found.stays_as_it_is = True  # read by the losses that it would learn by
 
 
 def part_named(tokenizer: nn.Module, path: str) -> nn.Module | nn.Parameter:
