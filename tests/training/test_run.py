@@ -66,6 +66,7 @@ def test_a_run_leaves_what_it_should_and_is_not_overwritten(tmp_path):
     assert [r["update"] for r in rows(folder)] == ["1", "2", "3"]
 
 
+@pytest.mark.slow
 def test_frozen_encoder_and_quantizer_fine_tune_the_decoder(tmp_path):
     """README's command; the quantizer's terms of `quickstart` go by themselves."""
     train(*TINY, "hydra.run.dir=first", cwd=tmp_path)
