@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..tokenizers.encoders.rotary_latents import check_axes, check_resizing
+from ..tokenizers.layers.movq import ShuffleUp
 from ..tokenizers.layers.patches import from_patches, grid_of
 from ..tokenizers.layers.resnet import to_grid, to_tokens
-from ..tokenizers.layers.rotary_block import DoubleGrid, RotaryBlock, ThreeAxes
+from ..tokenizers.layers.rotary_block import RotaryBlock, ThreeAxes
 from ..tokenizers.token_dropout.base import seen_tokens
 from ..tokenizers.types import Latents
 from .base import Decoder
@@ -48,7 +49,7 @@ class RotaryLatentDecoder(Decoder):
         self.mask_vector = nn.Parameter(0.02 * torch.randn(width))
         self.positions = ThreeAxes(axes=axes)
         self.blocks = nn.ModuleList(RotaryBlock(width=width, num_heads=num_heads) for _ in range(depth))
-        self.doublings = nn.ModuleList(DoubleGrid(width=width) for _ in self.double_after)
+        self.doublings = nn.ModuleList(ShuffleUp(channels=width) for _ in self.double_after)
         self.norm = nn.RMSNorm(width, eps=1e-6)
         self.to_pixels = nn.Linear(width, out_channels * patch_size**2)
 

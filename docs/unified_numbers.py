@@ -9,8 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-# Updates as the YAMLs have them; the table says what each took.
-RUNS = {"quickstart": 1800, "quickstart_dual": 2600, "quickstart_clip": 800}
+from imtok.configs.compose import compose_config
+
+RUNS = ("quickstart", "quickstart_dual", "quickstart_clip")
 COMMON = ["protocol=mini", "protocol.probes=auto", "protocol.probe_images=4096", "trainer.accelerator=cpu"]
 
 
@@ -37,7 +38,7 @@ def rows(name: str, folder: Path, took: tuple[float, float], updates: int) -> li
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="a new folder for the runs, or one of this script to go on in")
-    parser.add_argument("--only", nargs="*", default=list(RUNS), choices=list(RUNS))
+    parser.add_argument("--only", nargs="*", default=RUNS, choices=RUNS)
     parser.add_argument("--scale", type=float, default=1.0, help="of all numbers of updates")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
@@ -51,7 +52,8 @@ def main() -> None:
         seconds, cpu = imtok("train-teacher", cwd=folder)
         print(f"teacher: {seconds:.0f} seconds, {cpu:.0f} of all cores", flush=True)
     for name in options.only:
-        updates, run = round(RUNS[name] * options.scale), folder / name
+        own_updates = compose_config("train", [f"experiment={name}"])["trainer"]["max_updates"]
+        updates, run = round(own_updates * options.scale), folder / name
         words = [f"experiment={name}", f"hydra.run.dir={run}", f"trainer.max_updates={updates}"]
         words += [f"trainer.{key}={updates}" for key in ("validate_every", "checkpoint_every")]
         took = imtok("train", *words, *COMMON, f"trainer.threads={options.threads}", cwd=folder)

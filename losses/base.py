@@ -22,7 +22,9 @@ class LossTerm(nn.Module, ABC):
     taps: Mapping[str, str] = MappingProxyType({})  # {name in output.features: module path in the tokenizer}
     free: ClassVar[bool] = False  # True: costs nothing, so it is logged at weight 0 as well
     optional: bool = False  # True: left out, with a note, where the tokenizer does not offer what it reads
-    teacher: str | None = None  # name in cfg.teacher; `learn_from` is then given that network, before `misfit`
+    teacher: str | None = (
+        None  # name in cfg.teacher, of terms that are WithTeacher: they get that network before `misfit`
+    )
 
     @abstractmethod
     def forward(self, batch: Mapping[str, Any], output: TokenizerOutput) -> Tensor: ...
@@ -33,10 +35,6 @@ class LossTerm(nn.Module, ABC):
             decoder = type(tokenizer.decoder).__name__
             return f": it compares a reconstruction, and tokenizer.decoder ({decoder}) gives none in training"
         return None
-
-    def learn_from(self, teacher: nn.Module) -> None:
-        """The teacher that this term names. Keep it out of the module tree."""
-        raise NotImplementedError
 
     def set_update(self, update: int) -> None:
         """Called before every forward, for schedules inside the term."""

@@ -12,7 +12,7 @@ from ..configs.errors import UserError
 from ..tokenizers.types import TokenizerOutput
 from .base import LossTerm
 from .gathered import of_all_processes
-from .reading import Reading, pooled
+from .reading import Reading
 from .taught import projection
 from .teachers.text_tower import TextTower
 
@@ -68,7 +68,7 @@ class ContrastiveTerm(LossTerm):
         """Of unit vectors; row i of one belongs to row i of the other."""
 
     def images(self, output: TokenizerOutput) -> Tensor:
-        return self.projector(pooled(self.reading.of(output)))
+        return self.projector(self.reading.of(output).mean())
 
     def texts(self, captions: Sequence[str]) -> Tensor:
         return self.tower(captions)

@@ -1,6 +1,6 @@
 """Inner features of the tokenizer as a frozen teacher sees the picture: REPA (Yu et al., arXiv 2410.06940), GigaTok."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -8,11 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..tokenizers.types import TokenizerOutput
-from .base import LossTerm
+from ..tokenizers.types import Grid, Stream, TokenizerOutput
+from .taught import resampled
+from .teachers.base import SemanticTeacher
+from .with_teacher import WithTeacher
 
 
-class FeatureAlignment(LossTerm):
+class FeatureAlignment(WithTeacher):
     """1 - cosine to the teacher's tokens, mean over positions.
 
     teacher: a name of cfg.teacher. feature: path of the module whose output is aligned, one vector a patch, as
@@ -23,16 +25,15 @@ class FeatureAlignment(LossTerm):
     """
 
     def __init__(self, *, teacher: str, feature: str, projector: int | None = 2048, dim: int | None = None) -> None:
-        super().__init__()
+        super().__init__(teacher=teacher)
         if projector is not None and dim is None:
             raise ValueError("dim=None: a projector needs the feature's channels, e.g. ${tokenizer.decoder.width}")
-        self.teacher, self.feature, self.hidden, self.dim = teacher, feature, projector, dim
+        self.feature, self.hidden, self.dim = feature, projector, dim
         self.taps = {feature: feature}
         self.projector: nn.Module = nn.Identity()
 
-    def learn_from(self, teacher: nn.Module) -> None:
-        """Hidden from the module tree: no checkpoint, export or optimizer finds it, but it moves with `.to`."""
-        self.__dict__["network"] = teacher
+    def learn_from(self, teacher: SemanticTeacher) -> None:
+        super().learn_from(teacher)
         if self.hidden is not None:
             sizes = (self.dim, self.hidden, self.hidden, teacher.tokens_dim)
             first, second, third = (nn.Linear(a, b) for a, b in pairwise(sizes))
@@ -42,28 +43,17 @@ class FeatureAlignment(LossTerm):
         with torch.no_grad():
             seen = self.network(batch["image"])
         ours = self.projector(output.features[self.feature]).float()
-        theirs = resampled(seen.tokens_BND.float(), seen.grid, ours.shape[1], batch["image"].shape[-2:])
+        grid = picture_grid(ours.shape[1], batch["image"].shape[-2:])
+        theirs = resampled(seen, Stream(ours, grid)).float()
         return (1 - F.cosine_similarity(ours, theirs, dim=-1)).mean()
 
     def is_available(self, output: TokenizerOutput) -> bool:
         """Flow decoders and alignment heads are asked in training only."""
         return self.feature in output.features
 
-    @property
-    def weights_are_random(self) -> bool:
-        return getattr(self.network, "weights_are_random", False)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FeatureAlignment":
-        if "network" in self.__dict__:
-            self.network._apply(fn)
-        return super()._apply(fn, recurse)
-
-
-def resampled(tokens_BND: Tensor, grid: tuple[int, int], count: int, image_size: tuple[int, int]) -> Tensor:
-    """The teacher's tokens on a grid of `count` cells, shaped like the picture."""
-    if tokens_BND.shape[1] == count:
-        return tokens_BND
+def picture_grid(count: int, image_size: Sequence[int]) -> Grid:
+    """Of `count` cells, shaped like the picture."""
     rows = round((count * image_size[0] / image_size[1]) ** 0.5)
     assert rows > 0 and count % rows == 0, f"{count} vectors are no grid over a picture of {tuple(image_size)}"
-    on_grid = tokens_BND.transpose(1, 2).unflatten(2, tuple(grid))
-    return F.interpolate(on_grid, (rows, count // rows), mode="bilinear", antialias=True).flatten(2).transpose(1, 2)
+    return rows, count // rows

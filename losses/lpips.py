@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..configs.errors import MissingWeights, UserError
 from ..tokenizers.types import TokenizerOutput
 from .base import LossTerm, mean_over_samples
-from .pretrained_file import read_state_dict, torch_hub_file
+from .pretrained_file import first_misfit, read_state_dict, torch_hub_file
 
 # The layers of torchvision's `features`, with the same numbers: (channels, kernel, stride, padding) a convolution with
 # its ReLU, (kernel, stride) a max pool. `taps` are the numbers of the ReLUs that are compared.
@@ -99,10 +99,9 @@ class LPIPSNet(nn.Module):
         state = read_state_dict(weights, key=setting)
         trunk = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")} or state
         wanted = self.features.state_dict()
-        wrong = [k for k, v in wanted.items() if k not in trunk or trunk[k].shape != v.shape]
-        if wrong:
+        if wrong := first_misfit(wanted, trunk):
             raise UserError(
-                f"{setting}={weights}: not torchvision's {self.net} (features.{wrong[0]} missing or misshapen)"
+                f"{setting}={weights}: not torchvision's {self.net} (features.{wrong} missing or misshapen)"
             )
         self.features.load_state_dict({k: trunk[k] for k in wanted})
 

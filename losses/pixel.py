@@ -1,5 +1,6 @@
 """Pixel losses, mean over every element as all published systems take them."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -27,8 +28,9 @@ class PixelLoss(LossTerm):
         per_sample = self.penalty(difference).flatten(1).mean(1)
         return mean_over_samples(per_sample, output.quantized.sample_mask if self.skip_masked_samples else None)
 
+    @abstractmethod
     def penalty(self, difference: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Of each element."""
 
 
 class L1(PixelLoss):

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import urllib.request
+from collections.abc import Mapping
 from functools import cache
 from http.client import HTTPException
 from pathlib import Path
@@ -66,3 +67,8 @@ def read_state_dict(path: str | Path, *, key: str) -> dict[str, torch.Tensor]:
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise UserError(f"{key}={path}: holds no state dict of tensors")
     return state
+
+
+def first_misfit(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], *, prefix: str = "") -> str | None:
+    """The first of our tensors that has none of its shape under `prefix` in the file; None where all have one."""
+    return next((k for k, v in own.items() if prefix + k not in state or state[prefix + k].shape != v.shape), None)

@@ -78,11 +78,3 @@ def as_stream(x: Tensor) -> Stream:
 def _square(count: int) -> Grid | None:
     side = round(count**0.5)
     return (side, side) if side * side == count else None
-
-
-def pooled(stream: Stream) -> Tensor:
-    """Mean over the tokens that are there, [B, D]."""
-    if stream.mask_BN is None:
-        return stream.x_BND.mean(dim=1)
-    weight = stream.mask_BN[..., None].to(stream.x_BND.dtype)
-    return (stream.x_BND * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)

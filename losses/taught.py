@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..tokenizers.types import Stream, TokenizerOutput
 from .base import mean_over_samples
-from .reading import Reading, as_stream, pooled
+from .reading import Reading, as_stream
 from .teachers.base import TeacherFeatures
 from .with_teacher import WithTeacher
 
@@ -82,7 +82,7 @@ class TaughtTerm(WithTeacher):
             sides = {"tokens": Stream(made.tokens_BND, made.grid), "pooled": as_stream(made.pooled_BD)}
         else:
             stream = self.reading.of(output)
-            sides = {"tokens": stream, "pooled": Stream(pooled(stream)[:, None], (1, 1))}
+            sides = {"tokens": stream, "pooled": Stream(stream.mean()[:, None], (1, 1))}
         found = []
         for what in self.compare:
             ours, target = sides[what], theirs.pooled_BD[:, None]

@@ -20,12 +20,16 @@ from .teachers.named import NamedTeachers
 
 @dataclass
 class LossValues:
-    """raw is for logs (detached); total, weighted and unweighted carry gradients."""
+    """All carry gradients."""
 
     total: Tensor
-    raw: dict[str, Tensor]
     weighted: dict[str, Tensor]
     unweighted: dict[str, Tensor]
+
+    @property
+    def raw(self) -> dict[str, Tensor]:
+        """For logs."""
+        return {name: value.detach() for name, value in self.unweighted.items()}
 
     def sum_of(self, names: Iterable[str] | Mapping[str, float | None]) -> Tensor:
         """Sum of the named terms that were computed; what the adversary weighs itself against.
@@ -101,7 +105,6 @@ class WeightedLosses(nn.Module):
 
     def forward(self, batch: Mapping[str, Any], output: TokenizerOutput, update: int) -> LossValues:
         total = torch.zeros((), device=batch["image"].device)
-        raw: dict[str, Tensor] = {}
         weighted: dict[str, Tensor] = {}
         unweighted: dict[str, Tensor] = {}
         for name, term in self.terms.items():
@@ -110,11 +113,11 @@ class WeightedLosses(nn.Module):
                 continue
             term.set_update(update)
             value = term(batch, output)
-            raw[name], unweighted[name] = value.detach(), value
+            unweighted[name] = value
             if weight != 0:  # a term without weight must not reach the sum: 0 * inf is nan
                 weighted[name] = weight * value
                 total = total + weighted[name]
-        return LossValues(total, raw, weighted, unweighted)
+        return LossValues(total, weighted, unweighted)
 
     @property
     def random_weights(self) -> list[str]:

@@ -37,24 +37,6 @@ def check_layout(store: Any, tokenizer: Any, given: str) -> None:
         raise UserError(f"{given} holds tokens of shape {found}, --model reads {wanted}; --force cannot bridge that")
 
 
-def check_range(indices: Any, tokenizer: Any, size: tuple[int, int], given: str) -> None:
-    """Before the decoder looks them up, which ends in a traceback or, on CUDA, in a broken device."""
-    parts = indices if isinstance(indices, dict) else None
-    at = 0
-    for segment in tokenizer.index_layout(size):
-        if parts is None:
-            block, at = indices[:, at : at + segment.length], at + segment.length
-        else:
-            block = parts[segment.stream]
-        for column, entries in enumerate(segment.vocabulary):
-            largest = int(block[..., column].max())
-            if largest >= entries:
-                raise UserError(
-                    f"{given} holds the token {largest}, --model has {entries} codes (0 to {entries - 1}); "
-                    "decode with the model that made the tokens"
-                )
-
-
 def read_captions(path: Path) -> dict[str, str]:
     """One JSON object, {key of the token store: caption}."""
     try:
@@ -99,6 +81,7 @@ def main(argv: Sequence[str]) -> int:
 
     from imtok.data.range import to_uint8
     from imtok.data.token_store import TokenStore
+    from imtok.tokenizers.index_tensors import NoSuchToken
 
     from .models import load_model
 
@@ -127,11 +110,13 @@ def main(argv: Sequence[str]) -> int:
             if store.packing.joined
             else {k: v.to(tokenizer.device) for k, v in indices.items()}
         )
-        check_range(indices, tokenizer, size, str(options.tokens))
         conditions = None
         if tokenizer.conditioner is not None:
             conditions = tokenizer.conditions_of({"caption": captions_of(keys, captions, options.captions)})
-        made = tokenizer.detokenize(indices, conditions=conditions, image_size=size)
+        try:
+            made = tokenizer.detokenize(indices, conditions=conditions, image_size=size)
+        except NoSuchToken as error:
+            raise UserError(f"{options.tokens}: {error}; decode with the model that made the tokens") from error
         pictures = to_uint8(made).permute(0, 2, 3, 1).cpu().numpy()
         for key, picture in list(zip(keys, pictures, strict=True))[: total - done]:
             path = options.out / names[key]

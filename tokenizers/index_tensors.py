@@ -1,6 +1,6 @@
 """Indices of several streams as one tensor, and back."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -25,10 +25,22 @@ def split_by_stream(
             f"indices have shape {list(indices.shape)}; images of {image_size[0]}x{image_size[1]} have "
             f"[batch, {total}, {codebooks}] (pass image_size= for another size)"
         )
-    parts = dict(zip(lengths, indices.split(list(lengths.values()), dim=1), strict=True))
-    for stream, part in parts.items():
-        limit = max(max(segment.vocabulary) for segment in layout if segment.stream == stream)
-        if part.numel() and int(part.max()) >= limit:
-            where = "" if len(parts) == 1 else f" of the stream {stream!r}"
-            raise UserError(f"indices{where} reach {int(part.max())}, but the codebook has {limit} entries")
-    return parts
+    return dict(zip(lengths, indices.split(list(lengths.values()), dim=1), strict=True))
+
+
+class NoSuchToken(UserError):
+    """Told before the decoder looks it up, which ends in a traceback or, on CUDA, in a broken device."""
+
+
+def check_entries(parts: Mapping[str, Tensor], layout: Sequence[IndexSegment]) -> None:
+    """Every index against the codebook of its own segment and column."""
+    at = dict.fromkeys(parts, 0)
+    for segment in layout:
+        stream, start = segment.stream, at[segment.stream]
+        block = parts[stream][:, start : start + segment.length]
+        at[stream] += segment.length
+        most = block.amax(dim=(0, 1)).tolist() if block.numel() else []
+        for largest, entries in zip(most, segment.vocabulary, strict=False):
+            if largest >= entries:
+                where = "" if len(parts) == 1 else f" of the stream {stream!r}"
+                raise NoSuchToken(f"indices{where} reach {largest}, but the codebook has {entries} entries")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..configs.errors import UserError
 from ..configs.instantiate import build
 from .feature_taps import FeatureTaps
-from .index_tensors import height_width, split_by_stream
+from .index_tensors import check_entries, height_width, split_by_stream
 from .token_dropout.base import TokenDropout, hidden_as_zero
 from .types import IndexSegment, Latents, Quantized, StreamShape, TokenizerOutput
 
@@ -178,6 +178,7 @@ class Tokenizer(nn.Module):
             if self.token_dropout is not None:
                 indices = self.token_dropout.padded(indices, sum(s.length for s in self.index_layout(size)))
             indices = split_by_stream(indices, self.index_layout(size), size)
+        check_entries(indices, self.index_layout(size))
         codes = self.quantizer.indices_to_codes(indices, self.stream_shapes(size))
         if self.token_dropout is not None:
             codes = {name: hidden_as_zero(stream) for name, stream in codes.items()}

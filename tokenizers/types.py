@@ -19,6 +19,13 @@ class Stream:
     grid: Grid | None = None  # (h, w) with h * w == N; None for one-dimensional tokens
     mask_BN: Tensor | None = None  # True where the sample has a token; None: everywhere
 
+    def mean(self) -> Tensor:
+        """Over the tokens that are there."""
+        if self.mask_BN is None:
+            return self.x_BND.mean(dim=1)
+        there_BN1 = self.mask_BN[..., None].to(self.x_BND.dtype)
+        return (self.x_BND * there_BN1).sum(dim=1) / there_BN1.sum(dim=1).clamp(min=1)
+
 
 Latents = dict[str, Stream]  # {"main": ...}, or {"semantic": ..., "pixel": ...}
 

@@ -99,7 +99,7 @@ class TokenizerTraining(TrainingHooks):
             if output.reconstruction is not None:
                 output.reconstruction = output.reconstruction.float()  # differences of pixels in bf16 would be rounded
             values = self.losses(batch, output, self.update)
-            total, logs = values.total, dict(values.raw)
+            total, logs = values.total, values.raw
             if self.adversary is not None and self.adversary.generator_active(self.update):
                 against = values.sum_of(self.adversary.reconstruction_terms)
                 gan, more = self.adversary.generator_loss(batch, output, against, self.tokenizer.last_layer)

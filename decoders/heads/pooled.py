@@ -25,10 +25,4 @@ class PooledHead(Head):
         self.project = nn.Linear(width, out_dim)
 
     def forward(self, codes: Latents) -> Tensor:
-        stream = codes[self.stream]
-        if stream.mask_BN is None:
-            mean_BD = stream.x_BND.mean(dim=1)
-        else:
-            kept_BN1 = stream.mask_BN[..., None]
-            mean_BD = (stream.x_BND * kept_BN1).sum(dim=1) / kept_BN1.sum(dim=1).clamp(min=1)
-        return self.project(self.norm(mean_BD))
+        return self.project(self.norm(codes[self.stream].mean()))

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from ...data.range import to_model_range
 from ...losses.contrastive import ContrastiveTerm
-from ...losses.reading import pooled
 from ...tokenizers.types import Latents, TokenizerOutput
 
 QUANTIZED, BEFORE = "quantized", "before quantization"
@@ -82,7 +81,7 @@ def encoded(tokenizer: nn.Module, image: Tensor, decoded: Mapping[str, Any] | No
 
 
 def _by_stream(streams: Latents) -> dict[str, Tensor]:
-    vectors = {name: pooled(stream) for name, stream in streams.items()}
+    vectors = {name: stream.mean() for name, stream in streams.items()}
     return vectors if len(vectors) == 1 else vectors | {"all": torch.cat(list(vectors.values()), dim=1)}
 
 

@@ -117,8 +117,9 @@ class Adversary(nn.Module):
 
     def set_update(self, update: int) -> None:
         self.update = update
-        if isinstance(augment := getattr(self.discriminator, "augment", None), DiffAugment):
-            augment.set_update(update - self.start)
+        for part in self.modules():  # of the discriminator, of `consistency`
+            if isinstance(part, DiffAugment):
+                part.set_update(update - self.start)
 
     def generator_active(self, update: int) -> bool:
         return update >= self.start and self.weight(update) != 0

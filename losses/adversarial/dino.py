@@ -12,6 +12,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from ...configs.errors import MissingWeights, UserError
+from ...tokenizers.towers.base import Standardize
 from .frozen_trunk import FrozenTrunk, FrozenTrunkDiscriminator, check_taps, fill_randomly, patches_and_class
 
 SIDE, PATCH = 224, 16
@@ -53,15 +54,13 @@ class DinoTrunk(FrozenTrunk):
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + (SIDE // PATCH) ** 2, width))
         parts = {"act_layer": partial(nn.GELU, approximate="tanh"), "norm_layer": partial(nn.LayerNorm, eps=1e-6)}
         self.blocks = nn.ModuleList(Block(dim=width, num_heads=num_heads, qkv_bias=True, **parts) for _ in range(depth))
-        mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-        self.register_buffer("scale", (0.5 / deviation)[:, None, None], persistent=False)
-        self.register_buffer("shift", ((0.5 - mean) / deviation)[:, None, None], persistent=False)
+        self.standardize = Standardize("imagenet")
 
     def side_for(self, side: int) -> int:
         return SIDE
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x = self.patch_embed["proj"](images * self.scale + self.shift).flatten(2).transpose(1, 2)
+        x = self.patch_embed["proj"](self.standardize(images)).flatten(2).transpose(1, 2)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x.float()], dim=1) + self.pos_embed
         found = [patches_and_class(x)]
         for number, block in enumerate(self.blocks):
@@ -74,13 +73,12 @@ class DinoTrunk(FrozenTrunk):
         if weights == "random":
             fill_randomly(self)
             return
-        from ..pretrained_file import read_state_dict
+        from ..pretrained_file import first_misfit, read_state_dict
 
         state = read_state_dict(_file() if weights == "pretrained" else weights, key=SETTING)
         own = self.state_dict()
-        wrong = [k for k, v in own.items() if k not in state or state[k].shape != v.shape]
-        if wrong:
-            raise UserError(f"{SETTING}={weights}: not DINO's ViT-S/16 ({wrong[0]} missing or misshapen)")
+        if wrong := first_misfit(own, state):
+            raise UserError(f"{SETTING}={weights}: not DINO's ViT-S/16 ({wrong} missing or misshapen)")
         state = {k: state[k].clone() for k in own}
         for name, value in state.items():
             if name.endswith("attn.qkv.bias"):  # a key's bias moves all of a query's scores alike; published as zero

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...configs.errors import MissingWeights, UserError
+from ...tokenizers.towers.base import Standardize
 from .frozen_trunk import FrozenTrunk, FrozenTrunkDiscriminator, check_taps, fill_randomly, patches_and_class
 
 MODEL, PATCH = "vit_small_patch14_dinov2.lvd142m", 14
@@ -72,16 +73,14 @@ class DinoV2Trunk(FrozenTrunk):
         elif weights != "pretrained":
             self._load(weights)
         self.weights_are_random = weights == "random"
-        mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-        self.register_buffer("scale", (0.5 / deviation)[:, None, None], persistent=False)
-        self.register_buffer("shift", ((0.5 - mean) / deviation)[:, None, None], persistent=False)
+        self.standardize = Standardize("imagenet")
 
     def side_for(self, side: int) -> int:
         return max(side // PATCH, 1) * PATCH
 
     def forward(self, images: Tensor) -> list[Tensor]:
         found = self.vit.forward_intermediates(
-            images * self.scale + self.shift,
+            self.standardize(images),
             indices=list(self.taps),
             return_prefix_tokens=True,
             norm=False,
@@ -93,11 +92,10 @@ class DinoV2Trunk(FrozenTrunk):
     def _load(self, path: str) -> None:
         from timm.models.vision_transformer import checkpoint_filter_fn
 
-        from ..pretrained_file import read_state_dict
+        from ..pretrained_file import first_misfit, read_state_dict
 
         state = checkpoint_filter_fn(read_state_dict(path, key=SETTING), self.vit)
         own = self.vit.state_dict()
-        wrong = [k for k, v in own.items() if k not in state or state[k].shape != v.shape]
-        if wrong:
-            raise UserError(f"{SETTING}={path}: not DINOv2's ViT-S/14 ({wrong[0]} missing or misshapen)")
+        if wrong := first_misfit(own, state):
+            raise UserError(f"{SETTING}={path}: not DINOv2's ViT-S/14 ({wrong} missing or misshapen)")
         self.vit.load_state_dict({k: state[k] for k in own})

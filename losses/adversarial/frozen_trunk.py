@@ -3,6 +3,7 @@
 StyleGAN-T (Sauer et al., arXiv:2301.09515) and those after it; which network, and its sizes: dino.py, dinov2.py.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
@@ -13,16 +14,16 @@ from torch.nn.utils import spectral_norm
 from ...configs.errors import UserError
 
 
-class FrozenTrunk(nn.Module):
+class FrozenTrunk(nn.Module, ABC):
     """Images in [-1, 1], prepared by `to_side`, to features [B, width, tokens] of `depths` places."""
 
     width: int
     depths: int
     weights_are_random: bool = True
 
+    @abstractmethod
     def side_for(self, side: int) -> int:
         """What a picture's side of so many pixels is brought to."""
-        raise NotImplementedError
 
 
 class FrozenTrunkDiscriminator(nn.Module):

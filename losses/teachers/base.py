@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...configs.errors import UserError
 from ...tokenizers.types import Grid
-from ..pretrained_file import read_state_dict
+from ..pretrained_file import first_misfit, read_state_dict
 
 
 class NoWeights(Exception):
@@ -88,11 +88,10 @@ def load_state(network: nn.Module, weights: str, *, prefixes: Sequence[str] = ("
         state = read_state_dict(weights, key="weights")
     except UserError as error:  # as a ValueError it gets the key of the teacher's YAML node in front
         raise ValueError(str(error)) from error
-    own, wrong = network.state_dict(), ""
+    own = network.state_dict()
     for prefix in prefixes:
-        bad = [k for k, v in own.items() if prefix + k not in state or state[prefix + k].shape != v.shape]
-        if not bad:
+        if first_misfit(own, state, prefix=prefix) is None:
             network.load_state_dict({k: state[prefix + k] for k in own})
             return
-        wrong = wrong or bad[0]
+    wrong = first_misfit(own, state, prefix=prefixes[0])
     raise ValueError(f"weights={weights}: another network's ({wrong} missing or misshapen); match model and its sizes")

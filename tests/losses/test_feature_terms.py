@@ -8,10 +8,13 @@ from torch import nn
 
 from imtok.configs.instantiate import build
 from imtok.losses.direct_decode import DirectDecode
-from imtok.losses.feature_alignment import FeatureAlignment, resampled
+from imtok.losses.feature_alignment import FeatureAlignment, picture_grid
 from imtok.losses.feature_match import FeatureMatch
 from imtok.losses.pixel import L2
+from imtok.losses.taught import resampled
+from imtok.losses.teachers.base import TeacherFeatures
 from imtok.tokenizers.feature_taps import tap
+from imtok.tokenizers.types import Stream
 
 SIZES = {"channels": 32, "channel_multipliers": [1, 1], "blocks_per_level": 1, "z_channels": 16}
 SIZES |= {"width": 32, "depth": 2, "num_heads": 2, "num_tokens": 4}
@@ -106,7 +109,9 @@ def test_a_projector_learns_and_the_teacher_does_not(gigatok: nn.Module) -> None
 
 def test_resampling_keeps_the_shape_of_the_picture() -> None:
     tokens = torch.arange(8.0).view(1, 8, 1)
-    assert torch.equal(resampled(tokens, (2, 4), 8, (16, 32)), tokens)
-    halved = resampled(tokens, (2, 4), 2, (16, 32))
-    assert halved.shape == (1, 2, 1)
-    assert halved[0, 0] < halved[0, 1]
+    seen = TeacherFeatures(tokens, (2, 4), tokens[:, 0])
+    for count, grid in ((8, (2, 4)), (2, (1, 2))):
+        assert picture_grid(count, (16, 32)) == grid
+        found = resampled(seen, Stream(torch.zeros(1, count, 1), grid))
+        assert found.shape == (1, count, 1)
+        assert torch.equal(found, tokens) if count == 8 else found[0, 0] < found[0, 1]

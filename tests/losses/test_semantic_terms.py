@@ -9,7 +9,7 @@ from torch import nn
 
 from imtok.configs.errors import MissingWeights, UserError
 from imtok.configs.instantiate import build
-from imtok.losses.reading import Reading, pooled
+from imtok.losses.reading import Reading
 from imtok.losses.semantic_cosine import SemanticCosine
 from imtok.losses.semantic_gram import SemanticGram
 from imtok.losses.semantic_mse_cosine import SemanticMSECosine
@@ -137,7 +137,7 @@ def test_what_can_be_read() -> None:
     with pytest.raises(ValueError, match=r"reads=tokens: give one of codes"):
         Reading.parse("tokens")
     mask = torch.tensor([[True, True, False, False]])
-    torch.testing.assert_close(pooled(Stream(codes.x_BND, None, mask)), codes.x_BND[:, :2].mean(1))
+    torch.testing.assert_close(Stream(codes.x_BND, None, mask).mean(), codes.x_BND[:, :2].mean(1))
 
 
 def losses_of(tokenizer_node, **term) -> WeightedLosses:

@@ -103,7 +103,7 @@ class TimmGridEncoder(Encoder):
 
     def _start_from(self, file: str, made_by: str | None) -> None:
         """Only measured, on tensors without content, it reads no file."""
-        from ...losses.pretrained_file import read_state_dict
+        from ...losses.pretrained_file import first_misfit, read_state_dict
 
         if any(isinstance(p, FakeTensor) or p.is_meta for p in self.network.parameters()):
             return
@@ -111,7 +111,6 @@ class TimmGridEncoder(Encoder):
             remedy = f"make it with: {made_by}" if made_by else "null starts from random weights"
             raise MissingWeights(f"tokenizer.encoder: pretrained={file}: no such file; {remedy}")
         state, own = read_state_dict(file, key="tokenizer.encoder: pretrained"), self.network.state_dict()
-        bad = [k for k, v in own.items() if k not in state or state[k].shape != v.shape]
-        if bad:
-            raise UserError(f"tokenizer.encoder: pretrained={file}: another network's ({bad[0]} missing or misshapen)")
+        if bad := first_misfit(own, state):
+            raise UserError(f"tokenizer.encoder: pretrained={file}: another network's ({bad} missing or misshapen)")
         self.network.load_state_dict({k: state[k] for k in own})

@@ -5,8 +5,10 @@ from torch import Tensor
 
 from ..types import Grid
 
+Rotation = tuple[Tensor, Tensor]  # cosines and sines, [N, head_dim]
 
-def grid_rotation(grid: Grid, head_dim: int, *, device: torch.device, merge: int = 1) -> tuple[Tensor, Tensor]:
+
+def grid_rotation(grid: Grid, head_dim: int, *, device: torch.device, merge: int = 1) -> Rotation:
     """(cos, sin), [h * w, head_dim]: a quarter of the channels turns by the row, a quarter by the column, twice.
 
     merge: tokens come in blocks of merge x merge cells, block by block, instead of row by row.
@@ -27,3 +29,10 @@ def blockwise(x_BhwD: Tensor, merge: int) -> Tensor:
     """[B, h, w, D] to [B, h * w, D], blocks of merge x merge cells one after the other."""
     x = x_BhwD.unflatten(2, (-1, merge)).unflatten(1, (-1, merge))
     return x.permute(0, 1, 3, 2, 4, 5).flatten(1, 4)
+
+
+def rotated(x_BHND: Tensor, rotation: Rotation) -> Tensor:
+    """In fp32; channel d turns with d + head_dim / 2. So in Instella-T2I too, whose angles are laid for neighbours."""
+    cosines, sines = rotation
+    first, second = x_BHND.float().chunk(2, dim=-1)
+    return (x_BHND.float() * cosines + torch.cat([-second, first], dim=-1) * sines).to(x_BHND.dtype)

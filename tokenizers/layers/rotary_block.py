@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..types import Grid
-
-Rotation = tuple[Tensor, Tensor]  # cosines and sines, [N, head_dim]
+from .rotary import Rotation, rotated
 
 
 class RotaryBlock(nn.Module):
@@ -33,13 +32,6 @@ class RotaryBlock(nn.Module):
         x_BND = x_BND + self.project(out.transpose(1, 2).flatten(2))
         seen = self.norm2(x_BND)
         return x_BND + self.down(F.silu(self.gate(seen)) * self.up(seen))
-
-
-def rotated(x_BHND: Tensor, rotation: Rotation) -> Tensor:
-    """As published: channel d is paired with d + head_dim / 2, though angles are laid out for neighbours."""
-    cosines, sines = rotation
-    first, second = x_BHND.chunk(2, dim=-1)
-    return x_BHND * cosines + torch.cat([-second, first], dim=-1) * sines
 
 
 class ThreeAxes(nn.Module):
@@ -86,14 +78,3 @@ class HalveGrid(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return self.conv(x_BCHW) + F.pixel_unshuffle(x_BCHW, 2).unflatten(1, (-1, 4)).mean(dim=2)
-
-
-class DoubleGrid(nn.Module):
-    """A convolution to 2x2 cells beside the repeated cell (DC-AE)."""
-
-    def __init__(self, *, width: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(width, 4 * width, 3, padding=1)
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        return F.pixel_shuffle(self.conv(x_BCHW), 2) + F.pixel_shuffle(x_BCHW.repeat_interleave(4, dim=1), 2)

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .rotary import Rotation, rotated
+
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu")
 
 
@@ -66,14 +68,14 @@ class SelfAttention(nn.Module):
             self.v_bias = nn.Parameter(torch.zeros(width))
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x_BND: Tensor, rotation: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def forward(self, x_BND: Tensor, rotation: Rotation | None = None) -> Tensor:
         bias = self.qkv.bias
         if bias is None:
             bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(x_BND, self.qkv.weight, bias)
         q, k, v = qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         if rotation is not None:
-            q, k = _rotated(q, rotation), _rotated(k, rotation)
+            q, k = rotated(q, rotation), rotated(k, rotation)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
@@ -97,7 +99,7 @@ class Block(nn.Module):
         self.mlp = mlp
         self.drop_path = drop_path
 
-    def forward(self, x_BND: Tensor, rotation: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def forward(self, x_BND: Tensor, rotation: Rotation | None = None) -> Tensor:
         x_BND = x_BND + self._kept(self.attn(self.norm1(x_BND), rotation))
         return x_BND + self._kept(self.mlp(self.norm2(x_BND)))
 
@@ -115,10 +117,3 @@ def init_transformer(module: nn.Module) -> None:
             nn.init.normal_(part.weight, std=0.02)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
-
-
-def _rotated(x_BHND: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    cos, sin = rotation
-    first, second = x_BHND.float().chunk(2, dim=-1)
-    turned = x_BHND.float() * cos + torch.cat([-second, first], dim=-1) * sin
-    return turned.to(x_BHND.dtype)

@@ -18,8 +18,9 @@ LARGEST_CODEBOOK_FLOATS = 2**32  # 16 GiB of fp32
 
 def most_codebook_floats() -> int:
     """A codebook that trains is there four times: itself, its gradient and Adam's two moments."""
-    here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**62
-    return min(LARGEST_CODEBOOK_FLOATS, here // 16)
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):  # Windows
+        return LARGEST_CODEBOOK_FLOATS
+    return min(LARGEST_CODEBOOK_FLOATS, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 16)
 
 
 def check_codebook_size(codebook_size: int, code_dim: int, *, name: str = "codebook_size") -> None:

@@ -158,6 +158,29 @@ def test_weight_schedule_and_zero(case):
     assert float(logs["gan_weight"]) == pytest.approx(0.75)
 
 
+def test_the_discriminators_weight_may_change_with_the_update(case):
+    """DualToken: 1 in its first epoch, 0.75 later."""
+    _, batch, output, _ = case
+    schedule = {"start": 1.0, "end": 0.75, "updates": 0, "after": 5}
+    adversary, plain = from_yaml(discriminator_weight=schedule), from_yaml()
+    plain.load_state_dict(adversary.state_dict())
+    whole = float(plain.discriminator_loss(batch, output)[0].detach())
+    for update, weight in ((4, 1.0), (5, 0.75)):
+        adversary.set_update(update)
+        found = float(adversary.discriminator_loss(batch, output)[0].detach())
+        assert found == pytest.approx(weight * whole, rel=1e-5), update
+
+
+def test_every_blur_fades_from_the_start_of_the_gan():
+    """Of the discriminator's augmentation and of a second look of its own."""
+    blur = {"_target_": "imtok.losses.adversarial.diff_augment.DiffAugment", "blur_updates": 10}
+    consistency = {"_target_": "imtok.losses.adversarial.consistency.BalancedConsistency", "augment": blur}
+    adversary = from_yaml(start=100, consistency=consistency)
+    adversary.discriminator.augment = build(blur, key="augment")
+    adversary.set_update(104)
+    assert adversary.discriminator.augment.since_start == adversary.consistency.augment.since_start == 4
+
+
 def test_state_round_trip(case):
     _, batch, output, _ = case
     node = {"_target_": "imtok.losses.adversarial.lecam.LeCam", "decay": 0.5}
