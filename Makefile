@@ -33,7 +33,7 @@ format: .venv/.installed  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-map:  ## write the list of files in CONTRIBUTING.md anew
+map:  ## write docs/map.md: every file by its first sentence
 	$(PYTHON) docs/map.py
 
 bench: .venv/.installed  ## the speed bars, each two things interleaved in one process (about 25 minutes)

@@ -17,7 +17,7 @@ HYDRA_FLAGS = (
 
 def check_flags(arguments: Sequence[str]) -> None:
     """Hydra's parser would answer an unknown flag with twelve lines of usage."""
-    from imtok.configs.errors import UserError
+    from imtok.common.errors import UserError
 
     for word in arguments:
         flag = word.partition("=")[0]
@@ -34,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         command(["--help"])
         return
+    from imtok.common.errors import errors_as_one_line
     from imtok.configs.compose import readable_errors, register_resolvers, settle, with_home
-    from imtok.configs.errors import errors_as_one_line
 
     exit_codes, failures = [0], []
     with errors_as_one_line():

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from .errors import UserError, did_you_mean, one_line
-from .value_types import check_values
+from ..common.errors import UserError, did_you_mean, one_line
+from ..common.value_types import check_values
 
 CONFIGS = "imtok.configs"
 # The settings at the top of train.yaml and evaluate.yaml; those of a node are checked by the class it builds.

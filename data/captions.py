@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..configs.errors import UserError
+from ..common.errors import UserError
 
 LINES_FILE = "captions.jsonl"
 NONE, WRITTEN, BESIDE = 0, 1, 2  # no caption; a line of the file; a file of its own, read when the picture is

@@ -9,9 +9,9 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import Subset
 
-from ..configs.errors import UserError
+from ..common.errors import UserError
+from ..common.pixels import to_model_range
 from .loading import EvalImages, ImageLoader, TrainImages, collate
-from .range import to_model_range
 from .sampling import EpochOrder, TrainBatches
 from .source import Chosen, Images, Source, Splits
 from .transforms import CROPS, AdmCentreCrop, Crop

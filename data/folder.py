@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..configs.errors import UserError
+from ..common.errors import UserError
 from .captions import Captions, captions_of
 from .image_file import MAX_PIXELS, list_images
 from .image_list import ImageList

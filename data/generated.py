@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..configs.errors import UserError
+from ..common.errors import UserError
 from .generated_cache import Recipe, cached_pictures
 from .scenes import COLOURS, POSITIONS, SHAPES, SIZES, WORDS, Scene, Thing, draw_scene
 from .source import Images, Joined, Source, Splits

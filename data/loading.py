@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..configs.errors import UserError
+from ..common.errors import UserError
 from .image_file import UnreadableImage
 from .sampling import mixed
 from .source import Images

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..configs.errors import UserError
-from ..tokenizers.types import IndexSegment
-from ..training.atomic_file import write_atomically, write_text
+from ..common.errors import UserError
+from ..common.files import write_atomically, write_text
+from ..common.types import IndexSegment
 
 FORMAT = "imtok-tokens"
 FORMAT_VERSION = 1

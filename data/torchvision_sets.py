@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from ..configs.errors import UserError
+from ..common.errors import UserError
 from .image_file import list_images
 from .image_list import ImageList
 from .source import Images, Joined, Source, Splits

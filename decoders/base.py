@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ..tokenizers.types import Latents
+from ..common.types import Latents
 
 
 class Decoder(nn.Module, ABC):

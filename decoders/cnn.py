@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..tokenizers.layers.resnet import (
+from ..common.types import Latents
+from ..layers.resnet import (
     ResBlock,
     SpatialAttention,
     Upsample,
@@ -15,7 +16,6 @@ from ..tokenizers.layers.resnet import (
     middle_blocks,
     to_grid,
 )
-from ..tokenizers.types import Latents
 from .base import Decoder
 
 

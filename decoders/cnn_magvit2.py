@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..tokenizers.layers.magvit2 import AdaptiveGroupNorm, DepthToSpaceUpsample, plain_blocks
-from ..tokenizers.layers.resnet import group_norm, level_widths, to_grid
-from ..tokenizers.types import Latents
+from ..common.types import Latents
+from ..layers.magvit2 import AdaptiveGroupNorm, DepthToSpaceUpsample, plain_blocks
+from ..layers.resnet import group_norm, level_widths, to_grid
 from .base import Decoder
 from .noise import noise_of_codes
 

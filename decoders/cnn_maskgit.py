@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..tokenizers.layers.maskgit import maskgit_blocks
-from ..tokenizers.layers.resnet import Upsample, group_norm, level_widths, to_grid
-from ..tokenizers.types import Latents
+from ..common.types import Latents
+from ..layers.maskgit import maskgit_blocks
+from ..layers.resnet import Upsample, group_norm, level_widths, to_grid
 from .base import Decoder
 
 

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..tokenizers.layers.movq import ShuffleUp, SpatialNorm, SpatialNormAttention, SpatialResBlock
-from ..tokenizers.layers.resnet import check_levels, level_widths, to_grid
-from ..tokenizers.types import Latents
+from ..common.types import Latents
+from ..layers.movq import ShuffleUp, SpatialNorm, SpatialNormAttention, SpatialResBlock
+from ..layers.resnet import check_levels, level_widths, to_grid
 from .base import Decoder
 
 

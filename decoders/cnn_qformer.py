@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..tokenizers.layers.magvit2 import AdaptiveGroupNorm, DepthToSpaceUpsample
-from ..tokenizers.layers.qformer import QFormerBlock, init_as_published
-from ..tokenizers.layers.resnet import ResBlock, group_norm, level_widths, to_grid
-from ..tokenizers.token_dropout.base import seen_tokens
-from ..tokenizers.types import Latents
+from ..common.types import Latents
+from ..layers.magvit2 import AdaptiveGroupNorm, DepthToSpaceUpsample
+from ..layers.masking import seen_tokens
+from ..layers.qformer import QFormerBlock, init_as_published
+from ..layers.resnet import ResBlock, group_norm, level_widths, to_grid
 from .base import Decoder
 
 

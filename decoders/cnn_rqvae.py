@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..tokenizers.index_tensors import height_width
-from ..tokenizers.layers.attention_projection import AttentionProjection
-from ..tokenizers.layers.resnet import ResBlock, to_grid
-from ..tokenizers.types import Latents
+from ..common.types import Latents, height_width
+from ..layers.attention_projection import AttentionProjection
+from ..layers.resnet import ResBlock, to_grid
 from .cnn import CNNDecoder
 
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ..tokenizers.layers.joint_transformer import init_linear
-from ..tokenizers.layers.mask_token_vit import MaskTokenViT
-from ..tokenizers.layers.timm_vit import patch_grid
-from ..tokenizers.types import Latents
+from ..common.types import Latents
+from ..layers.joint_transformer import init_linear
+from ..layers.mask_token_vit import MaskTokenViT
+from ..layers.timm_vit import patch_grid
 from .base import Decoder
 
 

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..configs.instantiate import build
-from ..tokenizers.layers.resnet import to_grid, to_tokens
-from ..tokenizers.types import Latents, Stream
+from ..common.build import build
+from ..common.types import Latents, Stream
+from ..layers.resnet import to_grid, to_tokens
 from .base import Decoder
 
 

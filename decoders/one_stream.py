@@ -6,11 +6,10 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..configs.instantiate import build
-from ..tokenizers.index_tensors import height_width
-from ..tokenizers.types import Latents
+from ..common.build import build
+from ..common.types import Latents, height_width
 from .base import Decoder
-from .heads.one_stream import width_of
+from .heads.streams import width_of
 
 
 class OneStreamDecoder(Decoder):

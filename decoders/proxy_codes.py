@@ -6,11 +6,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..tokenizers.layers.joint_transformer import init_linear
-from ..tokenizers.layers.mask_token_vit import MaskTokenViT
-from ..tokenizers.layers.timm_vit import patch_grid
+from ..common.types import Latents, Stream
+from ..layers.joint_transformer import init_linear
+from ..layers.mask_token_vit import MaskTokenViT
+from ..layers.timm_vit import patch_grid
 from ..tokenizers.proxy_vqgan import proxy_vqgan
-from ..tokenizers.types import Latents, Stream
 from .base import Decoder
 from .cnn_maskgit import CNNMaskgitDecoder
 

@@ -6,13 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..tokenizers.encoders.rotary_latents import check_axes, check_resizing
-from ..tokenizers.layers.movq import ShuffleUp
-from ..tokenizers.layers.patches import from_patches, grid_of
-from ..tokenizers.layers.resnet import to_grid, to_tokens
-from ..tokenizers.layers.rotary_block import RotaryBlock, ThreeAxes
-from ..tokenizers.token_dropout.base import seen_tokens
-from ..tokenizers.types import Latents
+from ..common.types import Latents
+from ..layers.llama_block import RotaryBlock, ThreeAxes, check_axes, check_resizing
+from ..layers.masking import seen_tokens
+from ..layers.movq import ShuffleUp
+from ..layers.patches import from_patches, grid_of
+from ..layers.resnet import to_grid, to_tokens
 from .base import Decoder
 
 

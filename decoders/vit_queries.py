@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..tokenizers.layers.timm_vit import TimmViT, patch_grid, start_from_pretrained
-from ..tokenizers.types import Latents
+from ..common.types import Latents
+from ..layers.timm_vit import TimmViT, patch_grid, start_from_pretrained
 from .base import Decoder
 
 

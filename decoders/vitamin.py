@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ..tokenizers.layers.resnet import to_grid
-from ..tokenizers.layers.transformer import init_transformer
-from ..tokenizers.layers.vitamin import Doubling, MBConv, Stem
-from ..tokenizers.towers.vitamin import vitamin_blocks
-from ..tokenizers.types import Latents
+from ..common.types import Latents
+from ..layers.resnet import to_grid
+from ..layers.transformer import init_transformer
+from ..layers.vitamin import Doubling, MBConv, Stem, vitamin_blocks
 from .base import Decoder
 
 

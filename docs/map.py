@@ -1,4 +1,4 @@
-"""Write the map in CONTRIBUTING.md: every Python file with the first sentence of its docstring (`make map`)."""
+"""Write docs/map.md: every Python file with the first sentence of its docstring (`make map`)."""
 
 import ast
 import re
@@ -6,11 +6,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "CONTRIBUTING.md"
-BEGIN, END = "<!-- map: written by `make map` -->", "<!-- end of map -->"
-FIRST = ("", "configs", "tokenizers", "tokenizers/encoders", "tokenizers/quantizers", "tokenizers/layers",
-         "tokenizers/released", "decoders", "losses", "losses/adversarial", "training", "training/callbacks", "data",
-         "eval", "scripts", "docs")  # fmt: skip
+PAGE = ROOT / "docs" / "map.md"
 
 
 def first_sentence(file: Path) -> str:
@@ -26,19 +22,13 @@ def tracked_files() -> list[Path]:
 def written_map(files: list[Path]) -> str:
     folders: dict[str, list[Path]] = {}
     for file in files:
-        folders.setdefault("" if file.parent == Path(".") else file.parent.as_posix(), []).append(file)
-    lines: list[str] = []
-    for folder in sorted(folders, key=lambda f: (FIRST.index(f) if f in FIRST else len(FIRST), f)):
-        lines += ["", f"**`{folder}/`**" if folder else "**the root**", ""]
-        lines += [f"- `{file.name}`: {first_sentence(ROOT / file)}" for file in sorted(folders[folder])]
-    return "\n".join(lines) + "\n\n"
-
-
-def with_map(page: str, files: list[Path]) -> str:
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return before + BEGIN + "\n" + written_map(files) + END + after
+        folders.setdefault(file.parent.as_posix(), []).append(file)
+    lines = ["# Every file, by its first sentence"]
+    for folder, inside in sorted(folders.items()):
+        lines += ["", f"**`{folder}/`**" if folder != "." else "**the root**", ""]
+        lines += [f"- `{file.name}`: {first_sentence(ROOT / file)}" for file in sorted(inside)]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    PAGE.write_text(with_map(PAGE.read_text(), tracked_files()))
+    PAGE.write_text(written_map(tracked_files()))

@@ -11,23 +11,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..configs.errors import UserError, did_you_mean
-from ..data.range import to_model_range
-from ..tokenizers.types import Latents
-from .gallery import Gallery, Picture, look_again
-from .length_curve import LengthCurve, falling, joined, own_share
-from .meaning.alignment import Alignment
-from .meaning.measure import Meaning, MeaningData, measure_meaning
+from ..common.errors import UserError, did_you_mean
+from ..common.pixels import to_model_range, to_pixels
+from ..common.provenance import model_facts as facts_of_module
+from ..common.provenance import provenance
+from ..common.types import Latents
+from .lengths.curve import LengthCurve, falling, joined, own_share
 from .meters import Meters
 from .networks import LpipsFactory, resolve_networks
-from .pixels import to_pixels
+from .probes.alignment import Alignment
+from .probes.measure import Meaning, MeaningData, measure_meaning
 from .progress import ImageProgress, number_of_images
 from .protocol import METRICS, PROBES, Protocol
-from .provenance import model_facts as facts_of_module
-from .provenance import provenance
-from .report import write_report
+from .report.gallery import Gallery, Picture, look_again
+from .report.rows import metric_rows
+from .report.write import write_report
 from .results import check_writable, collect, write_json
-from .rows import metric_rows
 
 
 def evaluate(

@@ -6,16 +6,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.range import to_model_range
-from ..tokenizers.types import IndexSegment
-from .codebook import CodebookStatistics
-from .frechet import FeatureMoments, frechet_distance
-from .inception_score import InceptionScore
+from ..common.pixels import to_model_range
+from ..common.types import IndexSegment
+from .metrics.codebook import CodebookStatistics
+from .metrics.frechet import FeatureMoments, frechet_distance
+from .metrics.inception_score import InceptionScore
+from .metrics.l1 import PixelError
+from .metrics.psnr import Psnr
+from .metrics.ssim import Ssim
 from .networks import Networks
-from .pixel_error import PixelError
 from .protocol import Protocol
-from .psnr import Psnr
-from .ssim import Ssim
 
 
 class Lpips:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..configs.errors import MissingWeights, one_line
-from .inception import InceptionExtractor, RandomConvolutions
+from ..common.errors import MissingWeights, one_line
+from .metrics.inception import InceptionExtractor, RandomConvolutions
 from .protocol import Protocol
 
 LpipsFactory = Callable[..., Any]  # (net=, weights=, setting=) -> callable with `weights_are_random`

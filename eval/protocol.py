@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..configs.errors import UserError, did_you_mean
+from ..common.errors import UserError, did_you_mean
 
 METRICS = ("psnr", "ssim", "l1", "lpips_vgg", "lpips_alex", "rfid", "inception_score", "codebook")
 PROBES = ("linear_probe", "knn", "zero_shot", "retrieval", "teacher_cosine")  # of meaning: eval/meaning

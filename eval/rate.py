@@ -1,6 +1,6 @@
 """What an image costs: tokens, nominal bits, and bits an ideal entropy coder would need for these statistics."""
 
-from .codebook import CodebookStatistics
+from .metrics.codebook import CodebookStatistics
 
 
 def rate(statistics: CodebookStatistics, *, pixels: int, codebook: dict) -> dict:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..training.atomic_file import write_text
+from ..common.files import write_text
 from .meters import Meters
 from .networks import Networks
 from .protocol import Protocol

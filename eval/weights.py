@@ -3,8 +3,8 @@
 import hashlib
 from pathlib import Path
 
-from ..configs.errors import MissingWeights, UserError
-from ..losses.pretrained_file import torch_hub_file
+from ..common.errors import MissingWeights, UserError
+from ..common.weights import torch_hub_file
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..tokenizers.types import TokenizerOutput
+from ..common.types import TokenizerOutput
 
 
 class LossTerm(nn.Module, ABC):

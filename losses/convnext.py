@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..configs.errors import MissingWeights, UserError
-from ..tokenizers.types import TokenizerOutput
+from ..common.errors import MissingWeights, UserError
+from ..common.types import TokenizerOutput
+from ..common.weights import read_state_dict, torch_hub_file
 from .base import LossTerm
-from .pretrained_file import read_state_dict, torch_hub_file
 
 SETTING = "loss.convnext.term"
 FILES = {  # torchvision's IMAGENET1K_V1

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..tokenizers.types import TokenizerOutput
+from ..common.types import TokenizerOutput
 from .base import LossTerm
 
 

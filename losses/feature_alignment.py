@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..tokenizers.types import Grid, Stream, TokenizerOutput
-from .taught import resampled
+from ..common.types import Grid, Stream, TokenizerOutput
+from .teacher_term import resampled
 from .teachers.base import SemanticTeacher
 from .with_teacher import WithTeacher
 

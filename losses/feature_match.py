@@ -6,7 +6,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..tokenizers.types import TokenizerOutput
+from ..common.types import TokenizerOutput
 from .base import LossTerm
 
 

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..configs.errors import MissingWeights, UserError
-from ..tokenizers.types import TokenizerOutput
+from ..common.errors import MissingWeights, UserError
+from ..common.types import TokenizerOutput
+from ..common.weights import first_misfit, read_state_dict, torch_hub_file
 from .base import LossTerm, mean_over_samples
-from .pretrained_file import first_misfit, read_state_dict, torch_hub_file
 
 # The layers of torchvision's `features`, with the same numbers: (channels, kernel, stride, padding) a convolution with
 # its ReLU, (kernel, stride) a max pool. `taps` are the numbers of the ReLUs that are compared.

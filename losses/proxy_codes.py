@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..configs.errors import UserError
+from ..common.errors import UserError
+from ..common.precision import has_matrix_units
+from ..common.types import TokenizerOutput
 from ..tokenizers.proxy_vqgan import proxy_vqgan
-from ..tokenizers.types import TokenizerOutput
-from ..training.precision import has_matrix_units
 from .base import LossTerm
 
 SETTING = "loss.proxy_codes.term"

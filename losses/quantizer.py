@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ..tokenizers.types import TokenizerOutput
+from ..common.types import TokenizerOutput
 from .base import LossTerm
 
 

@@ -73,7 +73,7 @@ def run(argv: list[str]) -> int:
         print(f"imtok {__version__}")
         return 0
 
-    from ..configs.errors import UserError, did_you_mean, errors_as_one_line
+    from ..common.errors import UserError, did_you_mean, errors_as_one_line
 
     with errors_as_one_line():
         name = argv[0].replace("_", "-")

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..configs.errors import UserError
-from .arguments import Arguments, add_device, find_device, positive
+from ..common.arguments import Arguments, add_device, find_device, positive
+from ..common.errors import UserError
 
 EXAMPLES = ("imtok decode tokens/ --model runs/quickstart/STAMP/tokenizer --out pictures/",)
 
@@ -79,11 +79,11 @@ def main(argv: Sequence[str]) -> int:
     from PIL import Image
     from rich.progress import track
 
-    from imtok.data.range import to_uint8
+    from imtok.common.pixels import to_uint8
     from imtok.data.token_store import TokenStore
     from imtok.tokenizers.index_tensors import NoSuchToken
 
-    from .models import load_model
+    from .shared.models import load_model
 
     store = TokenStore(options.tokens)
     tokenizer, model = load_model(options.model, find_device(options.device))

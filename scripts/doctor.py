@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .arguments import Arguments
-from .run_verdict import Line, check_run
+from ..common.arguments import Arguments
+from .shared.run_verdict import Line, check_run
 
 EXAMPLES = ("imtok doctor", "imtok doctor runs/quickstart/STAMP")
 OPTIONAL = {
@@ -55,7 +55,7 @@ def _torch() -> list[Line]:
             lines.append(Line(True, f"cuda:{number}", f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB, {bf16}"))
     else:
         lines.append(Line(None, "cuda", "none that torch sees; training runs on the CPU"))
-    from imtok.training.precision import has_matrix_units
+    from imtok.common.precision import has_matrix_units
 
     said = f"{_cores()} cores for this process, torch uses {torch.get_num_threads()} threads; "
     fast = has_matrix_units("bf16", "cpu")

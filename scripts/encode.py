@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..configs.errors import UserError
-from .arguments import Arguments, add_device, find_device, positive
+from ..common.arguments import Arguments, add_device, find_device, positive
+from ..common.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,7 +108,7 @@ def encode(
     import torch
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from imtok.data.range import to_model_range
+    from imtok.common.pixels import to_model_range
 
     start = writer.inputs_done
     pictures = Pictures(files, options["size"], options["crop"])
@@ -199,7 +199,7 @@ def main(argv: Sequence[str]) -> int:
     from imtok.data.token_store import TokenWriter
     from imtok.tokenizers.quality import Quality
 
-    from .models import load_model
+    from .shared.models import load_model
 
     quality = None if options.quality is None else Quality.parse(options.quality)
     tokenizer, model = load_model(options.model, find_device(options.device))
@@ -250,7 +250,7 @@ def main(argv: Sequence[str]) -> int:
     if index["skipped"]:
         print(f"skipped {len(index['skipped'])} (all named in index.json), the first: {index['skipped'][0]}")
     if options.format != "imtok":
-        from .token_formats import write_format
+        from .shared.token_formats import write_format
 
         print(f"for AR trainers: {write_format(options.out, options.format)}")
     if not index["count"]:

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..common.errors import UserError, errors_as_one_line
 from ..configs.compose import apply_tiny, check_top_level, readable_errors, with_home
-from ..configs.errors import UserError, errors_as_one_line
 from ..training.resume import value_of
-from .evaluation_folder import asked_for, default_folder
+from .shared.evaluation_folder import asked_for, default_folder
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -77,12 +77,12 @@ def run(argv: Sequence[str]) -> int:
     run_dir = run_folder(folder)
     split = chosen_split(config, run_dir)
 
-    from imtok.configs.instantiate import build
+    from imtok.common.arguments import find_device
+    from imtok.common.build import build
     from imtok.data.skipped import SkippedImages
     from imtok.eval.evaluate import check_required, evaluate
-    from imtok.eval.meaning.alignment import load_alignment
-    from imtok.eval.meaning.measure import meaning_of
-    from imtok.scripts.arguments import find_device
+    from imtok.eval.probes.alignment import load_alignment
+    from imtok.eval.probes.measure import meaning_of
     from imtok.tokenizers.hub import from_pretrained
 
     resolved = OmegaConf.to_container(config, resolve=True)
@@ -140,7 +140,7 @@ def composed(argv: Sequence[str]) -> "DictConfig":
 
 def build_data(node: dict[str, Any]) -> Any:
     """The data module; keys that only feed interpolations are the YAML's own and no arguments."""
-    from imtok.configs.instantiate import build, locate
+    from imtok.common.build import build, locate
 
     aliases = getattr(locate(node["_target_"], key="data"), "yaml_aliases", ())
     return build({k: v for k, v in node.items() if k not in aliases}, key="data")
@@ -190,7 +190,7 @@ def print_summary(results: dict[str, Any], out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..eval.rows import metric_rows
+    from ..eval.report.rows import metric_rows
 
     label, n = results["protocol"]["label"], results["num_images"]
     table = Table(box=None, pad_edge=False, title=f"{label}, {n:,} images", title_justify="left")

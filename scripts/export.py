@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..configs.errors import UserError
-from .arguments import Arguments
+from ..common.arguments import Arguments
+from ..common.errors import UserError
 
 if TYPE_CHECKING:
     from ..tokenizers.tokenizer import Tokenizer
@@ -34,7 +34,7 @@ def find_checkpoint(given: Path) -> Path:
 
 def build_from(state: dict[str, Any], weights: str, source: Path) -> tuple["Tokenizer", str]:
     """The tokenizer of a training checkpoint, and which weights it got."""
-    from imtok.configs.instantiate import build
+    from imtok.common.build import build
     from imtok.tokenizers.hub import check_state
 
     tokenizer = build(state["config"]["tokenizer"], key="tokenizer", trusted=False)
@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--check", action="store_true", help="load the result and compare its indices")
     options = parser.parse_args(argv)
 
-    from imtok.eval.meaning.alignment import export_alignment
+    from imtok.eval.probes.alignment import export_alignment
     from imtok.tokenizers.hub import save_pretrained
     from imtok.training import checkpoint
 

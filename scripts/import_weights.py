@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..configs.errors import UserError
-from .arguments import Arguments, positive
+from ..common.arguments import Arguments, positive
+from ..common.errors import UserError
 
 if TYPE_CHECKING:
     from ..tokenizers.released.base import ReleasedFamily, State
@@ -42,7 +42,7 @@ def read_constructor(path: Path) -> dict[str, Any]:
 
 def beside_in(out: Path, family: "ReleasedFamily", state: "State", tokenizer: "Tokenizer") -> str:
     """Writes alignment/ where the family's text tower can be; what to say about tensors that are no tokenizer's."""
-    from imtok.eval.meaning.alignment import FOLDER, import_alignment
+    from imtok.eval.probes.alignment import FOLDER, import_alignment
 
     nodes, names = family.alignment(state)
     renamed = {ours: state[theirs] for theirs, ours in names.items()}
@@ -104,7 +104,7 @@ def main(argv: Sequence[str]) -> int:
 
     from imtok.tokenizers.hub import save_pretrained
 
-    from .models import sha256
+    from .shared.models import sha256
 
     facts = {"imported_from": Path(options.file).name, "system": options.system, "sha256": sha256(Path(options.file))}
     save_pretrained(tokenizer, options.out, facts=facts)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..configs.errors import UserError, one_line
-from .arguments import Arguments
+from ..common.arguments import Arguments
+from ..common.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,7 +121,7 @@ def run_system(config: dict[str, Any], io: Watched, weights: dict[str, "Tensor"]
 
 def run_function(config: dict[str, Any], io: Watched, weights: dict[str, "Tensor"]) -> tuple[Mapping, set[str], list]:
     """The same for a pure function."""
-    from imtok.eval.parity import FUNCTIONS
+    from imtok.parity import FUNCTIONS
 
     name = str(config["function"])
     if name not in FUNCTIONS:

@@ -4,10 +4,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .arguments import split_overrides
+from ..common.arguments import split_overrides
+from ..common.console import codebook_words
 
 if TYPE_CHECKING:
-    from ..eval.cost import UpdateCost
+    from ..training.cost.update import UpdateCost
 
 HELP = """\
 usage: imtok plan experiment=NAME [key=value ...] [--json]
@@ -58,14 +59,6 @@ def amount(number: float, *, base: int = 1000) -> str:
     return f"{number:.{digits}f} {unit}".rstrip()
 
 
-def codebook_words(sizes: int | Sequence[int]) -> str:
-    """1024, 4 x 256, 1024 and 64, or continuous."""
-    sizes = [sizes] if isinstance(sizes, int) else list(sizes)
-    if len(set(sizes)) > 1:
-        return " and ".join(map(str, sizes))
-    return "continuous" if not sizes else f"{sizes[0]}" if len(sizes) == 1 else f"{len(sizes)} x {sizes[0]}"
-
-
 def print_plan(plan: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -112,7 +105,7 @@ def main(argv: Sequence[str]) -> int:
     _, overrides = split_overrides([word for word in argv if word != "--json"], command="plan")
 
     from imtok.configs.compose import compose_config
-    from imtok.eval.cost import update_cost
+    from imtok.training.cost.update import update_cost
 
     config = compose_config("train", overrides)
     plan = facts(config, update_cost(config))

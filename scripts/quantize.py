@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..configs.errors import UserError
-from .arguments import Arguments, add_device, find_device, positive
+from ..common.arguments import Arguments, add_device, find_device, positive
+from ..common.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +23,7 @@ def image_batches(tokenizer: "Tokenizer", options: Any) -> "Iterator[Tensor]":
     """Pictures in [-1, 1] on the tokenizer's device, --limit of them, centre-cropped to its size."""
     import torch
 
-    from imtok.data.range import to_model_range
+    from imtok.common.pixels import to_model_range
 
     size = tokenizer.image_size
     if options.generated:
@@ -53,7 +53,7 @@ def image_batches(tokenizer: "Tokenizer", options: Any) -> "Iterator[Tensor]":
 
 def make_discrete(tokenizer: "Tokenizer", **settings: Any) -> "Tokenizer":
     """The same encoder and decoder around a scalar quantizer that is not fitted yet."""
-    from imtok.configs.instantiate import build
+    from imtok.common.build import build
 
     old = tokenizer.config["quantizer"]
     node = {**tokenizer.config, "quantizer": {"_target_": SCALAR, "continuous": dict(old), **settings}}
@@ -98,7 +98,7 @@ def main(argv: Sequence[str]) -> int:
     from imtok.tokenizers.quantizers.gaussian_scalar import GaussianScalar
     from imtok.tokenizers.quantizers.identity import ContinuousBottleneck
 
-    from .models import load_model
+    from .shared.models import load_model
 
     tokenizer, model = load_model(options.model, find_device(options.device))
     if not isinstance(tokenizer.quantizer, ContinuousBottleneck):

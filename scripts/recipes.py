@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..configs.errors import one_line
-from .arguments import Arguments
-from .plan import codebook_words
+from ..common.arguments import Arguments
+from ..common.console import codebook_words
+from ..common.errors import one_line
 
 COMPUTED = ("tokens", "codebook", "bits", "parameters", "image_size")
 
@@ -45,8 +45,8 @@ def measure(name: str) -> dict[str, Any]:
     """Sizes of an experiment's tokenizer, built without data; {"reason": ...} where that fails."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    from imtok.common.build import build
     from imtok.configs.compose import compose_config
-    from imtok.configs.instantiate import build
 
     try:
         config = compose_config("train", [f"experiment={name}"])

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..configs.errors import UserError
-from .arguments import Arguments, add_device
+from ..common.arguments import Arguments, add_device
+from ..common.errors import UserError
 
 if TYPE_CHECKING:
     from ..losses.teachers.timm_teacher import TimmTeacher
@@ -27,10 +27,10 @@ def main(argv: Sequence[str]) -> int:
     add_device(parser)
     options = parser.parse_args(argv)
 
+    from imtok.common.arguments import find_device
+    from imtok.common.build import build
     from imtok.configs.compose import compose_config
-    from imtok.configs.instantiate import build
     from imtok.losses.teachers.timm_teacher import TimmTeacher
-    from imtok.scripts.arguments import find_device
 
     words = [f"teacher=[{options.teacher}]", f"data.image_size={options.image_size}", f"seed={options.seed}"]
     if options.data_root is not None:
@@ -59,7 +59,7 @@ def train(
     import torch
     import torch.nn.functional as F
 
-    from imtok.data.range import to_model_range
+    from imtok.common.pixels import to_model_range
 
     classes = len(data.source.class_names)
     if classes < 2:

@@ -19,7 +19,7 @@ def test_hugging_face_tokenizers_from_the_repository_root():
     pytest.importorskip("tokenizers", reason="pip install imtok[dev] has it")
     where = python("import tokenizers, imtok; tokenizers.Tokenizer; print(tokenizers.__file__)")
     assert "site-packages" in where
-    where = python("import imtok.tokenizers.types, tokenizers; tokenizers.Tokenizer; print(tokenizers.__file__)")
+    where = python("import imtok.common.types, tokenizers; tokenizers.Tokenizer; print(tokenizers.__file__)")
     assert "site-packages" in where
 
 

@@ -9,11 +9,11 @@ import math
 import torch
 from torch import Tensor
 
+from imtok.common.types import Latents, Stream, StreamShape
 from imtok.decoders.base import Decoder
 from imtok.tokenizers.encoders.base import Encoder
 from imtok.tokenizers.quantizers.base import SingleStreamQuantizer, StreamQuantized
 from imtok.tokenizers.token_dropout.base import TokenDropout
-from imtok.tokenizers.types import Latents, Stream, StreamShape
 
 LEVELS, STEP = 256, 0.25
 

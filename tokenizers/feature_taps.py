@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..configs.errors import UserError
+from ..common.errors import UserError
 
 
 class FeatureTaps:

@@ -14,15 +14,14 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from .. import __version__
-from ..configs.errors import UserError
-from ..configs.instantiate import build
+from ..common.build import build
+from ..common.errors import UserError
 from .model_card import model_card
 from .tokenizer import Tokenizer
 
 FORMAT = "imtok-tokenizer"
 FORMAT_VERSION = 1
 WEIGHTS_FILE = "model.safetensors"
-MOVED: dict[str, str] = {}  # old class path -> new one, so that exports outlive refactorings
 
 
 def save_pretrained(tokenizer: Tokenizer, folder: str | Path, *, facts: Mapping[str, Any] | None = None) -> Path:
@@ -69,7 +68,7 @@ def from_pretrained(
     config = read_config(folder)
     state = read_weights(folder / WEIGHTS_FILE)
     with not_much_larger_than(state, source=str(folder / "config.json")):
-        tokenizer = build(_renamed(config["tokenizer"]), key="tokenizer", trusted=False)
+        tokenizer = build(config["tokenizer"], key="tokenizer", trusted=False)
     if not isinstance(tokenizer, Tokenizer):
         raise UserError(f"{folder}/config.json: tokenizer._target_ is a {type(tokenizer).__name__}, not a Tokenizer")
     check_state(tokenizer.state_dict(), state, source=str(folder / WEIGHTS_FILE))
@@ -180,12 +179,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     if config["format_version"] > FORMAT_VERSION:
         raise UserError(f"{file} was written by imtok {config.get('imtok_version')}: pip install --upgrade imtok")
     return config
-
-
-def _renamed(node: Any) -> Any:
-    if isinstance(node, dict):
-        return {k: MOVED.get(str(v), v) if k == "_target_" else _renamed(v) for k, v in node.items()}
-    return node
 
 
 def _plain(node: Any) -> Any:

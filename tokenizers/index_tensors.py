@@ -4,12 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from ..configs.errors import UserError
-from .types import IndexSegment
-
-
-def height_width(size: int | Sequence[int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+from ..common.errors import UserError
+from ..common.types import IndexSegment
 
 
 def split_by_stream(

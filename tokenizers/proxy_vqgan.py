@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from ..configs.errors import MissingWeights, UserError
-from ..configs.instantiate import build
+from ..common.build import build
+from ..common.errors import MissingWeights, UserError
 from .tokenizer import Tokenizer
 
 HUB_ID, HUB_FILE = "fun-research/TiTok", "maskgit-vqgan-imagenet-f16-256.bin"

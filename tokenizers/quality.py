@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..configs.errors import UserError
-from ..data.range import to_uint8
-from ..eval.psnr import psnr_from_mse, squared_error_per_image
+from ..common.errors import UserError
+from ..common.pixels import psnr_from_mse, squared_error_per_image, to_uint8
+from ..common.types import Quantized
 from .token_dropout.prefixes import doubling_lengths, prefixes
-from .types import Quantized
 
 if TYPE_CHECKING:
     from .tokenizer import Tokenizer

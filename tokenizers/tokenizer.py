@@ -6,12 +6,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..configs.errors import UserError
-from ..configs.instantiate import build
+from ..common.build import build
+from ..common.errors import UserError
+from ..common.types import IndexSegment, Latents, Quantized, StreamShape, TokenizerOutput, height_width
+from ..layers.masking import hidden_as_zero
 from .feature_taps import FeatureTaps
-from .index_tensors import check_entries, height_width, split_by_stream
-from .token_dropout.base import TokenDropout, hidden_as_zero
-from .types import IndexSegment, Latents, Quantized, StreamShape, TokenizerOutput
+from .index_tensors import check_entries, split_by_stream
+from .token_dropout.base import TokenDropout
 
 
 class Tokenizer(nn.Module):
@@ -76,7 +77,7 @@ class Tokenizer(nn.Module):
         self.taps = FeatureTaps()
         self._check_grid()  # an image size that cannot work fails here too, before the first batch
         if self.token_dropout is not None:
-            from .token_dropout.fits import check_fit
+            from .token_dropout.compatibility import check_fit
 
             parts = {"quantizer": self.quantizer, "decoder": self.decoder, "heads": self.heads}
             check_fit(self.token_dropout, **parts, shapes=self.stream_shapes())

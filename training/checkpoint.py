@@ -13,8 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .. import __version__
-from ..configs.errors import UserError
-from .atomic_file import write_atomically
+from ..common.errors import UserError
+from ..common.files import write_atomically
 from .randomness import rng_state
 
 if TYPE_CHECKING:

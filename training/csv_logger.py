@@ -10,9 +10,9 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from ..configs.errors import one_line
-from .atomic_file import write_text
-from .reporting import say
+from ..common.console import say
+from ..common.errors import one_line
+from ..common.files import write_text
 
 
 class CSVLogger(Logger):

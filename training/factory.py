@@ -13,18 +13,17 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
-from ..configs.errors import UserError, did_you_mean
-from ..configs.instantiate import build
-from ..configs.value_types import annotations_of, check_values
-from ..losses.teachers.named import NamedTeachers
-from ..losses.weighted import WeightedLosses
-from .ema import EMA
+from ..common.build import build
+from ..common.errors import UserError, did_you_mean
+from ..common.value_types import annotations_of, check_values
+from ..losses.teachers.registry import NamedTeachers
+from ..losses.total import WeightedLosses
 from .init_from import freeze_parts, init_from
 from .module import TokenizerTraining
-from .precision import without_auto
+from .optim.ema import EMA
+from .optim.stepper import optimized
 from .randomness import seed_everything
-from .settings import TrainerSettings
-from .stepper import optimized
+from .settings import TrainerSettings, without_auto
 
 NEEDS = {"wandb": "wandb", "tensorboard": "tensorboard"}  # logger: package
 

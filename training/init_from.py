@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..configs.errors import UserError, did_you_mean
+from ..common.console import say
+from ..common.errors import UserError, did_you_mean
 from ..decoders.base import Decoder
-from .reporting import say
 
 
 def init_from(tokenizer: nn.Module, source: str | Mapping[str, Any]) -> None:

@@ -7,16 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..common.console import is_first_rank
+from ..common.pixels import mean_psnr
+from ..common.precision import Precision
 from ..data.skipped import SkippedImages
-from .ema import EMA
 from .hooks import TrainingHooks
-from .nonfinite import NonFiniteGuard
-from .precision import Precision
-from .processes import gradients_stay_here
-from .psnr import mean_psnr
-from .reporting import is_first_rank
+from .optim.ema import EMA
+from .optim.nonfinite import NonFiniteGuard
+from .optim.stepper import build_steppers, gradients_stay_here
 from .settings import TrainerSettings
-from .stepper import build_steppers
 from .update_log import UpdateLog
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import yaml
 
+from ..common.console import say
+from ..common.errors import UserError
 from ..configs.compose import override_keys
-from ..configs.errors import UserError
-from .reporting import say
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 NOT_REPEATED = ("ckpt_path", "hydra.run.dir")  # of recorded overrides: where that run was, not what it was

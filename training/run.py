@@ -8,14 +8,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ..configs.instantiate import build
+from ..common.build import build
+from ..common.console import is_first_rank, say
 from . import run_folder
 from .checkpoint import check_fits, read, restore
 from .csv_logger import CSVLogger
-from .ema import EMA
 from .factory import build_callbacks, build_loggers, build_trainer, build_training
 from .module import TokenizerTraining
-from .reporting import is_first_rank, say
+from .optim.ema import EMA
 
 
 def run(config: Mapping[str, Any], *, overrides: Sequence[str], folder: Path) -> int:
@@ -95,7 +95,7 @@ def finished_tokenizer(training: TokenizerTraining) -> torch.nn.Module:
 
 
 def export(tokenizer: torch.nn.Module, training: TokenizerTraining, config: Mapping[str, Any], folder: Path) -> None:
-    from ..eval.meaning.alignment import save_alignment
+    from ..eval.probes.alignment import save_alignment
     from ..tokenizers.hub import save_pretrained
 
     facts = {
@@ -121,8 +121,8 @@ def evaluate_run(
     device: torch.device,
 ) -> None:
     from ..eval.evaluate import evaluate
-    from ..eval.meaning.alignment import Alignment
-    from ..eval.meaning.measure import meaning_of
+    from ..eval.probes.alignment import Alignment
+    from ..eval.probes.measure import meaning_of
 
     protocol = build(config["protocol"], key="protocol")
     results = evaluate(

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ..configs.errors import UserError, did_you_mean
-from ..configs.value_types import annotations_of, check_values
+from ..common.errors import UserError, did_you_mean
+from ..common.precision import chosen_arithmetic
+from ..common.value_types import annotations_of, check_values
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
@@ -70,3 +71,12 @@ class TrainerSettings:
             raise UserError(f"trainer.threads={self.threads}: 1 or more, null for torch's own choice")
         if self.devices != "auto" and (not isinstance(self.devices, int) or self.devices < 1):
             raise UserError(f"trainer.devices={self.devices}: a number of processes on this machine, or auto")
+
+
+def without_auto(settings: "TrainerSettings") -> tuple["TrainerSettings", str]:
+    from dataclasses import replace
+
+    chosen = chosen_arithmetic(
+        precision=settings.precision, channels_last=settings.channels_last, accelerator=settings.accelerator
+    )
+    return replace(settings, precision=chosen.precision, channels_last=chosen.channels_last), chosen.line

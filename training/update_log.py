@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .reporting import log_values
+from .logging import log_values
 
 if TYPE_CHECKING:
     from .module import TokenizerTraining

@@ -7,19 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...tokenizers.layers.flex_block import (
-    ConditionedFlexBlock,
-    match_like_with_like,
-    modulated,
-    normed,
-    xavier,
-    zeroed,
-)
-from ...tokenizers.layers.located_start import sincos_places
-from ...tokenizers.layers.patches import from_patches, grid_of, sincos_grid, to_patches
-from ...tokenizers.layers.prefix_places import prefix_places
-from ...tokenizers.token_dropout.base import with_mask_vector
-from ...tokenizers.types import Latents
+from ...common.types import Latents
+from ...layers.flex_block import ConditionedFlexBlock, match_like_with_like, modulated, normed, xavier, zeroed
+from ...layers.located_start import sincos_places
+from ...layers.masking import with_mask_vector
+from ...layers.patches import from_patches, grid_of, sincos_grid, to_patches
+from ...layers.prefix_places import prefix_places
 from ..base import Decoder
 from ..noise import picture_noise
 from .rectified import logit_normal_times, on_the_line, step_times, time_waves, velocity_of_line, velocity_to

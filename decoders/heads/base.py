@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from ...tokenizers.types import Latents
+from ...common.types import Latents
 
 
 class Head(nn.Module, ABC):

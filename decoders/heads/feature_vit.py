@@ -6,11 +6,10 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from ...tokenizers.index_tensors import height_width
-from ...tokenizers.layers.transformer import Block, Mlp, init_transformer
-from ...tokenizers.types import Latents
+from ...common.types import Latents, height_width
+from ...layers.transformer import Block, Mlp, init_transformer
 from .base import Head
-from .one_stream import width_of
+from .streams import width_of
 
 
 class FeatureViTHead(Head):

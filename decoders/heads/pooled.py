@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from ...tokenizers.types import Latents
+from ...common.types import Latents
 from .base import Head
-from .one_stream import width_of
+from .streams import width_of
 
 
 class PooledHead(Head):

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ...tokenizers.layers.rotary_blocks import RotaryBlocks
-from ...tokenizers.types import Latents
+from ...common.types import Latents
+from ...layers.rotary_adapter import RotaryBlocks
 from .base import Head
-from .one_stream import width_of
+from .streams import width_of
 
 
 class RotaryHead(Head):

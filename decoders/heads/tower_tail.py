@@ -5,12 +5,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ...tokenizers.layers.attention_pool import AttentionPool
-from ...tokenizers.layers.attention_projection import AttentionProjection
-from ...tokenizers.layers.transformer import Block, Mlp, init_transformer
-from ...tokenizers.types import Latents
+from ...common.types import Latents
+from ...layers.attention_pool import AttentionPool
+from ...layers.attention_projection import AttentionProjection
+from ...layers.transformer import Block, Mlp, init_transformer
 from .base import Head
-from .one_stream import width_of
+from .streams import width_of
 
 
 class TowerTailHead(Head):

@@ -6,9 +6,9 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from ...tokenizers.types import Latents
+from ...common.types import Latents
 from .base import Head
-from .one_stream import width_of
+from .streams import width_of
 
 
 class TransformerHead(Head):

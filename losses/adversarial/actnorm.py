@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .ranks import mean_over_ranks
+from ...common.distributed import mean_over_ranks
 
 
 class ActNorm(nn.Module):

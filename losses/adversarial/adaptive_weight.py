@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from ...configs.errors import UserError
-from .ranks import mean_over_ranks
+from ...common.distributed import mean_over_ranks
+from ...common.errors import UserError
 
 
 class AdaptiveWeight:

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ...configs.errors import UserError, did_you_mean
-from ...configs.instantiate import build
-from ...tokenizers.types import TokenizerOutput
-from ..schedule import schedule_of
+from ...common.build import build
+from ...common.errors import UserError, did_you_mean
+from ...common.schedule import schedule_of
+from ...common.types import TokenizerOutput
 from .adaptive_weight import AdaptiveWeight
 from .consistency import BalancedConsistency
 from .diff_augment import DiffAugment

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...configs.errors import UserError
+from ...common.errors import UserError
 
 
 class DiffAugment(nn.Module):

@@ -11,7 +11,7 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from ...configs.errors import MissingWeights, UserError
+from ...common.errors import MissingWeights, UserError
 from ...tokenizers.towers.base import Standardize
 from .frozen_trunk import FrozenTrunk, FrozenTrunkDiscriminator, check_taps, fill_randomly, patches_and_class
 
@@ -73,7 +73,7 @@ class DinoTrunk(FrozenTrunk):
         if weights == "random":
             fill_randomly(self)
             return
-        from ..pretrained_file import first_misfit, read_state_dict
+        from ...common.weights import first_misfit, read_state_dict
 
         state = read_state_dict(_file() if weights == "pretrained" else weights, key=SETTING)
         own = self.state_dict()

@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ...configs.errors import MissingWeights, UserError
+from ...common.errors import MissingWeights, UserError
 from ...tokenizers.towers.base import Standardize
 from .frozen_trunk import FrozenTrunk, FrozenTrunkDiscriminator, check_taps, fill_randomly, patches_and_class
 
@@ -92,7 +92,7 @@ class DinoV2Trunk(FrozenTrunk):
     def _load(self, path: str) -> None:
         from timm.models.vision_transformer import checkpoint_filter_fn
 
-        from ..pretrained_file import first_misfit, read_state_dict
+        from ...common.weights import first_misfit, read_state_dict
 
         state = checkpoint_filter_fn(read_state_dict(path, key=SETTING), self.vit)
         own = self.vit.state_dict()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import spectral_norm
 
-from ...configs.errors import UserError
+from ...common.errors import UserError
 
 
 class FrozenTrunk(nn.Module, ABC):

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...configs.errors import UserError
-from .ranks import mean_over_ranks
+from ...common.distributed import mean_over_ranks
+from ...common.errors import UserError
 
 FORMS = ("batch_mean", "per_logit")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...configs.errors import UserError
+from ...common.errors import UserError
 from .actnorm import ActNorm
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {

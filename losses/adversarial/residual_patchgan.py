@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...configs.errors import UserError
+from ...common.errors import UserError
 
 
 class ResidualPatchGAN(nn.Module):

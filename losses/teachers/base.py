@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...configs.errors import UserError
-from ...tokenizers.types import Grid
-from ..pretrained_file import first_misfit, read_state_dict
+from ...common.errors import UserError
+from ...common.types import Grid
+from ...common.weights import first_misfit, read_state_dict
 
 
 class NoWeights(Exception):

@@ -10,10 +10,10 @@ import torch
 import yaml
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from imtok.configs.errors import UserError
-from imtok.configs.instantiate import build, locate
+from imtok.common.build import build, locate
+from imtok.common.errors import UserError
+from imtok.common.types import Quantized, Stream, StreamShape
 from imtok.tokenizers.quantizers.base import Quantizer
-from imtok.tokenizers.types import Quantized, Stream, StreamShape
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "tokenizer" / "quantizer"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))

@@ -8,11 +8,11 @@ import pytest
 import torch
 import yaml
 
+from imtok.common.build import build
+from imtok.common.errors import UserError
+from imtok.common.types import Stream
 from imtok.configs.compose import compose_config
-from imtok.configs.errors import UserError
-from imtok.configs.instantiate import build
 from imtok.tokenizers.tokenizer import Tokenizer
-from imtok.tokenizers.types import Stream
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "tokenizer"
 DROPOUTS = sorted(path.stem for path in (FOLDER / "token_dropout").glob("*.yaml"))

@@ -17,12 +17,12 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 
-from imtok.configs.instantiate import build, locate
+from imtok.common.build import build, locate
+from imtok.common.types import Stream
 from imtok.tokenizers.quantizers.base import Quantizer
-from imtok.tokenizers.quantizers.binary_entropy import binary_entropies
-from imtok.tokenizers.quantizers.binary_entropy_table import table_entropies
-from imtok.tokenizers.quantizers.softmax_codes import distance_entropies
-from imtok.tokenizers.types import Stream
+from imtok.tokenizers.quantizers.shared.binary_entropy import binary_entropies
+from imtok.tokenizers.quantizers.shared.binary_entropy_table import table_entropies
+from imtok.tokenizers.quantizers.shared.softmax_codes import distance_entropies
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "tokenizer" / "quantizer"
 UPDATES = 20

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imtok.common.errors import UserError
 from imtok.configs.compose import compose_config
-from imtok.configs.errors import UserError
 from imtok.data.datamodule import ImageData
 from imtok.data.folder import FolderImages
 from imtok.training.factory import build_training

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
+from imtok.common.build import build
+from imtok.common.errors import UserError
 from imtok.configs.compose import compose_config
-from imtok.configs.errors import UserError
-from imtok.configs.instantiate import build
 from imtok.data import datamodule
 from imtok.data.datamodule import ImageData
 from imtok.data.folder import FolderImages

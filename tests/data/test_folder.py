@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imtok.configs.errors import UserError
+from imtok.common.errors import UserError
 from imtok.data.folder import FolderImages
 
 

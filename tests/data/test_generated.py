@@ -8,8 +8,8 @@ import torch
 from omegaconf import OmegaConf
 
 import imtok.configs
-from imtok.configs.errors import UserError
-from imtok.configs.instantiate import build
+from imtok.common.build import build
+from imtok.common.errors import UserError
 from imtok.data import generated_cache
 from imtok.data.datamodule import ImageData
 from imtok.data.generated import GeneratedImages

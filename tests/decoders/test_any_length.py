@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from imtok.common.types import Stream
 from imtok.decoders.base import Decoder
 from imtok.decoders.cnn_qformer import CNNQFormerDecoder
 from imtok.decoders.rotary_latents import RotaryLatentDecoder
-from imtok.tokenizers.types import Stream
 
 CNN = {"channels": 32, "channel_multipliers": [1, 1, 2], "blocks_per_level": 1, "z_channels": 32}
 BATCH, DIM, TOKENS = 3, 6, 8

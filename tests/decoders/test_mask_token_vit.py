@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from imtok.common.errors import UserError
+from imtok.common.types import Stream
 from imtok.configs.compose import compose_config
-from imtok.configs.errors import UserError
 from imtok.decoders.mask_token_vit import MaskTokenViTDecoder
 from imtok.decoders.proxy_codes import ProxyCodeDecoder
-from imtok.tokenizers.types import Stream
 
 SIZES = {"dim": 6, "num_tokens": 8, "image_size": 32, "width": 32, "depth": 2, "num_heads": 4}
 PROXY = {

@@ -4,15 +4,15 @@ import pytest
 import timm
 import torch
 
+from imtok.common.types import Stream
 from imtok.decoders.cnn_movq import CNNMoVQDecoder
 from imtok.decoders.heads.feature_vit import FeatureViTHead
 from imtok.decoders.heads.pooled import PooledHead
 from imtok.decoders.heads.tower_tail import TowerTailHead, from_timm
 from imtok.decoders.one_stream import OneStreamDecoder
 from imtok.decoders.vitamin import ViTaminDecoder
-from imtok.tokenizers.layers.attention_projection import AttentionProjection
-from imtok.tokenizers.layers.movq import ShuffleUp, UnshuffleDown
-from imtok.tokenizers.types import Stream
+from imtok.layers.attention_projection import AttentionProjection
+from imtok.layers.movq import ShuffleUp, UnshuffleDown
 
 DIMS = {"semantic": 4, "pixel": 8}
 MOVQ = {"channels": 36, "channel_multipliers": [1, 1], "blocks_per_level": 1}

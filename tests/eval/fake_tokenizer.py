@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imtok.tokenizers.types import IndexSegment, Quantized, Stream
+from imtok.common.types import IndexSegment, Quantized, Stream
 
 LEVELS = 16
 

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from imtok.common.build import build
 from imtok.configs.compose import compose_config
-from imtok.configs.instantiate import build
 from imtok.scripts.evaluate import main
 from imtok.tokenizers.hub import save_pretrained
 from imtok.tokenizers.tokenizer import Tokenizer

@@ -9,14 +9,13 @@ import torch
 from fake_tokenizer import FakeTokenizer, batches_of, pictures
 from skimage.metrics import peak_signal_noise_ratio
 
-from imtok.configs.errors import MissingWeights, UserError
-from imtok.data.range import to_model_range
+from imtok.common.errors import MissingWeights, UserError
+from imtok.common.pixels import to_model_range, to_pixels
 from imtok.eval.evaluate import evaluate
-from imtok.eval.gallery import Gallery, look_again
 from imtok.eval.meters import Meters
 from imtok.eval.networks import resolve_networks
-from imtok.eval.pixels import to_pixels
 from imtok.eval.protocol import Protocol
+from imtok.eval.report.write.gallery import Gallery, look_again
 
 MINI = Protocol(name="mini", extractor="randconv-64", metrics=("psnr", "ssim", "l1", "rfid", "codebook"))
 FACTS = {"name": "folder", "val_crop": "ADM centre crop (box halving, bicubic)"}

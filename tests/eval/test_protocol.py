@@ -8,10 +8,9 @@ import torch
 from omegaconf import OmegaConf
 
 import imtok.configs
-from imtok.configs.errors import UserError
-from imtok.configs.instantiate import build
-from imtok.data.range import to_model_range
-from imtok.eval.pixels import to_pixels
+from imtok.common.build import build
+from imtok.common.errors import UserError
+from imtok.common.pixels import to_model_range, to_pixels
 from imtok.eval.protocol import Protocol
 
 FILES = sorted((Path(imtok.configs.__file__).parent / "protocol").glob("*.yaml"))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from imtok.tokenizers.types import Quantized, TokenizerOutput
+from imtok.common.types import Quantized, TokenizerOutput
 
 
 class FakeTokenizer(nn.Module):

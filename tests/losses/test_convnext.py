@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models import convnext_tiny
 
-from imtok.configs.errors import MissingWeights, UserError
+from imtok.common.errors import MissingWeights, UserError
+from imtok.common.types import Quantized, TokenizerOutput
 from imtok.losses.convnext import ConvNeXt, ConvNeXtNet
-from imtok.tokenizers.types import Quantized, TokenizerOutput
 
 
 def test_it_is_the_error_of_torchvisions_logits(tmp_path) -> None:

@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from imtok.configs.instantiate import build
+from imtok.common.build import build
+from imtok.common.types import Stream
 from imtok.losses.direct_decode import DirectDecode
 from imtok.losses.feature_alignment import FeatureAlignment, picture_grid
 from imtok.losses.feature_match import FeatureMatch
 from imtok.losses.pixel import L2
-from imtok.losses.taught import resampled
+from imtok.losses.teacher_term import resampled
 from imtok.losses.teachers.base import TeacherFeatures
 from imtok.tokenizers.feature_taps import tap
-from imtok.tokenizers.types import Stream
 
 SIZES = {"channels": 32, "channel_multipliers": [1, 1], "blocks_per_level": 1, "z_channels": 16}
 SIZES |= {"width": 32, "depth": 2, "num_heads": 2, "num_tokens": 4}

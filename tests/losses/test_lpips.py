@@ -4,11 +4,11 @@ import warnings
 import pytest
 import torch
 
-from imtok.configs.errors import MissingWeights, UserError
+from imtok.common import weights as pretrained_file
+from imtok.common.errors import MissingWeights, UserError
 from imtok.losses import lpips as lpips_module
-from imtok.losses import pretrained_file
 from imtok.losses.lpips import LPIPS, LPIPSNet
-from imtok.losses.weighted import WeightedLosses
+from imtok.losses.total import WeightedLosses
 
 
 @pytest.fixture(scope="module", params=["vgg", "alex"])

@@ -7,11 +7,11 @@ import torch
 from lightning.pytorch import seed_everything
 from torch import nn
 
+from imtok.common.build import build
+from imtok.common.errors import MissingWeights, UserError
 from imtok.configs.compose import compose_config
-from imtok.configs.errors import MissingWeights, UserError
-from imtok.configs.instantiate import build
 from imtok.losses.proxy_codes import ProxyCodes, StoredCodes, fingerprints
-from imtok.losses.weighted import WeightedLosses
+from imtok.losses.total import WeightedLosses
 from imtok.tokenizers.hub import save_pretrained
 from imtok.tokenizers.proxy_vqgan import proxy_vqgan
 

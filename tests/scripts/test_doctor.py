@@ -5,9 +5,9 @@ import math
 
 import pytest
 
-from imtok.configs.errors import UserError
+from imtok.common.errors import UserError
 from imtok.scripts.doctor import main
-from imtok.scripts.run_verdict import check_run
+from imtok.scripts.shared.run_verdict import check_run
 
 HEALTHY = {
     "train/l1": lambda n: 0.5 / (1 + n / 10),

@@ -8,16 +8,16 @@ import pytest
 import torch
 from PIL import Image
 
-from imtok.configs.errors import UserError
+from imtok.common import files as atomic_file
+from imtok.common.errors import UserError
+from imtok.common.pixels import to_model_range, to_uint8
+from imtok.common.types import IndexSegment
 from imtok.data.image_file import read_image
-from imtok.data.range import to_model_range, to_uint8
 from imtok.data.token_store import Packing, TokenStore
 from imtok.data.transforms import adm_centre_crop
 from imtok.scripts import decode, encode
 from imtok.scripts.decode import picture_names
 from imtok.tokenizers.hub import from_pretrained
-from imtok.tokenizers.types import IndexSegment
-from imtok.training import atomic_file
 
 
 def run_encode(pictures, model, out, *more):
@@ -212,7 +212,7 @@ def test_a_full_disk_leaves_nothing_half_written_and_encode_goes_on(pictures, mo
 
 @pytest.fixture
 def variable_model(variable_node, tmp_path):
-    from imtok.configs.instantiate import build
+    from imtok.common.build import build
     from imtok.tokenizers.hub import save_pretrained
 
     return save_pretrained(build(variable_node, key="tokenizer").eval(), tmp_path / "variable" / "tokenizer")

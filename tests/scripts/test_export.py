@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from imtok.common.errors import UserError
 from imtok.configs.compose import compose_config
-from imtok.configs.errors import UserError
 from imtok.scripts.export import main
 from imtok.tokenizers.hub import from_pretrained, read_config
 from imtok.training import checkpoint

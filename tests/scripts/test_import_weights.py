@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from imtok.configs.errors import UserError
+from imtok.common.errors import UserError
 from imtok.scripts.import_weights import main
 from imtok.tokenizers.hub import from_pretrained
 
@@ -70,8 +70,8 @@ def test_unitoks_text_tower_comes_along_for_evaluation(tmp_path, capsys):
     import open_clip
     from open_clip.transformer import TextTransformer
 
-    from imtok.eval.meaning.alignment import load_alignment
-    from imtok.eval.meaning.pooled_codes import encoded
+    from imtok.eval.probes.alignment import load_alignment
+    from imtok.eval.probes.pooled_codes import encoded
 
     folder = FIXTURES / "unitok"
     state, io = load_file(folder / "weights.safetensors"), load_file(folder / "io.safetensors")

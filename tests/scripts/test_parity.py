@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from imtok.configs.errors import UserError
+from imtok.common.errors import UserError
 from imtok.scripts.parity import check, compare, fixtures_in, main
 
 FIXTURES = Path(os.environ.get("IMTOK_PARITY", Path(__file__).parents[3] / "shared" / "parity"))

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from imtok.configs.errors import UserError
-from imtok.scripts.plan import amount, codebook_words, main
+from imtok.common.console import codebook_words
+from imtok.common.errors import UserError
+from imtok.scripts.plan import amount, main
 
 
 def test_json_holds_together(capsys):

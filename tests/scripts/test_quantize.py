@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from imtok.configs.errors import UserError
-from imtok.configs.instantiate import build
+from imtok.common.build import build
+from imtok.common.errors import UserError
 from imtok.scripts.quantize import main
 from imtok.tokenizers.hub import from_pretrained, save_pretrained
 

@@ -11,8 +11,8 @@ import yaml
 from safetensors.torch import load_file
 
 from imtok import from_pretrained
+from imtok.common.build import build, locate
 from imtok.configs.compose import compose_config
-from imtok.configs.instantiate import build, locate
 from imtok.losses.base import LossTerm
 from imtok.training import checkpoint
 from imtok.training.run import run

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from imtok.common.build import build
+from imtok.common.provenance import model_facts
 from imtok.configs.compose import compose_config
-from imtok.configs.instantiate import build
-from imtok.eval.provenance import model_facts
 from imtok.tokenizers.quantizers.bernoulli import Bernoulli
 
 REGISTERS = {"num_tokens": 8, "patch_size": 8, "width": 64, "depth": 2, "head_dim": 16}

@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from imtok.common.build import build
+from imtok.common.pixels import mean_psnr
 from imtok.configs.compose import compose_config
-from imtok.configs.instantiate import build
-from imtok.losses.weighted import WeightedLosses
+from imtok.losses.total import WeightedLosses
 from imtok.tokenizers.hub import save_pretrained
 from imtok.tokenizers.proxy_vqgan import proxy_vqgan
 from imtok.tokenizers.tokenizer import Tokenizer
 from imtok.training.init_from import freeze_parts, init_from
-from imtok.training.optimizers import learning_rate
-from imtok.training.psnr import mean_psnr
+from imtok.training.optim.optimizers import learning_rate
 
 pytestmark = pytest.mark.slow
 PROXY = {"codebook_size": 64, "code_dim": 16, "channels": 32, "channel_multipliers": [1, 1, 2], "blocks_per_level": 1}

@@ -6,8 +6,8 @@ import pytest
 import torch
 import yaml
 
+from imtok.common.build import locate
 from imtok.configs.compose import compose_config
-from imtok.configs.instantiate import locate
 from imtok.training.factory import build_training
 
 YAMLS = Path(__file__).parents[2] / "configs" / "tokenizer" / "quantizer"

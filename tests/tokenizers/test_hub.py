@@ -7,9 +7,9 @@ import torch
 from safetensors import SafetensorError
 
 import imtok
-from imtok.configs.errors import UserError
-from imtok.configs.instantiate import build
-from imtok.tokenizers import hub
+from imtok.common.build import build
+from imtok.common.errors import UserError
+from imtok.common.moved import MOVED
 from imtok.tokenizers.hub import save_pretrained
 
 
@@ -56,7 +56,7 @@ def test_a_run_folder_works_too(folder) -> None:
         "imtok.tokenizers.hub.save_pretrained",
         "torch.nn.Linear",
         "imtok.tokenizers.tokenizer.nn.Linear",
-        "imtok.configs.errors.UserError",
+        "imtok.common.errors.UserError",
         "imtok.losses.lpips.LPIPS",  # a module of imtok, but no part of a tokenizer: it would look for weights
         "imtok.losses.adversarial.patchgan.PatchGAN",
         "imtok.training.module.TokenizerTraining",
@@ -75,11 +75,11 @@ def test_only_modules_of_imtok_are_built(folder, target: str, where: str) -> Non
 
 
 def test_an_old_class_path_is_renamed_before_it_is_judged(folder, monkeypatch) -> None:
-    old = "imtok.models.encoder.Encoder"
-    monkeypatch.setitem(hub.MOVED, old, "imtok.tokenizers.encoders.cnn.CNNEncoder")
+    old = "imtok.models.encoder.CNNEncoder"
+    monkeypatch.setitem(MOVED, "models.encoder", "tokenizers.encoders.cnn")
     edit_config(folder, lambda config: config["tokenizer"]["encoder"].update(_target_=old))
     imtok.from_pretrained(folder)
-    monkeypatch.setitem(hub.MOVED, old, "os.system")
+    monkeypatch.setitem(MOVED, "models.encoder", "hub.os")
     with pytest.raises(UserError, match="_target_"):
         imtok.from_pretrained(folder)
 

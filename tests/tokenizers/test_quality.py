@@ -6,9 +6,9 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 
-from imtok.configs.errors import UserError
-from imtok.configs.instantiate import build
-from imtok.data.range import to_uint8
+from imtok.common.build import build
+from imtok.common.errors import UserError
+from imtok.common.pixels import to_uint8
 from imtok.tokenizers.quality import Quality, shortest_prefixes
 from imtok.tokenizers.token_dropout.prefixes import doubling_lengths
 from imtok.tokenizers.tokenizer import Tokenizer

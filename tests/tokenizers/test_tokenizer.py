@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from imtok.configs.errors import UserError
-from imtok.configs.instantiate import build
+from imtok.common.build import build
+from imtok.common.errors import UserError
 from imtok.tokenizers.tokenizer import Tokenizer
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from imtok.losses.weighted import WeightedLosses
+from imtok.losses.total import WeightedLosses
 from imtok.tokenizers.tokenizer import Tokenizer
 from imtok.training.callbacks.checkpoint import Checkpoint
 from imtok.training.checkpoint import read, restore

@@ -2,7 +2,7 @@
 
 import pytest
 
-from imtok.configs.errors import UserError
+from imtok.common.errors import UserError
 from imtok.training.factory import check_stage
 
 TOWER = {"pretrained": "vit_so400m_patch16_siglip_256.v2_webli"}

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from imtok.configs.errors import UserError
-from imtok.training import atomic_file
+from imtok.common import files as atomic_file
+from imtok.common.errors import UserError
 from imtok.training.callbacks.codebook import Codebook
 from imtok.training.callbacks.samples import Samples
 from imtok.training.callbacks.validation import Validation

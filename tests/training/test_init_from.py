@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from imtok.configs.errors import UserError
+from imtok.common.errors import UserError
 from imtok.tokenizers.tokenizer import Tokenizer
 from imtok.training.init_from import freeze_parts, init_from
 

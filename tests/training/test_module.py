@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from imtok.configs.errors import UserError
+from imtok.common.errors import UserError
 
 
 def state_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:

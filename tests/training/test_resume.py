@@ -3,7 +3,7 @@ import os
 import pytest
 import yaml
 
-from imtok.configs.errors import UserError
+from imtok.common.errors import UserError
 from imtok.training.resume import arguments_for_resume, value_of
 
 

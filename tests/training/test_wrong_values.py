@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from imtok.common.errors import UserError
 from imtok.configs.compose import _composed, check_top_level, compose_config, settle
-from imtok.configs.errors import UserError
 from imtok.training.factory import build_trainer, build_training
 
 WORDS = ["debug=tiny", "trainer.accelerator=cpu", "trainer.threads=1"]

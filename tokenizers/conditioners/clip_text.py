@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...configs.errors import MissingWeights, UserError
+from ...common.errors import MissingWeights, UserError
 from .base import Conditioner
 
 SETTING = "tokenizer.conditioner.weights"

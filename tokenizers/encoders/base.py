@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from ..types import Latents, StreamShape
+from ...common.types import Latents, StreamShape
 
 
 class Encoder(nn.Module, ABC):

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers.resnet import (
+from ...common.types import Latents, Stream, StreamShape
+from ...layers.resnet import (
     Downsample,
     ResBlock,
     SpatialAttention,
@@ -15,7 +16,6 @@ from ..layers.resnet import (
     middle_blocks,
     to_tokens,
 )
-from ..types import Latents, Stream, StreamShape
 from .base import Encoder
 
 

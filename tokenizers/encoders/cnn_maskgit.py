@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers.maskgit import maskgit_blocks
-from ..layers.resnet import group_norm, level_widths, to_tokens
-from ..types import Latents, Stream, StreamShape
+from ...common.types import Latents, Stream, StreamShape
+from ...layers.maskgit import maskgit_blocks
+from ...layers.resnet import group_norm, level_widths, to_tokens
 from .base import Encoder
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..layers.movq import UnshuffleDown
+from ...layers.movq import UnshuffleDown
 from .cnn import CNNEncoder
 
 

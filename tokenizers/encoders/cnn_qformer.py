@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers.qformer import QFormerBlock, check_pyramid, init_as_published, pyramid
-from ..layers.resnet import Downsample, ResBlock, group_norm, level_widths, to_tokens
-from ..types import Latents, Stream, StreamShape
+from ...common.types import Latents, Stream, StreamShape
+from ...layers.qformer import QFormerBlock, check_pyramid, init_as_published, pyramid
+from ...layers.resnet import Downsample, ResBlock, group_norm, level_widths, to_tokens
 from .base import Encoder
 
 

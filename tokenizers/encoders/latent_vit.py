@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..layers.joint_transformer import JointTransformer, init_linear, learned
-from ..layers.located_start import sincos_places, start_located, token_grid
-from ..layers.timm_vit import patch_grid
-from ..types import Latents, Stream, StreamShape
+from ...common.types import Latents, Stream, StreamShape
+from ...layers.joint_transformer import JointTransformer, init_linear, learned
+from ...layers.located_start import sincos_places, start_located, token_grid
+from ...layers.timm_vit import patch_grid
 from .base import Encoder
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...configs.instantiate import build
-from ..types import Latents, StreamShape
+from ...common.build import build
+from ...common.types import Latents, StreamShape
 from .base import Encoder
 
 

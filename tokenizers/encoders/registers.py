@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..layers.flex_block import FlexBlock, match_like_with_like, normed, xavier, zeroed
-from ..layers.level_attention import prefix_causal
-from ..layers.located_start import sincos_places
-from ..layers.patches import grid_of, sincos_grid, to_patches
-from ..layers.prefix_places import prefix_places
-from ..types import Latents, Stream, StreamShape
+from ...common.types import Latents, Stream, StreamShape
+from ...layers.flex_block import FlexBlock, match_like_with_like, normed, xavier, zeroed
+from ...layers.level_attention import prefix_causal
+from ...layers.located_start import sincos_places
+from ...layers.patches import grid_of, sincos_grid, to_patches
+from ...layers.prefix_places import prefix_places
 from .base import Encoder
 
 

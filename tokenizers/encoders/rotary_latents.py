@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..layers.patches import grid_of
-from ..layers.resnet import to_grid, to_tokens
-from ..layers.rotary_block import HalveGrid, RotaryBlock, ThreeAxes
-from ..types import Latents, Stream, StreamShape
+from ...common.types import Latents, Stream, StreamShape
+from ...layers.llama_block import HalveGrid, RotaryBlock, ThreeAxes, check_axes, check_resizing
+from ...layers.patches import grid_of
+from ...layers.resnet import to_grid, to_tokens
 from .base import Encoder
 
 
@@ -71,15 +71,3 @@ class RotaryLatentEncoder(Encoder):
         if tuple(image_size) != self.input_size:
             raise ValueError(f"this encoder and its decoder are made for images of {list(self.input_size)}")
         return {"main": StreamShape(self.num_tokens)}
-
-
-def check_axes(axes: Sequence[int], width: int, num_heads: int) -> None:
-    if width % num_heads or sum(axes) != width // num_heads:
-        raise ValueError(f"axes={list(axes)}: they must sum to the {width // num_heads} channels of a head")
-
-
-def check_resizing(after: Sequence[int], depth: int, *, key: str) -> tuple[int, ...]:
-    numbers = tuple(int(number) for number in after)
-    if any(not 0 <= number < depth for number in numbers) or len(set(numbers)) < len(numbers):
-        raise ValueError(f"{key}={list(after)}: numbers of blocks, each once, 0 to {depth - 1}")
-    return numbers

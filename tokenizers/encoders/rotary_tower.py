@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from ..layers.rotary_blocks import RotaryBlocks
+from ...common.types import Latents, Stream, StreamShape
+from ...layers.rotary_adapter import RotaryBlocks
 from ..towers.base import Tower
-from ..types import Latents, Stream, StreamShape
 from .base import Encoder
 
 

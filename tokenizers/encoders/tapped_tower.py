@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from ..layers.attention_projection import AttentionProjection
+from ...common.types import Latents, Stream, StreamShape
+from ...layers.attention_projection import AttentionProjection
 from ..towers.vit import ViTTower
-from ..types import Latents, Stream, StreamShape
 from .base import Encoder
 
 

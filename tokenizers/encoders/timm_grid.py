@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from ...configs.errors import MissingWeights, UserError
-from ..types import Latents, Stream, StreamShape
+from ...common.errors import MissingWeights, UserError
+from ...common.types import Latents, Stream, StreamShape
 from .base import Encoder
 
 
@@ -103,7 +103,7 @@ class TimmGridEncoder(Encoder):
 
     def _start_from(self, file: str, made_by: str | None) -> None:
         """Only measured, on tensors without content, it reads no file."""
-        from ...losses.pretrained_file import first_misfit, read_state_dict
+        from ...common.weights import first_misfit, read_state_dict
 
         if any(isinstance(p, FakeTensor) or p.is_meta for p in self.network.parameters()):
             return

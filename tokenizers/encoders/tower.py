@@ -4,9 +4,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from ..layers.transformer import init_transformer
+from ...common.types import Latents, Stream, StreamShape
+from ...layers.transformer import init_transformer
 from ..towers.base import Tower
-from ..types import Latents, Stream, StreamShape
 from .base import Encoder
 
 

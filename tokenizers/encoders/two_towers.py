@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..types import Latents, StreamShape
+from ...common.types import Latents, StreamShape
 from .base import Encoder
 
 

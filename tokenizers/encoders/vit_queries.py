@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..layers.timm_vit import TimmViT, patch_grid, start_from_pretrained
-from ..types import Latents, Stream, StreamShape
+from ...common.types import Latents, Stream, StreamShape
+from ...layers.timm_vit import TimmViT, patch_grid, start_from_pretrained
 from .base import Encoder
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..types import IndexSegment, Latents, Quantized, Shapes, Stream
+from ...common.types import IndexSegment, Latents, Quantized, Shapes, Stream
 
 MAX_CODE_DIM = 2**16
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from .base import SingleStreamQuantizer, StreamQuantized
-from .binary_entropy import binary_entropies, widest_group
-from .sign import MAX_INDEX_BITS
+from .shared.binary_entropy import binary_entropies, widest_group
+from .shared.sign import MAX_INDEX_BITS
 
 
 class Bernoulli(SingleStreamQuantizer):

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .base import StreamQuantized
-from .binary_entropy import OverGroups, binary_entropies, check_entropy_weights, check_group_bits
-from .sign import BitOrder, SignQuantizer
+from .shared.binary_entropy import OverGroups, binary_entropies, check_entropy_weights, check_group_bits
+from .shared.sign import BitOrder, SignQuantizer
 
 
 class BSQ(SignQuantizer):

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...common.distributed import all_finite, from_first_process, gather_equal_rows, sum_over_processes
 from .base import StreamQuantized
-from .codebook import CodebookQuantizer
-from .nearest import nearest_code
-from .processes import all_finite, from_first_process, gather_equal_rows, sum_over_processes
-from .revival import Revival, tokens_by_code
+from .shared.codebook import CodebookQuantizer
+from .shared.nearest import nearest_code
+from .shared.revival import Revival, tokens_by_code
 
 SMOOTHING = 1e-5  # Laplace smoothing of the counts, as in VQ-VAE-2
 KMEANS_ROUNDS = 10

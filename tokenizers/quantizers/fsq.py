@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .base import MAX_CODE_DIM, SingleStreamQuantizer, StreamQuantized
-from .sign import MAX_INDEX_BITS
+from .shared.sign import MAX_INDEX_BITS
 
 MAX_LEVELS = 2**16
 

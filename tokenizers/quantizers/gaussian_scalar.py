@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...configs.instantiate import build
+from ...common.build import build
+from ...common.distributed import all_finite, sum_over_processes
 from .base import SingleStreamQuantizer, StreamQuantized
 from .identity import ContinuousBottleneck
-from .processes import all_finite, sum_over_processes
-from .straight_through import straight_through
+from .shared.straight_through import straight_through
 
 MAX_BITS = 16
 

@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from .binary_entropy import MAX_JOINT_BITS, LogRule, OverGroups
 from .lfq import LFQ
-from .sign import BitOrder
+from .shared.binary_entropy import MAX_JOINT_BITS, LogRule, OverGroups
+from .shared.sign import BitOrder
 
 
 class GroupedLFQ(LFQ):

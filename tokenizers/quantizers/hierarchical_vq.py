@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..types import IndexSegment, Latents, Quantized, Shapes, Stream
+from ...common.distributed import all_finite, gather_equal_rows
+from ...common.types import IndexSegment, Latents, Quantized, Shapes, Stream
 from .base import SingleStreamQuantizer, StreamQuantized
-from .codebook import check_codebook_size
 from .ema_vq import EmaVQ
-from .processes import all_finite, gather_equal_rows
-from .revival import Revival
-from .straight_through import straight_through
+from .shared.codebook import check_codebook_size
+from .shared.revival import Revival
+from .shared.straight_through import straight_through
 
 GATHERED_FLOATS = 2**22  # of the sub-codebooks that one chunk of tokens compares with
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import SingleStreamQuantizer, StreamQuantized
-from .codebook import check_codebook_size
-from .softmax_codes import choose_code, dot_entropies
+from .shared.codebook import check_codebook_size
+from .shared.softmax_codes import choose_code, dot_entropies
 
 
 class IBQ(SingleStreamQuantizer):

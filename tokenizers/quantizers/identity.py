@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..types import IndexSegment, Latents, Quantized, Shapes
+from ...common.types import IndexSegment, Latents, Quantized, Shapes
 from .base import SingleStreamQuantizer, StreamQuantized
 
 

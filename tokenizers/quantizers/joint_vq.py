@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..types import Grid, IndexSegment, Latents, Quantized, Shapes, Stream
+from ...common.types import Grid, IndexSegment, Latents, Quantized, Shapes, Stream
 from .base import Quantizer
-from .codebook import check_codebook_size
-from .nearest import nearest_code
-from .softmax_codes import distance_entropies
-from .straight_through import straight_through
+from .shared.codebook import check_codebook_size
+from .shared.nearest import nearest_code
+from .shared.softmax_codes import distance_entropies
+from .shared.straight_through import straight_through
 
 STREAMS = ("semantic", "pixel")
 

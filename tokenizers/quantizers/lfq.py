@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .base import StreamQuantized
-from .binary_entropy import LogRule, OverGroups, binary_entropies, check_entropy_weights, check_group_bits
-from .binary_entropy_table import table_entropies
-from .sign import BitOrder, SignQuantizer
+from .shared.binary_entropy import LogRule, OverGroups, binary_entropies, check_entropy_weights, check_group_bits
+from .shared.binary_entropy_table import table_entropies
+from .shared.sign import BitOrder, SignQuantizer
 
 
 class LFQ(SignQuantizer):

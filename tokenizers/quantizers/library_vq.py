@@ -14,9 +14,9 @@ from torch import Tensor
 from vector_quantize_pytorch import VectorQuantize
 from vector_quantize_pytorch.vector_quantize_pytorch import sample_vectors_distributed
 
+from ...common.distributed import all_finite, process_count
 from .base import SingleStreamQuantizer, StreamQuantized
-from .codebook import check_codebook_size
-from .processes import all_finite, process_count
+from .shared.codebook import check_codebook_size
 
 
 class LibraryVQ(SingleStreamQuantizer):

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ..layers.attention_projection import AttentionProjection
+from ...layers.attention_projection import AttentionProjection
 from .base import SingleStreamQuantizer, StreamQuantized
 from .vq import VQ
 

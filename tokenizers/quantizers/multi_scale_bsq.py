@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .binary_entropy import binary_entropies
 from .multi_scale_vq import MultiScaleQuantizer
+from .shared.binary_entropy import binary_entropies
 
 
 class MultiScaleBSQ(MultiScaleQuantizer):

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..types import Grid, IndexSegment, Latents, Quantized, Shapes, Stream
+from ...common.types import Grid, IndexSegment, Latents, Quantized, Shapes, Stream
 from .base import SingleStreamQuantizer, StreamQuantized
-from .codebook import check_codebook_size
-from .depth_dropout import check_depth_dropout, draw_depths, kept_mean
-from .nearest import nearest_code
-from .phi import Phi
-from .revival import Revival
+from .shared.codebook import check_codebook_size
+from .shared.depth_dropout import check_depth_dropout, draw_depths, kept_mean
+from .shared.nearest import nearest_code
+from .shared.revival import Revival
+from .shared.smoothing import Phi
 
 
 class MultiScaleQuantizer(SingleStreamQuantizer):

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .codebook import CodebookQuantizer
-from .nearest import nearest_code
-from .processes import sum_over_processes
-from .softmax_codes import chunks
+from ...common.distributed import sum_over_processes
+from .shared.codebook import CodebookQuantizer
+from .shared.nearest import nearest_code
+from .shared.softmax_codes import chunks
 
 
 class OptVQ(CodebookQuantizer):

@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ...configs.errors import did_you_mean
-from ...configs.instantiate import build
-from ..types import IndexSegment, Latents, Quantized, Shapes
+from ...common.build import build
+from ...common.errors import did_you_mean
+from ...common.types import IndexSegment, Latents, Quantized, Shapes
 from .base import Quantizer
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from ...common.distributed import all_finite, from_first_process, sum_over_processes
 from .base import StreamQuantized
-from .processes import all_finite, from_first_process, sum_over_processes
 from .vq import VQ
 
 LEAST_WEIGHT = 1e-2  # of the square root: the way back divides by it

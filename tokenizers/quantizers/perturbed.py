@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .base import StreamQuantized
-from .nearest import CPU_CHUNK_FLOATS, CUDA_CHUNK_FLOATS
+from .shared.nearest import CPU_CHUNK_FLOATS, CUDA_CHUNK_FLOATS
 from .vq import VQ
 
 

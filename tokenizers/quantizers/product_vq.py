@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ...configs.instantiate import build
-from ..types import IndexSegment, Latents, Quantized, Shapes, Stream, StreamShape
+from ...common.build import build
+from ...common.types import IndexSegment, Latents, Quantized, Shapes, Stream, StreamShape
 from .base import Quantizer
 
 

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..types import Latents, Quantized, Shapes
+from ...common.types import Latents, Quantized, Shapes
 from .base import SingleStreamQuantizer, StreamQuantized, only_tokens
-from .depth_dropout import check_depth_dropout, draw_depths, kept_mean
 from .ema_vq import EmaVQ
-from .straight_through import rotate_to, straight_through
+from .shared.depth_dropout import check_depth_dropout, draw_depths, kept_mean
+from .shared.straight_through import rotate_to, straight_through
 from .vq import VQ
 
 MAX_STAGES = 1024

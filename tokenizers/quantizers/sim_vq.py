@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .codebook import CodebookQuantizer
+from .shared.codebook import CodebookQuantizer
 
 
 class SimVQ(CodebookQuantizer):

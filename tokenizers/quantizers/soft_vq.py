@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..types import Latents, Shapes, Stream
+from ...common.types import Latents, Shapes, Stream
 from .ema_vq import EmaVQ
 
 

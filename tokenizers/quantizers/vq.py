@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .codebook import CodebookQuantizer
-from .processes import all_finite
-from .revival import Revival, clustering_reset
+from ...common.distributed import all_finite
+from .shared.codebook import CodebookQuantizer
+from .shared.revival import Revival, clustering_reset
 
 
 class VQ(CodebookQuantizer):

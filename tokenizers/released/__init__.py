@@ -6,7 +6,7 @@ A family file defines one subclass of ReleasedFamily; it is found here by being 
 import importlib
 import pkgutil
 
-from ...configs.errors import UserError, did_you_mean
+from ...common.errors import UserError, did_you_mean
 from .base import ImportReport, ReleasedFamily, read_state_dict
 
 __all__ = ["ImportReport", "ReleasedFamily", "families", "find", "read_state_dict", "systems"]

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...configs.errors import UserError
-from ...configs.instantiate import build
+from ...common.build import build
+from ...common.errors import UserError
 from ..hub import check_state
 from ..tokenizer import Tokenizer
 

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ...common.types import Stream
 from ..tokenizer import Tokenizer
-from ..types import Stream
 from .base import ReleasedFamily, State
 from .grid_cnn import network_sizes, our_name
 from .tower_names import check_zero, count_of, projection_name, siglip_joined, siglip_name

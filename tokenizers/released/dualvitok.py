@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..layers.resnet import to_grid, to_tokens
+from ...common.types import Stream
+from ...layers.resnet import to_grid, to_tokens
 from ..tokenizer import Tokenizer
-from ..types import Stream
 from .base import ReleasedFamily, State
 from .grid_cnn import network_sizes, our_name
 from .tower_names import count_of

@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...configs.errors import UserError
+from ...common.errors import UserError
+from ...common.types import Stream
 from ...decoders.flow.guidance import AdaptiveProjectedGuidance, ClassifierFreeGuidance
 from ...decoders.flow.rectified import on_the_line
-from ..layers.patches import sincos_grid
+from ...layers.patches import sincos_grid
 from ..spaces import autoencoder_kl
 from ..tokenizer import Tokenizer
-from ..types import Stream
 from .base import ReleasedFamily, State
 
 ENCODER, DECODER = "encoder.module_dict.", "decoder.module_dict."

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...configs.errors import UserError
-from ..layers.resnet import to_tokens
+from ...common.errors import UserError
+from ...common.types import Stream
+from ...layers.resnet import to_tokens
 from ..tokenizer import Tokenizer
-from ..types import Stream
 from .base import ImportReport, ReleasedFamily, State
 from .grid_cnn import training_losses
 

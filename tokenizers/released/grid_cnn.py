@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..layers.resnet import to_grid, to_tokens
+from ...common.types import Stream
+from ...layers.resnet import to_grid, to_tokens
 from ..tokenizer import Tokenizer
-from ..types import Stream
 from .base import ReleasedFamily, State
 
 OUR_BLOCK_NAMES = {"nin_shortcut": "skip", "proj_out": "project"}

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..quantizers.sign import MAX_INDEX_BITS
+from ...common.types import Stream
+from ..quantizers.shared.sign import MAX_INDEX_BITS
 from ..tokenizer import Tokenizer
-from ..types import Stream
 from .base import ReleasedFamily, State
 
 OUR_NAMES = {

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..layers.resnet import to_tokens
+from ...layers.resnet import to_tokens
 from ..tokenizer import Tokenizer
 from .base import ReleasedFamily, State
 from .grid_cnn import grid_outputs, training_losses

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...configs.errors import UserError
-from ..layers.resnet import to_grid, to_tokens
-from ..quantizers.softmax_codes import dot_entropies
+from ...common.errors import UserError
+from ...common.types import Quantized, Stream
+from ...layers.resnet import to_grid, to_tokens
+from ..quantizers.shared.softmax_codes import dot_entropies
 from ..tokenizer import Tokenizer
-from ..types import Quantized, Stream
 from .base import ReleasedFamily, State
 from .grid_cnn import Taming, grid_outputs
 

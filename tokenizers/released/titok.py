@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..layers.resnet import to_tokens
+from ...common.types import Quantized, Stream
+from ...layers.resnet import to_tokens
 from ..tokenizer import Tokenizer
-from ..types import Quantized, Stream
 from .base import ImportReport, ReleasedFamily, State
 from .grid_cnn import training_losses
 from .maskgit_vqgan import _our_name as name_in_vqgan

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..layers.resnet import to_grid, to_tokens
+from ...common.types import Stream
+from ...layers.resnet import to_grid, to_tokens
 from ..tokenizer import Tokenizer
-from ..types import Stream
 from .base import ImportReport, State
 from .grid_cnn import Taming
 

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...configs.errors import UserError
-from ..layers.resnet import to_grid, to_tokens
+from ...common.errors import UserError
+from ...common.types import Stream
+from ...layers.resnet import to_grid, to_tokens
 from ..tokenizer import Tokenizer
 from ..towers.base import STATISTICS
-from ..types import Stream
 from .base import ReleasedFamily, State
 from .grid_cnn import LlamaGen, network_sizes
 from .tower_names import clip_name, count_of, siglip_joined, siglip_name

@@ -4,7 +4,7 @@ import re
 
 import torch
 
-from ...configs.errors import UserError
+from ...common.errors import UserError
 from .base import State
 
 PROJECTION_NAMES = {

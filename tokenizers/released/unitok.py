@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...configs.errors import UserError
+from ...common.errors import UserError
+from ...common.types import Stream
 from ..quantizers.base import Quantizer
 from ..tokenizer import Tokenizer
-from ..types import Stream
 from .base import ReleasedFamily, State
 from .tower_names import check_zero, count_of, projection_name
 
@@ -52,7 +52,7 @@ class UniTok(ReleasedFamily):
             "max_tokens": length,
         }
         term = {
-            "_target_": "imtok.losses.clip_infonce.ClipInfoNCE",
+            "_target_": "imtok.losses.semantic.clip_infonce.ClipInfoNCE",
             "reads": "heads.semantic",
             "projector": "none",
             "tower": tower,

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..layers.resnet import to_tokens
+from ...layers.resnet import to_tokens
 from ..tokenizer import Tokenizer
 from .grid_cnn import grid_outputs
 from .seed_voken import OpenMagvit2

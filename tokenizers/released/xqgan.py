@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...configs.errors import UserError
-from ..layers.resnet import to_grid
+from ...common.errors import UserError
+from ...common.types import Grid, Stream
+from ...layers.resnet import to_grid
 from ..quantizers.base import Quantizer
 from ..quantizers.product_vq import ProductQuantizer
 from ..tokenizer import Tokenizer
-from ..types import Grid, Stream
 from .base import ReleasedFamily, State
 
 QUANTIZERS = "imtok.tokenizers.quantizers"

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from ...configs.errors import MissingWeights, UserError
+from ...common.errors import MissingWeights, UserError
+from ...common.types import Stream
 from ...decoders.cnn import CNNDecoder
+from ...layers.resnet import to_grid, to_tokens
 from ..encoders.cnn import CNNEncoder
-from ..layers.resnet import to_grid, to_tokens
-from ..types import Stream
 from . import autoencoder_kl
 from .base import Space
 
@@ -70,7 +70,7 @@ class VAESpace(Space):
         return self.encoder.stream_shapes(image_size)["main"].grid
 
     def _load(self, source: str) -> None:
-        from ...losses.pretrained_file import read_state_dict
+        from ...common.weights import read_state_dict
         from ..hub import check_state
 
         state = read_state_dict(_file_of(source), key="tokenizer.space.pretrained")

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 
-from ...configs.errors import UserError
-from ..types import Latents, Quantized, Stream
+from ...common.errors import UserError
+from ...common.types import Latents, Quantized, Stream
+from ...layers.masking import hidden_as_zero
 
 
 class TokenDropout(nn.Module, ABC):
@@ -66,26 +66,3 @@ def _shortened(stream: Stream, lengths_B: Tensor) -> Stream:
     if stream.mask_BN is not None:
         mask_BN = mask_BN & stream.mask_BN
     return hidden_as_zero(Stream(stream.x_BND, stream.grid, mask_BN))
-
-
-def with_mask_vector(x_BND: Tensor, mask_BN: Tensor | None, vector_D: Tensor) -> Tensor:
-    """What decoders of a fixed length do about tokens that are not there."""
-    return x_BND if mask_BN is None else torch.where(mask_BN[..., None], x_BND, vector_D.to(x_BND.dtype))
-
-
-def hidden_as_zero(stream: Stream) -> Stream:
-    """The same vectors whether a prefix was cut in `quantize` or read from indices with -1 behind it."""
-    if stream.mask_BN is None:
-        return stream
-    return replace(stream, x_BND=stream.x_BND.masked_fill(~stream.mask_BN[..., None], 0))
-
-
-def seen_tokens(stream: Stream) -> tuple[Tensor, Tensor | None]:
-    """Tokens and mask, for decoders of any length; outside training, places that no picture uses are cut off."""
-    x_BND, mask_BN = stream.x_BND, stream.mask_BN
-    if mask_BN is None or x_BND.requires_grad or isinstance(x_BND, FakeTensor):
-        return x_BND, mask_BN
-    used = mask_BN.any(dim=0).nonzero()
-    longest = int(used[-1]) + 1 if len(used) else 1
-    x_BND, mask_BN = x_BND[:, :longest], mask_BN[:, :longest]
-    return x_BND, None if bool(mask_BN.all()) else mask_BN

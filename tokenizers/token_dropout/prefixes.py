@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ..types import Quantized, Stream
+from ...common.types import Quantized, Stream
 from .base import TokenDropout
 
 

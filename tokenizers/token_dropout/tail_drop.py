@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from ..types import Latents, Stream
+from ...common.types import Latents, Stream
 from .base import TokenDropout
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from ...configs.errors import MissingWeights, UserError
-from ..types import Grid
+from ...common.errors import MissingWeights, UserError
+from ...common.types import Grid
 
 STATISTICS = {  # mean and deviation that the weights were trained with, of images in [0, 1]; None: as they come
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),

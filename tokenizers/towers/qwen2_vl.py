@@ -3,9 +3,9 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers.rotary import blockwise, grid_rotation
-from ..layers.transformer import Block, Mlp, init_transformer
-from ..types import Grid
+from ...common.types import Grid
+from ...layers.rotary import blockwise, grid_rotation
+from ...layers.transformer import Block, Mlp, init_transformer
 from .base import Standardize, Tower, start_from
 
 # Sides in multiples of 28 that ILLUME+ gives to pictures of these sides; others are rounded down.

@@ -7,9 +7,8 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from ..index_tensors import height_width
-from ..layers.transformer import Block, Mlp, init_transformer
-from ..types import Grid
+from ...common.types import Grid, height_width
+from ...layers.transformer import Block, Mlp, init_transformer
 from .base import Standardize, Tower, start_from
 
 

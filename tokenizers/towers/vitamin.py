@@ -7,10 +7,9 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from ..index_tensors import height_width
-from ..layers.transformer import Block, GatedMlp, init_transformer
-from ..layers.vitamin import ConvTrunk
-from ..types import Grid
+from ...common.types import Grid, height_width
+from ...layers.transformer import init_transformer
+from ...layers.vitamin import ConvTrunk, vitamin_blocks
 from .base import Standardize, Tower, start_from
 
 
@@ -87,21 +86,3 @@ class ViTaminTower(Tower):
                 positions = resample_abs_pos_embed(positions, num_prefix_tokens=0, **sizes)
             x_BND = x_BND + positions
         return self.norm(self.blocks(x_BND))
-
-
-def vitamin_blocks(
-    *, width: int, depth: int, num_heads: int, mlp_ratio: float, activation: str, drop_path: float
-) -> nn.Sequential:
-    """The transformer of the tower and of UniTok's decoder."""
-    hidden = int(width * mlp_ratio)
-    return nn.Sequential(
-        *(
-            Block(
-                width=width,
-                num_heads=num_heads,
-                mlp=GatedMlp(width=width, hidden=hidden, activation=activation),
-                drop_path=drop_path * number / max(depth - 1, 1),
-            )
-            for number in range(depth)
-        )
-    )

@@ -11,10 +11,10 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, Trainer
 
-from ...configs.errors import one_line
+from ...common.console import say
+from ...common.errors import one_line
 from ..checkpoint import gather, write
 from ..module import TokenizerTraining
-from ..reporting import say
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

@@ -7,8 +7,8 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
+from ..logging import log_values
 from ..module import TokenizerTraining
-from ..reporting import log_values
 
 
 class Codebook(Callback):

@@ -4,9 +4,9 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
+from ...common.console import say
 from ..health_limits import DATA_WAIT, DISCRIMINATOR_LOSS, GAN_WEIGHT, REMEDIES, USAGE
 from ..module import TokenizerTraining
-from ..reporting import say
 
 # (logged value, is it bad?, in words)
 RULES = (

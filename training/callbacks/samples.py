@@ -8,11 +8,12 @@ from lightning.pytorch import Callback, Trainer
 from PIL import Image
 from torch import Tensor
 
-from ...configs.errors import one_line
-from ..atomic_file import write_atomically
+from ...common.console import say
+from ...common.errors import one_line
+from ...common.files import write_atomically
+from ..logging import log_picture
 from ..module import TokenizerTraining
 from ..randomness import own_randomness
-from ..reporting import log_picture, say
 
 
 class Samples(Callback):

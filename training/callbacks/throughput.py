@@ -7,9 +7,9 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..logging import log_values
 from ..module import TokenizerTraining
 from ..randomness import own_randomness
-from ..reporting import log_values
 
 # Dense bf16 / fp16 tensor-core peaks of NVIDIA's data sheets, FLOP/s.
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "4090": 165e12, "V100": 125e12}

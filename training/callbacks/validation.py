@@ -7,11 +7,11 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, Trainer
 
-from ...eval.codebook import CodebookStatistics
+from ...common.pixels import psnr_per_image
+from ...eval.metrics.codebook import CodebookStatistics
+from ..logging import log_values
 from ..module import TokenizerTraining
-from ..psnr import psnr_per_image
 from ..randomness import own_randomness
-from ..reporting import log_values
 
 
 class Validation(Callback):

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from imtok.common.types import Stream
 from imtok.decoders.flow.decoder import FlowDecoder
 from imtok.decoders.flow.guidance import AdaptiveProjectedGuidance
-from imtok.tokenizers.types import Stream
 
 SIZES = {"dim": 4, "num_tokens": 6, "input_size": (8, 8), "patch_size": 4, "width": 32, "depth": 2, "head_dim": 16}
 

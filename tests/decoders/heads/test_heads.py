@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from imtok.common.types import Stream
 from imtok.decoders.heads.mlp import MLPHead
 from imtok.decoders.heads.transformer import TransformerHead
-from imtok.tokenizers.types import Stream
 
 
 def codes(**widths: int) -> dict[str, Stream]:

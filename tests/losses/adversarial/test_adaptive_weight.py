@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from imtok.configs.errors import UserError
+from imtok.common.errors import UserError
 from imtok.losses.adversarial.adaptive_weight import AdaptiveWeight, keep_last_layer_out_of_compile
 
 

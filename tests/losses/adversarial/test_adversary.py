@@ -4,12 +4,12 @@ import pytest
 import torch
 import yaml
 
-from imtok.configs.errors import UserError
-from imtok.configs.instantiate import build
+from imtok.common.build import build
+from imtok.common.errors import UserError
 from imtok.losses.adversarial.adversary import Adversary
 from imtok.losses.adversarial.lecam import LeCam
 from imtok.losses.adversarial.patchgan import PatchGAN
-from imtok.losses.weighted import WeightedLosses
+from imtok.losses.total import WeightedLosses
 
 YAML = Path(__file__).parents[3] / "configs/adversary/patchgan.yaml"
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from imtok.configs.errors import UserError
+from imtok.common.errors import UserError
 from imtok.losses.adversarial.blur_patchgan import BlurHalve, BlurPatchGAN
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from imtok.configs.errors import UserError
+from imtok.common.errors import UserError
 from imtok.losses.adversarial.diff_augment import DiffAugment, blurred, cut_out, recoloured, shifted
 
 

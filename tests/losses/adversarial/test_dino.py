@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from imtok.configs.errors import MissingWeights, UserError
+from imtok.common.errors import MissingWeights, UserError
 from imtok.losses.adversarial.diff_augment import DiffAugment
 from imtok.losses.adversarial.dino import DinoDiscriminator, DinoTrunk
 from imtok.losses.adversarial.frozen_trunk import LocalBatchNorm

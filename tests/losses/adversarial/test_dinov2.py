@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-from imtok.configs.errors import UserError
+from imtok.common.errors import UserError
 from imtok.losses.adversarial.diff_augment import DiffAugment
 from imtok.losses.adversarial.dinov2 import MODEL, DinoV2Discriminator
 

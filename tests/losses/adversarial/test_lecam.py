@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from imtok.configs.errors import UserError
+from imtok.common.errors import UserError
 from imtok.losses.adversarial.lecam import LeCam
 
 

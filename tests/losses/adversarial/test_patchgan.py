@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from imtok.configs.errors import UserError
+from imtok.common.errors import UserError
 from imtok.losses.adversarial.patchgan import PatchGAN, from_taming_keys
 
 

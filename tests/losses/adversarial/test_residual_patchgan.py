@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from imtok.configs.errors import UserError
+from imtok.common.errors import UserError
 from imtok.losses.adversarial.gan_losses import DISCRIMINATOR_LOSSES
 from imtok.losses.adversarial.residual_patchgan import ResidualBlock, ResidualPatchGAN
 

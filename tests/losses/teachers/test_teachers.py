@@ -8,10 +8,10 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from imtok.configs.errors import UserError
+from imtok.common.errors import UserError
 from imtok.losses.teachers.base import NoWeights
-from imtok.losses.teachers.named import NamedTeachers
 from imtok.losses.teachers.open_clip_teacher import OpenClipTeacher
+from imtok.losses.teachers.registry import NamedTeachers
 from imtok.losses.teachers.timm_teacher import TimmTeacher
 
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 3, "num_heads": 2}

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from imtok import from_pretrained
+from imtok.common.build import build
+from imtok.common.errors import MissingWeights, UserError
 from imtok.configs.compose import compose_config
-from imtok.configs.errors import MissingWeights, UserError
-from imtok.configs.instantiate import build
 from imtok.scripts.decode import main as decode
 from imtok.scripts.encode import main as encode
 from imtok.tokenizers.conditioners.clip_text import CLIPText

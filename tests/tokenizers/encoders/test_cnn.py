@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from imtok.common.types import Stream
 from imtok.decoders.cnn import CNNDecoder
 from imtok.tokenizers.encoders.cnn import CNNEncoder
-from imtok.tokenizers.types import Stream
 
 SMALL = {"channels": 32, "channel_multipliers": [1, 2], "blocks_per_level": 1, "z_channels": 8}
 

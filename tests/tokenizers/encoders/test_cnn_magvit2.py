@@ -4,12 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from imtok.configs.errors import UserError
-from imtok.configs.instantiate import build
+from imtok.common.build import build
+from imtok.common.errors import UserError
+from imtok.common.types import Stream
 from imtok.decoders.cnn_magvit2 import CNNMagvit2Decoder
+from imtok.layers.magvit2 import AdaptiveGroupNorm, depth_to_space
 from imtok.tokenizers.encoders.cnn_magvit2 import CNNMagvit2Encoder
-from imtok.tokenizers.layers.magvit2 import AdaptiveGroupNorm, depth_to_space
-from imtok.tokenizers.types import Stream
 
 SMALL = {"channels": 32, "channel_multipliers": [1, 2, 2], "blocks_per_level": 1}
 

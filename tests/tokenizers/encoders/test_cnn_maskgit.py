@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from imtok.decoders.cnn_maskgit import CNNMaskgitDecoder
+from imtok.layers.maskgit import MaskgitResBlock
 from imtok.tokenizers.encoders.cnn_maskgit import CNNMaskgitEncoder
-from imtok.tokenizers.layers.maskgit import MaskgitResBlock
 
 SMALL = {"channels": 32, "channel_multipliers": [1, 2], "blocks_per_level": 1}
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from imtok.configs.errors import UserError
-from imtok.configs.instantiate import build
+from imtok.common.build import build
+from imtok.common.errors import UserError
+from imtok.layers.joint_transformer import JointTransformer
 from imtok.tokenizers.encoders.latent_vit import LatentViTEncoder
-from imtok.tokenizers.layers.joint_transformer import JointTransformer
 
 SIZES = {"dim": 6, "num_tokens": 8, "image_size": 32, "patch_size": 8, "width": 32, "depth": 2, "num_heads": 4}
 

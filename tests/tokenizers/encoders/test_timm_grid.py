@@ -5,7 +5,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from imtok.configs.errors import MissingWeights, UserError
+from imtok.common.errors import MissingWeights, UserError
 from imtok.tokenizers.encoders.parallel import ParallelEncoder
 from imtok.tokenizers.encoders.timm_grid import TimmGridEncoder
 

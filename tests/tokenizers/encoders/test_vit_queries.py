@@ -4,13 +4,13 @@ import pytest
 import timm
 import torch
 
-from imtok.configs.errors import UserError
-from imtok.configs.instantiate import build
+from imtok.common.build import build
+from imtok.common.errors import UserError
+from imtok.common.types import Stream
 from imtok.decoders.vit_queries import QueryViTDecoder
+from imtok.layers import timm_vit
 from imtok.tokenizers.encoders.vit_queries import QueryViTEncoder
 from imtok.tokenizers.hub import from_pretrained, save_pretrained
-from imtok.tokenizers.layers import timm_vit
-from imtok.tokenizers.types import Stream
 
 VIT = {"patch_size": 8, "width": 32, "depth": 2, "num_heads": 2, "drop_path": 0.0}
 

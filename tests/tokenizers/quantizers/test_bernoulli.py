@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from imtok.common.types import Stream, StreamShape
 from imtok.tokenizers.quantizers.bernoulli import Bernoulli
-from imtok.tokenizers.types import Stream, StreamShape
 
 
 def test_coins_have_the_probability_of_their_logit() -> None:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from imtok.tokenizers.quantizers import binary_entropy
-from imtok.tokenizers.quantizers.binary_entropy import binary_entropies, check_group_bits
-from imtok.tokenizers.quantizers.binary_entropy_table import table_entropies
+from imtok.tokenizers.quantizers.shared import binary_entropy
+from imtok.tokenizers.quantizers.shared.binary_entropy import binary_entropies, check_group_bits
+from imtok.tokenizers.quantizers.shared.binary_entropy_table import table_entropies
 
 
 def whole_table(

@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from imtok.configs.errors import UserError
-from imtok.configs.instantiate import build
+from imtok.common.build import build
+from imtok.common.errors import UserError
+from imtok.common.types import Stream, StreamShape
 from imtok.tokenizers.hub import from_pretrained, save_pretrained
 from imtok.tokenizers.quantizers.gaussian_scalar import GaussianScalar, normal_values
 from imtok.tokenizers.quantizers.identity import Identity
 from imtok.tokenizers.quantizers.kl import KL
-from imtok.tokenizers.types import Stream, StreamShape
 
 SHAPES = {"main": StreamShape(10)}
 

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from vector_quantize_pytorch import VectorQuantize
 
+from imtok.common.types import Stream
 from imtok.tokenizers.quantizers.ema_vq import EmaVQ
-from imtok.tokenizers.types import Stream
 
 
 def test_one_update_is_the_running_mean() -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 import vector_quantize_pytorch as library_of
 
+from imtok.common.types import Stream
 from imtok.tokenizers.quantizers.fsq import FSQ
-from imtok.tokenizers.types import Stream
 
 
 @pytest.mark.parametrize(("levels", "groups"), [((8, 5, 5, 5), 1), ((4, 3, 7), 2), ((8, 8, 8, 6, 5), 1)])

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from imtok.common.types import Stream
 from imtok.tokenizers.quantizers.gumbel_vq import GumbelVQ
-from imtok.tokenizers.types import Stream
 
 
 def test_eval_takes_the_highest_score() -> None:

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from imtok.common.types import Stream, StreamShape
 from imtok.tokenizers.quantizers import hierarchical_vq
 from imtok.tokenizers.quantizers.hierarchical_vq import HierarchicalVQ
-from imtok.tokenizers.types import Stream, StreamShape
 
 
 def test_nearest_sub_code_of_the_semantic_code(monkeypatch) -> None:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from imtok.common.types import Stream
 from imtok.tokenizers.quantizers.ibq import IBQ
-from imtok.tokenizers.types import Stream
 
 
 def test_the_losses_are_the_three_published_terms() -> None:

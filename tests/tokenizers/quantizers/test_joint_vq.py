@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from imtok.common.types import Stream, StreamShape
 from imtok.tokenizers.quantizers.joint_vq import JointVQ
-from imtok.tokenizers.types import Stream, StreamShape
 
 DIMS, GRID = {"semantic": 6, "pixel": 4}, (4, 4)
 

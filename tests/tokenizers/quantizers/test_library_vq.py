@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from imtok.common.types import Stream
 from imtok.tokenizers.quantizers.ema_vq import EmaVQ
 from imtok.tokenizers.quantizers.library_vq import LibraryVQ
-from imtok.tokenizers.types import Stream
 
 
 @pytest.mark.parametrize("rotation_trick", [False, True])

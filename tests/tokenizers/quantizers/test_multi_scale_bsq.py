@@ -3,8 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+from imtok.common.types import Stream
 from imtok.tokenizers.quantizers.multi_scale_bsq import MultiScaleBSQ
-from imtok.tokenizers.types import Stream
 
 
 def entropy(p: torch.Tensor) -> torch.Tensor:

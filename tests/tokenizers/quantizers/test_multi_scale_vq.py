@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from imtok.common.types import Stream, StreamShape
 from imtok.tokenizers.quantizers.multi_scale_vq import MultiScaleVQ
-from imtok.tokenizers.quantizers.phi import Phi
 from imtok.tokenizers.quantizers.product_vq import ProductQuantizer
-from imtok.tokenizers.types import Stream, StreamShape
+from imtok.tokenizers.quantizers.shared.smoothing import Phi
 
 KIND = "imtok.tokenizers.quantizers.multi_scale_{}"
 

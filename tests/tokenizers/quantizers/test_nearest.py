@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from imtok.tokenizers.quantizers.nearest import nearest_code
+from imtok.tokenizers.quantizers.shared.nearest import nearest_code
 
 
 @pytest.mark.parametrize(("tokens", "codes", "dim"), [(1, 2, 1), (100, 7, 3), (333, 5000, 8), (65, 1024, 256)])

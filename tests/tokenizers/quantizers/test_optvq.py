@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from imtok.common.types import Stream
 from imtok.tokenizers.quantizers import optvq
 from imtok.tokenizers.quantizers.optvq import OptVQ, balanced_codes
-from imtok.tokenizers.types import Stream
 
 
 def full_plan(z, codebook, sharpness, rounds):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from imtok.common.types import Stream
 from imtok.tokenizers.quantizers.pca_vq import PCAVQ
-from imtok.tokenizers.types import Stream
 
 SPREADS = torch.tensor([5.0, 3.0, 1.0, 0.1, 0.01])
 

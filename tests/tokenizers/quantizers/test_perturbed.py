@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from imtok.common.types import Stream
 from imtok.tokenizers.quantizers.perturbed import PerturbedVQ, drawn_neighbours
-from imtok.tokenizers.types import Stream
 
 
 def latents(batch: int = 10, width: int = 4) -> dict[str, Stream]:

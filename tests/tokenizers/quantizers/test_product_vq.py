@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from imtok.configs.errors import UserError
+from imtok.common.errors import UserError
+from imtok.common.types import Stream, StreamShape
 from imtok.tokenizers.quantizers.multi_codebook import MultiCodebook
 from imtok.tokenizers.quantizers.parallel import ParallelQuantizer
 from imtok.tokenizers.quantizers.product_vq import ProductQuantizer
-from imtok.tokenizers.types import Stream, StreamShape
 
 VQ = {"_target_": "imtok.tokenizers.quantizers.vq.VQ", "codebook_size": 16}
 RESIDUAL = {"_target_": "imtok.tokenizers.quantizers.residual_vq.ResidualVQ", "codebook_size": 8, "stages": 3}

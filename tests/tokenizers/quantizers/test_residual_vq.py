@@ -4,8 +4,8 @@ import pytest
 import torch
 from vector_quantize_pytorch import ResidualVQ as Library
 
+from imtok.common.types import Stream, StreamShape
 from imtok.tokenizers.quantizers.residual_vq import ResidualVQ
-from imtok.tokenizers.types import Stream, StreamShape
 
 SHAPES = {"main": StreamShape(20)}
 

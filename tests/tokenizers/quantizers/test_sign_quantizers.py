@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 import vector_quantize_pytorch as library_of
 
+from imtok.common.types import Stream, StreamShape
 from imtok.tokenizers.quantizers.bsq import BSQ
 from imtok.tokenizers.quantizers.grouped_lfq import GroupedLFQ
 from imtok.tokenizers.quantizers.lfq import LFQ
-from imtok.tokenizers.types import Stream, StreamShape
 
 
 def run(quantizer: torch.nn.Module, z: torch.Tensor):

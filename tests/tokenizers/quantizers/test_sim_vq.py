@@ -4,8 +4,8 @@ import pytest
 import torch
 from vector_quantize_pytorch import SimVQ as Library
 
+from imtok.common.types import Stream
 from imtok.tokenizers.quantizers.sim_vq import SimVQ
-from imtok.tokenizers.types import Stream
 
 
 @pytest.mark.parametrize("rotation_trick", [False, True])

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from imtok.common.types import Stream, StreamShape
 from imtok.tokenizers.quantizers.soft_vq import SoftVQ
-from imtok.tokenizers.types import Stream, StreamShape
 
 SHAPES = {"main": StreamShape(6, (2, 3))}
 

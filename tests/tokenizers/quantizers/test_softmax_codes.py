@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from imtok.tokenizers.quantizers import softmax_codes
-from imtok.tokenizers.quantizers.softmax_codes import choose_code, distance_entropies, dot_entropies
+from imtok.tokenizers.quantizers.shared import softmax_codes
+from imtok.tokenizers.quantizers.shared.softmax_codes import choose_code, distance_entropies, dot_entropies
 
 
 @pytest.fixture(autouse=True)

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from imtok.common.types import Stream
 from imtok.tokenizers.quantizers.vq import VQ
-from imtok.tokenizers.types import Stream
 
 
 def run(vq: VQ, z: torch.Tensor):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from imtok.configs.errors import UserError
+from imtok.common.errors import UserError
 from imtok.tokenizers import released
 
 

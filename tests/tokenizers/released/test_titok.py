@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from imtok.configs.errors import UserError
+from imtok.common.errors import UserError
 from imtok.tokenizers import released
 
 from .compared import check_fixture, imported, read
@@ -61,8 +61,8 @@ def test_a_first_stage_checkpoint_is_one_clear_error(parity_folder) -> None:
 
 def test_published_sizes(parity_folder) -> None:
     """TiTok-S-128 by its published parameter shapes (methods sheet, section 1.6)."""
+    from imtok.common.build import build
     from imtok.configs.compose import compose_config
-    from imtok.configs.instantiate import build
 
     config = compose_config("train", ["experiment=titok_s128/stage2"])
     with torch.device("meta"):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from imtok.configs.errors import UserError
+from imtok.common.errors import UserError
 from imtok.tokenizers import released
 
 from .compared import check_fixture, imported, read

@@ -4,7 +4,7 @@ import pytest
 
 from imtok.configs.compose import compose_config
 from imtok.tokenizers import released
-from imtok.training.optimizers import parameter_groups
+from imtok.training.optim.optimizers import parameter_groups
 
 from .compared import imported, read
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from imtok.configs.errors import UserError
+from imtok.common.errors import UserError
 from imtok.tokenizers.spaces.autoencoder_kl import sizes_of
 from imtok.tokenizers.spaces.vae import VAESpace
 

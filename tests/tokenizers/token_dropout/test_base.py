@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from imtok.configs.errors import UserError
-from imtok.configs.instantiate import build
+from imtok.common.build import build
+from imtok.common.errors import UserError
+from imtok.common.types import Quantized, Stream
 from imtok.tokenizers.token_dropout.base import TokenDropout
-from imtok.tokenizers.types import Quantized, Stream
 
 
 class EveryOther(TokenDropout):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from imtok.common.types import Stream
 from imtok.tokenizers.token_dropout.nested import NestedDropout, next_power_of_two
-from imtok.tokenizers.types import Stream
 
 CPU = torch.device("cpu")
 

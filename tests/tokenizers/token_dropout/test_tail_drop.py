@@ -2,8 +2,8 @@
 
 import torch
 
+from imtok.common.types import Stream
 from imtok.tokenizers.token_dropout.tail_drop import TailDrop
-from imtok.tokenizers.types import Stream
 
 
 def lengths(drop: TailDrop, draws: int, tokens: int = 8) -> list[int]:

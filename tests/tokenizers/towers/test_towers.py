@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 from timm.models.vitamin import GeGluMlp, VitCfg, _create_vitamin
 
-from imtok.configs.errors import UserError
+from imtok.common.errors import UserError
 from imtok.tokenizers.towers.base import STATISTICS, Standardize, fill
 from imtok.tokenizers.towers.vit import ViTTower
 from imtok.tokenizers.towers.vitamin import ViTaminTower

@@ -1,0 +1,122 @@
+"""From a YAML node to an object: `_target_` names the class, the other keys are its keyword arguments.
+
+Hydra's own `instantiate` would do, but for three things: its errors are three nested tracebacks long, it cannot be
+given `dim` for a part whose parent knows it, and it runs any callable, which a downloaded config must never do.
+"""
+
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from .errors import UserError, did_you_mean
+from .moved import current
+from .value_types import annotations_of, what_it_takes
+
+PARTS = ("imtok.tokenizers.", "imtok.decoders.")  # where everything in an export is defined
+HELPER_KEYS = ("tiny",)  # read by debug=tiny, never an argument
+
+
+def locate(target: str, *, key: str) -> type:
+    """Import the class `package.module.Class`."""
+    module_name, _, name = current(str(target)).rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        missing = getattr(error, "name", None)
+        if missing and missing.split(".")[0] != module_name.split(".")[0]:
+            raise UserError(f"{key}._target_={target} needs the package {missing!r}: pip install {missing}") from error
+        raise UserError(f"{key}._target_={target}: no module {module_name!r}") from error
+    found = getattr(module, name, None)
+    if not inspect.isclass(found):
+        classes = [n for n, v in vars(module).items() if inspect.isclass(v) and v.__module__ == module.__name__]
+        raise UserError(f"{key}._target_={target}: no class {name!r} there; {did_you_mean(name, classes)}")
+    return found
+
+
+def locate_trusted_module(target: str, *, key: str, within: Sequence[str] = PARTS) -> type:
+    """Like `locate`, for configs that came with a checkpoint: only nn.Modules that a tokenizer is made of."""
+    from torch import nn
+
+    if not current(str(target)).startswith(tuple(within)):
+        raise UserError(f"{key}._target_={target}: a loaded tokenizer may only name classes of {', '.join(within)}")
+    found = locate(target, key=key)
+    # The class's own home counts, not the path written down: imtok.hub.os.system resolves as well.
+    if not (issubclass(found, nn.Module) and found.__module__.startswith(tuple(within))):
+        raise UserError(f"{key}._target_={target}: not a module class of a tokenizer's parts, so it is not loaded")
+    return found
+
+
+def build(node: Mapping[str, Any], *, key: str, trusted: bool | Sequence[str] = True, **given: Any) -> Any:
+    """Make what `node` describes; nested nodes first.
+
+    key: where the node stands in the YAML, for error lines.
+    given: arguments the caller knows (`dim=...`); the YAML may state them too and is then checked.
+    trusted: False for configs that came with a checkpoint; or where their classes may be defined, if not in PARTS.
+    A class with `builds_own_parts = True` receives its nested nodes unbuilt.
+    """
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise UserError(f"{key}: no _target_ here, so nothing says which class to build")
+    for forbidden in ("_args_", "_partial_"):
+        if forbidden in node:
+            raise UserError(f"{key}.{forbidden}: only keyword arguments are allowed here")
+    find = locate
+    if trusted is not True:
+        find = partial(locate_trusted_module, within=trusted or PARTS)
+    cls = find(node["_target_"], key=key)
+    helpers = (*HELPER_KEYS, *getattr(cls, "yaml_aliases", ()))  # aliases only feed interpolations: data.root
+    own = {k: v for k, v in node.items() if not str(k).startswith("_") and k not in helpers}
+
+    accepted = inspect.signature(cls.__init__).parameters
+    for name, value in given.items():
+        if name in own and own[name] is not None and own[name] != value:
+            raise UserError(
+                f"{key}.{name}={own[name]}, but the parts around it need {value}; set it to {value} or leave it out"
+            )
+    arguments = own | {k: v for k, v in given.items() if k in accepted}
+    for name in arguments:
+        if name not in accepted:
+            known = [n for n in accepted if n != "self"]
+            raise UserError(
+                f"{key}.{name}={own.get(name)}: {cls.__name__} has no such setting; {did_you_mean(name, known)}"
+            )
+    required = [
+        n for n, p in accepted.items() if p.default is p.empty and p.kind is p.KEYWORD_ONLY and n not in arguments
+    ]
+    if required:
+        raise UserError(f"{key}.{required[0]}: {cls.__name__} needs it, and nothing sets it")
+    hints = annotations_of(cls.__init__)
+    for name, value in arguments.items():
+        wanted = None if isinstance(value, Mapping) and "_target_" in value else what_it_takes(hints.get(name), value)
+        if wanted:
+            raise UserError(f"{key}.{name}={_shown(value)}: {cls.__name__} takes {wanted} here")
+    if not getattr(cls, "builds_own_parts", False):
+        arguments = {k: _build_nested(v, key=f"{key}.{k}", trusted=trusted) for k, v in arguments.items()}
+    elif "trusted" in accepted:
+        arguments["trusted"] = trusted
+    try:
+        return cls(**arguments)
+    except UserError:
+        raise
+    except ValueError as error:
+        named = str(error).partition("=")[0] in accepted  # "channels=30: ..." is about a key of this node
+        raise UserError(f"{key}.{error}" if named else f"{key}: {error}") from error
+    except (TypeError, RuntimeError, OverflowError, MemoryError, RecursionError) as error:
+        said = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(
+            f"{key}: {cls.__name__} cannot be made of these settings: {said[:200]} (IMTOK_DEBUG=1 shows where)"
+        ) from error
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _build_nested(value: Any, *, key: str, trusted: bool | Sequence[str]) -> Any:
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            return build(value, key=key, trusted=trusted)
+        return {k: _build_nested(v, key=f"{key}.{k}", trusted=trusted) for k, v in value.items()}
+    return value

@@ -1,0 +1,98 @@
+"""Sums, gathers and broadcasts over the processes of a run; each also works with one process."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def process_count() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def sum_over_processes(tensor: Tensor) -> Tensor:
+    """In place; every rank ends with the same bits."""
+    if process_count() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+class _JoinedSum(torch.autograd.Function):
+    """Every process's result depends on every process's input, so the gradient is the sum of all their gradients.
+
+    Own because torch.distributed.nn.functional.all_reduce is deprecated and what it points to is a private module. DDP
+    then averages gradients over processes, which makes that of a loss of the joined mean what one process would get on
+    the joined batch.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return sum_over_processes(x.clone(memory_format=torch.contiguous_format))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return sum_over_processes(grad.clone(memory_format=torch.contiguous_format))
+
+
+def joined_sum(x: Tensor) -> Tensor:
+    """The sum over processes with its gradient; `x` itself where there is one."""
+    return _JoinedSum.apply(x) if process_count() > 1 else x
+
+
+def gather_over_processes(tensor: Tensor) -> Tensor:
+    """Rows of all ranks, in the order of ranks; the ranks must hold equally many."""
+    if process_count() == 1:
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(process_count())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
+def gather_equal_rows(rows: Tensor) -> Tensor:
+    """Rows of all ranks; where ranks hold unequal batches, as many of each as the smallest has."""
+    if process_count() == 1:
+        return rows
+    fewest = torch.tensor(len(rows), device=rows.device)
+    dist.all_reduce(fewest, op=dist.ReduceOp.MIN)
+    return gather_over_processes(rows[: int(fewest)])
+
+
+def from_first_process(tensor: Tensor) -> Tensor:
+    """Rank 0's values on every rank, for whatever is drawn at random."""
+    if process_count() > 1:
+        tensor = tensor.contiguous()
+        dist.broadcast(tensor, src=0)
+    return tensor
+
+
+@torch.no_grad()
+def all_finite(z: Tensor) -> Tensor:
+    """May codebooks learn from these vectors? One inf or NaN would stay in them for good, so all processes agree.
+
+    A number on the device, 1 or 0, to multiply a rate with: a question of the host would make it wait.
+    """
+    finite = torch.isfinite(z).all().float()
+    if process_count() > 1:
+        dist.all_reduce(finite, op=dist.ReduceOp.MIN)
+    return finite
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """The mean of every process's tensor, without gradient; the tensor itself when there is one process."""
+    value = value.detach()
+    if process_count() == 1:
+        return value
+    return sum_over_processes(value.clone()) / process_count()  # a sum: gloo has no average
+
+
+def of_all_processes(x_B: Tensor) -> Tensor:
+    """Joined batch; gradients reach a process's own part only, so that their average over processes is the whole's."""
+    if process_count() == 1:
+        return x_B
+    if not x_B.is_floating_point():
+        return gather_over_processes(x_B.to(torch.uint8)).to(x_B.dtype)
+    rows = list(gather_over_processes(x_B.detach()).chunk(process_count()))
+    # Every process computes the whole loss and so its own part's whole gradient, which averaging divides by the number.
+    rows[torch.distributed.get_rank()] = x_B.detach() + (x_B - x_B.detach()) * process_count()
+    return torch.cat(rows)

@@ -1,0 +1,100 @@
+"""Which arithmetic the device at hand is fast in, autocast to it, and a loss scale for fp16.
+
+Parameters stay fp32; Lightning's own precision is off.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .errors import UserError
+
+DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+TENSOR_CORES = {"bf16": (8, 0), "fp16": (7, 0)}  # CUDA compute capability from which they multiply this type
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arithmetic:
+    """`trainer.precision` and `trainer.channels_last` without `auto`; `line` says it to the user."""
+
+    precision: str
+    channels_last: bool
+    line: str
+
+
+def chosen_arithmetic(*, precision: str, channels_last: bool | str, accelerator: str) -> Arithmetic:
+    device = device_type(accelerator)
+    units = device_name(device)
+    why = ""
+    if precision == "auto":
+        precision = "bf16" if has_matrix_units("bf16", device) else "fp32"
+        why = f" (auto: {units} has {'' if precision == 'bf16' else 'no '}bf16 matrix units)"
+    elif device == "cpu" and precision != "fp32" and not has_matrix_units(precision, device):
+        why = f"; {units} has no {precision} matrix units, so this is slower than trainer.precision=fp32 here"
+    if channels_last == "auto":
+        channels_last = precision != "fp32" and has_matrix_units(precision, device)
+    layout = "channels_last" if channels_last else "plain layout"
+    return Arithmetic(precision=precision, channels_last=channels_last, line=f"{precision}, {layout} on {device}{why}")
+
+
+def device_type(accelerator: str) -> str:
+    """What Lightning will choose."""
+    if accelerator in ("gpu", "cuda"):
+        return "cuda"
+    if accelerator != "auto":
+        return accelerator
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def device_name(device: str) -> str:
+    if device == "cuda" and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return {"cpu": "this CPU"}.get(device, device)
+
+
+def has_matrix_units(precision: str, device: str) -> bool:
+    """bf16 on a CPU without them is emulated: measured 8 to 12 times slower than fp32 (AMD EPYC)."""
+    if device == "cuda" and torch.cuda.is_available():
+        return torch.cuda.get_device_capability() >= TENSOR_CORES[precision]
+    if device != "cpu":
+        return False
+    if precision == "bf16" and hasattr(torch.cpu, "_is_amx_tile_supported"):
+        return bool(torch.cpu._is_amx_tile_supported())
+    try:
+        return f"amx_{precision}" in Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+
+
+class Precision:
+    """name: fp32, bf16 or fp16."""
+
+    def __init__(self, *, name: str, device: torch.device) -> None:
+        self.name, self.device, self.dtype = name, device, DTYPES[name]
+        if self.dtype is not None:
+            self._try()
+
+    def autocast(self) -> AbstractContextManager:
+        return torch.autocast(self.device.type, dtype=self.dtype) if self.dtype else nullcontext()
+
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """One an optimizer: an overflow in the discriminator must not shrink the generator's scale."""
+        return torch.amp.GradScaler(self.device.type) if self.dtype is torch.float16 else None
+
+    def _try(self) -> None:
+        """A convolution and a product, there and back, before the first batch does."""
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                probe = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 4)).to(self.device)
+            with torch.random.fork_rng(devices=[]), self.autocast():
+                probe(torch.zeros(1, 3, 8, 8, device=self.device)).float().sum().backward()
+        except (RuntimeError, NotImplementedError, TypeError) as error:
+            works = "fp32" if self.name == "bf16" else "bf16 or fp32"
+            raise UserError(
+                f"trainer.precision={self.name}: {self.device.type} here cannot compute in it ({error}); use {works}"
+            ) from error

@@ -1,0 +1,1 @@
+"""Metrics over the number of tokens, beside image codecs at equal bytes."""

@@ -1,0 +1,111 @@
+"""timm's vision transformer taken apart: token sets of one sequence each get positions on a grid of their own.
+
+Attributes keep timm's names, so that its pretrained weights and the checkpoints built on it load without renaming.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from timm.layers import resample_abs_pos_embed
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+from ..common.errors import MissingWeights, UserError
+from ..common.types import Grid
+
+NORM = partial(nn.LayerNorm, eps=1e-6)
+
+
+class TimmViT(nn.Module):
+    """Class token, positions, blocks and last norm of a timm ViT; embedding the patches is left to its owner.
+
+    grid: patches of the training image, for which positions are stored. layer_scale: DINOv2's, 1e-5 in timm.
+    drop_path: chance that the last block's branches are skipped in training; earlier blocks' grows up to it.
+    """
+
+    def __init__(
+        self, *, width: int, depth: int, num_heads: int, grid: Grid, layer_scale: float | None, drop_path: float
+    ) -> None:
+        super().__init__()
+        if width % num_heads:
+            raise ValueError(f"num_heads={num_heads}: width={width} cannot be split into that many heads")
+        self.grid = grid
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + grid[0] * grid[1], width))
+        rates = [drop_path * block / max(depth - 1, 1) for block in range(depth)]
+        self.blocks = nn.Sequential(
+            *(
+                Block(
+                    dim=width,
+                    num_heads=num_heads,
+                    qkv_bias=True,
+                    init_values=layer_scale,
+                    drop_path=rate,
+                    norm_layer=NORM,
+                )
+                for rate in rates
+            )
+        )
+        self.norm = NORM(width)
+        nn.init.normal_(self.cls_token, std=1e-6)
+        nn.init.normal_(self.pos_embed, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def placed(self, x_BND: Tensor, grid: Grid, *, with_class: bool) -> Tensor:
+        """The tokens with positions of `grid`, resampled from the stored ones; the class token in front if asked."""
+        positions = resample_abs_pos_embed(self.pos_embed, new_size=list(grid), old_size=list(self.grid))
+        x_BND = x_BND + positions[:, 1:]
+        if not with_class:
+            return x_BND
+        class_token = (self.cls_token + positions[:, :1]).expand(len(x_BND), -1, -1)
+        return torch.cat([class_token, x_BND], dim=1)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        return self.norm(self.blocks(x_BND))
+
+
+def patch_grid(image_size: tuple[int, int], patch_size: int) -> Grid:
+    height, width = image_size
+    if height % patch_size or width % patch_size or min(height, width) < patch_size:
+        raise ValueError(
+            f"patch_size={patch_size}: both sides of image_size={list(image_size)} must be multiples of it"
+        )
+    return height // patch_size, width // patch_size
+
+
+def start_from_pretrained(
+    parts: Mapping[str, nn.Module], name: str, *, image_size: tuple[int, int], patch_size: int
+) -> None:
+    """Fill {prefix of timm's names: our module} with the weights timm publishes, resampled to image and patch size.
+
+    Nothing is fetched where the tokenizer is only measured, on tensors without content.
+    """
+    if any(isinstance(p, FakeTensor) or p.is_meta for part in parts.values() for p in part.parameters()):
+        return
+    import timm
+
+    if not timm.is_model(name):
+        raise UserError(f"pretrained={name}: timm knows no such model; DINOv2's is vit_base_patch14_dinov2.lvd142m")
+    try:
+        model = timm.create_model(name, pretrained=True, num_classes=0, img_size=image_size, patch_size=patch_size)
+    except Exception as error:  # the hub client raises a dozen unrelated types
+        raise MissingWeights(
+            f"pretrained={name}: timm could not fetch these weights ({type(error).__name__}); set pretrained to null "
+            "to start from random ones"
+        ) from error
+    fill_from_timm(parts, model.state_dict(), source=name)
+
+
+def fill_from_timm(parts: Mapping[str, nn.Module], state: Mapping[str, Tensor], *, source: str) -> None:
+    """Every tensor of `parts` has one in timm's state; what timm has besides (a head, a mask token) is left out."""
+    for prefix, part in parts.items():
+        own = part.state_dict()
+        unfit = [k for k in own if prefix + k not in state or state[prefix + k].shape != own[k].shape]
+        if unfit:
+            raise UserError(f"pretrained={source}: other sizes than this ViT's ({prefix}{unfit[0]} ...); match them")
+        part.load_state_dict({k: state[prefix + k] for k in own})

@@ -1,0 +1,78 @@
+"""What contrastive terms share: images' codes and captions' vectors in one space, over the batches of all processes."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...common.distributed import of_all_processes
+from ...common.errors import UserError
+from ...common.types import TokenizerOutput
+from ..base import LossTerm
+from ..source import Reading
+from ..teacher_term import projection
+from ..teachers.text_tower import TextTower
+
+
+class ContrastiveTerm(LossTerm):
+    """reads: as in Reading; the tokens' mean, through `projector` (linear, mlp, or none for a head
+    that is as wide as the tower), is the image's vector.
+
+    tower: what reads the captions. Tower, projection, scale and bias belong to this term: they train and are
+    checkpointed with it, and lie in `alignment/` beside an export, never inside.
+    """
+
+    needs_captions = True
+
+    def __init__(self, *, tower: TextTower, reads: str = "codes.main", projector: str = "linear") -> None:
+        super().__init__()
+        if projector not in ("linear", "mlp", "none"):
+            raise ValueError(f"projector={projector}: give linear, mlp or none")
+        if not isinstance(tower, TextTower):
+            raise ValueError("tower: give the node of a TextTower")
+        self.tower = tower
+        self.reading = Reading.parse(reads)
+        self.taps = self.reading.taps
+        self.projector_kind = projector
+
+    def misfit(self, tokenizer: nn.Module) -> str | None:
+        """Called once, before training: here the projection learns its width."""
+        if reason := self.reading.misfit(tokenizer):
+            return reason
+        width = self.reading.width(tokenizer)
+        if width is None:
+            return f".term.reads={self.reading.kind}.{self.reading.name}: its width is not known; read codes or a head"
+        if self.projector_kind == "none":
+            if width != self.tower.dim:
+                return f".term.projector=none: {width} channels are read, and the text tower gives {self.tower.dim}"
+            self.projector = nn.Identity()
+        else:
+            self.projector = projection(width, self.tower.dim, kind=self.projector_kind)
+        return super().misfit(tokenizer)
+
+    def forward(self, batch: Mapping[str, Any], output: TokenizerOutput) -> Tensor:
+        captions = batch.get("caption")
+        if captions is None or any(c is None for c in captions):
+            raise UserError("data: a contrastive loss needs captions, and these images have none; see data.captions")
+        pair = self.images(output), self.texts(captions)
+        # Only in training: the processes' shares of the validation images differ in number.
+        joined = of_all_processes if self.training else (lambda x: x)
+        with torch.autocast(pair[0].device.type, enabled=False):
+            return self.loss(*(joined(F.normalize(x.float(), dim=-1)) for x in pair))
+
+    @abstractmethod
+    def loss(self, images_BD: Tensor, texts_BD: Tensor) -> Tensor:
+        """Of unit vectors; row i of one belongs to row i of the other."""
+
+    def images(self, output: TokenizerOutput) -> Tensor:
+        return self.projector(self.reading.of(output).mean())
+
+    def texts(self, captions: Sequence[str]) -> Tensor:
+        return self.tower(captions)
+
+    @property
+    def weights_are_random(self) -> bool:
+        return self.tower.weights_are_random

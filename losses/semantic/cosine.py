@@ -1,0 +1,13 @@
+"""One minus the cosine to a teacher's features, a token at a time (TokenFlow, DualViTok, SEED, RecTok)."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..teacher_term import TaughtTerm, mean_over_tokens
+
+
+class SemanticCosine(TaughtTerm):
+    """mean over tokens of 1 - cos(ours, teacher's)."""
+
+    def distance(self, ours_BND: Tensor, theirs_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
+        return mean_over_tokens(1 - F.cosine_similarity(ours_BND, theirs_BND, dim=-1), mask_BN)

@@ -1,0 +1,31 @@
+"""A finished tokenizer as commands name it: --model DIR_OR_HUB_ID, loaded, with what tells it from others."""
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from ...tokenizers.tokenizer import Tokenizer
+
+
+def load_model(name: str, device: "torch.device | str" = "cpu") -> tuple["Tokenizer", dict[str, Any]]:
+    """(tokenizer in eval mode, {"model": folder, "model_sha256": of its weights})."""
+    from imtok.tokenizers.hub import WEIGHTS_FILE, find_folder, from_pretrained
+
+    folder = find_folder(name)
+    tokenizer = from_pretrained(folder, device=device)
+    return tokenizer, {"model": str(folder.resolve()), "model_sha256": sha256(folder / WEIGHTS_FILE)}
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+
+
+def _sha256(file: Any) -> str:  # Python 3.10
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,53 @@
+"""From YAML node to object: every mistake is one line that names the key."""
+
+import pytest
+
+from imtok.common.build import build
+from imtok.common.errors import UserError, errors_as_one_line, one_line
+
+VQ = "imtok.tokenizers.quantizers.vq.VQ"
+
+
+def test_given_arguments_are_checked_against_the_yaml() -> None:
+    assert build({"_target_": VQ, "codebook_size": 8}, key="q", dim=4).dim == 4
+    assert build({"_target_": VQ, "codebook_size": 8, "dim": 4}, key="q", dim=4).dim == 4
+    with pytest.raises(UserError, match=r"q\.dim=5.*need 4"):
+        build({"_target_": VQ, "dim": 5}, key="q", dim=4)
+
+
+@pytest.mark.parametrize(
+    ("node", "said"),
+    [
+        ({}, "no _target_"),
+        ({"_target_": VQ, "codebok_size": 8, "dim": 4}, "codebok_size.*did you mean 'codebook_size'"),
+        ({"_target_": VQ}, r"part\.dim: VQ needs it"),
+        ({"_target_": "imtok.tokenizers.quantizers.vq.VQQ"}, "did you mean 'VQ'"),
+        ({"_target_": "imtok.nowhere.Class"}, "no module"),
+        ({"_target_": VQ, "dim": 4, "_partial_": True}, "_partial_"),
+        ({"_target_": VQ, "dim": 4, "codebook_size": 1}, r"part\.codebook_size=1"),
+    ],
+)
+def test_mistakes_name_the_key(node, said: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        build(node, key="part")
+    assert "\n" not in str(caught.value)
+
+
+def test_helper_keys_never_reach_the_class() -> None:
+    assert build({"_target_": VQ, "dim": 4, "tiny": {"codebook_size": 2}}, key="q").vocabulary == (1024,)
+
+
+def test_one_line_and_exit_code(capsys, monkeypatch) -> None:
+    with pytest.raises(SystemExit) as left, errors_as_one_line():
+        raise UserError("data.root=/x: no such folder")
+    assert left.value.code == 1
+    assert capsys.readouterr().err == "imtok: data.root=/x: no such folder\n"
+    monkeypatch.setenv("IMTOK_DEBUG", "1")
+    with pytest.raises(UserError), errors_as_one_line():
+        raise UserError("x")
+
+
+def test_system_errors_carry_a_remedy() -> None:
+    assert "ckpt_path=last" in one_line(OSError(28, "No space left on device", "/runs/x"))
+    assert "choose another folder" in one_line(OSError(17, "File exists", "/runs/x"))
+    assert "/runs/x" in one_line(OSError(30, "Read-only file system", "/runs/x"))

@@ -1,0 +1,221 @@
+"""The curve over tokens holds the main pass's own metrics, and says where a codec cannot follow."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fake_tokenizer import FakeTokenizer, batches_of, pictures
+from test_report import Balanced
+
+from imtok.common.build import build
+from imtok.common.pixels import to_model_range, to_uint8
+from imtok.eval.evaluate import evaluate
+from imtok.eval.lengths import codecs
+from imtok.eval.lengths.curve import LengthCurve, falling, own_share
+from imtok.eval.networks import resolve_networks
+from imtok.eval.protocol import Protocol
+from imtok.tokenizers.tokenizer import Tokenizer
+
+MINI = Protocol(name="mini", extractor="randconv-64", metrics=("psnr", "ssim", "l1", "rfid", "codebook"))
+FID = "fid[randconv-64]@13"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(variable_node) -> Tokenizer:
+    return build(variable_node, key="tokenizer").eval()
+
+
+def run(tokenizer, images, out: Path, **options) -> dict:
+    batches = batches_of(images)
+    given = {"protocol": MINI, "data_facts": {"name": "folder"}, "progress": False, "out_dir": out} | options
+    return evaluate(tokenizer, batches, **given)
+
+
+@pytest.fixture(scope="module")
+def written(tokenizer, tmp_path_factory) -> tuple[dict, Path]:
+    out = tmp_path_factory.mktemp("curve")
+    return run(tokenizer, pictures(13), out), out
+
+
+class Shortened(torch.nn.Module):
+    """What the main pass alone would measure at one length."""
+
+    def __init__(self, tokenizer: Tokenizer, length: int) -> None:
+        super().__init__()
+        self.inner, self.length = tokenizer, length
+        self.image_size, self.num_tokens = tokenizer.image_size, length
+        self.codebook_size, self.bits_per_image = tokenizer.codebook_size, 24.0 * length
+        self.index_layout, self.decode = tokenizer.index_layout, tokenizer.decode
+
+    def quantize(self, images):
+        quantized = self.inner.quantize(images)
+        return self.inner.variable().keep(quantized, [self.length] * len(images))
+
+
+@pytest.mark.parametrize("row", [0, 3, 6])
+def test_every_point_is_an_evaluation_at_that_length(written, tokenizer, tmp_path, row) -> None:
+    point = written[0]["curve"]["points"][row]
+    alone = run(Shortened(tokenizer, point["tokens"]), pictures(13), tmp_path, protocol=_without_codebook())
+    assert point["tokens"] == 2**row and point["bytes"] == 3 * 2**row
+    assert point["psnr"] == pytest.approx(alone["psnr"]["mean"], abs=1e-4)
+    assert point["ssim"] == pytest.approx(alone["ssim"]["mean"], abs=1e-5)
+    assert point["l1"] == pytest.approx(alone["l1"], abs=1e-6)
+    assert point[FID] == pytest.approx(alone[FID]["value"], abs=1e-5)
+
+
+def _without_codebook() -> Protocol:
+    return Protocol(name="mini", extractor="randconv-64", metrics=("psnr", "ssim", "l1", "rfid"))
+
+
+def test_the_last_point_is_the_main_result_and_quality_grows(written) -> None:
+    results, _ = written
+    points = results["curve"]["points"]
+    assert [p["tokens"] for p in points] == [1, 2, 4, 8, 16, 32, 64] and results["curve"]["images"] == 13
+    assert points[-1]["psnr"] == pytest.approx(results["psnr"]["mean"], abs=1e-4)
+    assert all(a["psnr"] < b["psnr"] for a, b in pairwise(points))
+    assert not any("do not always help" in w for w in results["warnings"])
+
+
+def test_codecs_at_equal_bytes(written) -> None:
+    for name, codec in written[0]["curve"]["codecs"].items():
+        least = codec["smallest"]
+        for point in codec["points"]:
+            assert (point["fit"] == 0) == ("bytes" not in point)
+            if point["fit"]:
+                assert point["bytes"] <= point["budget_bytes"]
+        assert codec["points"][0]["fit"] == 0, f"{name} cannot be three bytes small"
+        assert 0 < least["header_bytes"] < least["bytes"] and least["psnr"] > 0
+        assert "Pillow" in codec["encoder"]
+
+
+def test_codec_numbers_are_those_of_its_files(tmp_path, variable_node) -> None:
+    node = variable_node | {"image_size": 64, "decoder": variable_node["decoder"] | {"image_size": 64}}
+    node["encoder"] = variable_node["encoder"] | {"num_tokens": 600}
+    images = pictures(3, 64)
+    curve = run(build(node, key="tokenizer").eval(), images, tmp_path)["curve"]
+    last = curve["codecs"]["JPEG"]["points"][-1]
+    assert last["fit"] == 3 and last["budget_bytes"] == 1800
+    jpeg = next(c for c in codecs.CODECS if c.name == "JPEG")
+    ladders = [codecs.Ladder(jpeg, image) for image in images]
+    found = [(ladder, ladder.nearest_below(1800)) for ladder in ladders]
+    assert last["bytes"] == np.mean([len(ladder.file(q)) for ladder, q in found])
+    errors = [
+        (image.double() - ladder.decoded(q)).square().mean() for image, (ladder, q) in zip(images, found, strict=True)
+    ]
+    assert last["psnr"] == pytest.approx(np.mean([float(10 * torch.log10(255**2 / e)) for e in errors]), abs=1e-6)
+
+
+def test_the_page_shows_table_charts_and_a_slider_without_script(written) -> None:
+    results, out = written
+    html, markdown = (out / "report.html").read_text(), (out / "report.md").read_text()
+    parser = Balanced()
+    parser.feed(html.replace('<input type="radio"', "<br"))
+    assert parser.open == [] and "<script" not in html
+    assert html.count('type="radio"') == 7 and html.count(" checked ") == 1
+    section = html.split("Quality against tokens")[1].split("<h2>")[0]
+    assert section.count("data:image/png") == 3 * 8 and section.count("<svg") == 4
+    table = markdown.split("## Quality against tokens")[1].split("## ")[0]
+    for point in results["curve"]["points"]:
+        assert f"| {point['psnr']:.2f} |" in table and f">{point['psnr']:.2f}</td>" in section
+    assert "cannot be this small" in table and "cannot be this small" in section
+    assert "headers" in table and "**[random weights]**" in table
+    json.dumps(results["curve"], allow_nan=False)
+
+
+def test_growing_pictures_are_the_reconstructions(tokenizer) -> None:
+    images = pictures(6)
+    networks = resolve_networks(MINI, device=torch.device("cpu"))
+    curve = LengthCurve(
+        protocol=MINI, networks=networks, layout=tokenizer.index_layout(), total=64, wanted=6, available=6
+    )
+    with torch.inference_mode():
+        for batch in batches_of(images):
+            curve.update(
+                dropout=tokenizer.token_dropout,
+                quantized=tokenizer.quantize(to_model_range(batch["image"])),
+                reference=batch["image"],
+                keys=batch["key"],
+                decode=lambda codes, rows: tokenizer.decode(codes).clamp(-1, 1),
+                networks=networks,
+            )
+    assert [p.key for p in curve.pictures] == [f"picture_{i:03d}.png" for i in (0, 2, 4)]
+    for picture in curve.pictures:
+        image = to_model_range(picture.reference[None])
+        for length, shown in zip(curve.lengths, picture.reconstructions, strict=True):
+            assert torch.equal(shown, to_uint8(tokenizer.reconstruct(image, num_tokens=length))[0])
+
+
+def test_pictures_are_spread_evenly_and_no_more_than_wanted(tokenizer, tmp_path) -> None:
+    networks = resolve_networks(MINI, device=torch.device("cpu"))
+    curve = LengthCurve(protocol=MINI, networks=networks, layout=(), total=4, wanted=5, available=23)
+    chosen = [at + row for at in range(0, 23, 4) for row in curve.rows(min(4, 23 - at))]
+    assert len(chosen) == 5 and set(np.diff(chosen)) <= {4, 5}
+    assert run(tokenizer, pictures(13), tmp_path, curve_images=5)["curve"]["images"] == 5
+    assert "curve" not in run(tokenizer, pictures(5), tmp_path, curve_images=0)
+    assert [own_share(7, 100, rank, 3) for rank in range(3)] == [3, 2, 2] and own_share(None, 9, 0, 1) == 9
+
+
+def test_a_fixed_length_has_no_curve(tmp_path) -> None:
+    assert "curve" not in run(FakeTokenizer(), pictures(3), tmp_path)
+    assert "Quality against tokens" not in (tmp_path / "report.html").read_text()
+
+
+def test_a_missing_codec_is_a_line(tokenizer, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("imtok.eval.lengths.codecs.Codec.available", property(lambda codec: codec.name != "AVIF"))
+    curve = run(tokenizer, pictures(3), tmp_path)["curve"]
+    assert set(curve["codecs"]) == {"JPEG", "WebP"} and "cannot write AVIF" in curve["codecs_skipped"]["AVIF"]
+    assert "AVIF: left out" in (tmp_path / "report.md").read_text()
+
+
+def test_more_tokens_that_harm_are_a_warning(variable_node, tmp_path) -> None:
+    node = variable_node | {"decoder": variable_node["decoder"] | {"harm": 0.5}}
+    results = run(build(node, key="tokenizer").eval(), pictures(4), tmp_path)
+    assert any("64 tokens" in w and "do not always help" in w for w in results["warnings"])
+    assert falling({"points": [{"tokens": 1, "l1": 2.0}, {"tokens": 2, "l1": 3.0}]}) == []
+
+
+def test_a_continuous_bottleneck_has_a_curve_without_bytes(variable_node, tmp_path) -> None:
+    node = variable_node | {"quantizer": {"_target_": "imtok.tokenizers.quantizers.identity.Identity"}}
+    curve = run(build(node, key="tokenizer").eval(), pictures(3), tmp_path)["curve"]
+    assert curve["codecs"] == {} and "bytes" not in curve["points"][0] and len(curve["points"]) == 7
+
+
+def test_a_decoder_that_samples_says_how(written) -> None:
+    results, out = written
+    assert results["model"]["decoder_facts"] == {"basis": "cosines", "harm": 0.0}
+    assert "decoder: basis" in (out / "report.html").read_text()
+    assert "- decoder: basis: cosines" in (out / "report.md").read_text()
+
+
+def test_two_shards_are_one(tokenizer) -> None:
+    images, networks = pictures(10), resolve_networks(MINI, device=torch.device("cpu"))
+
+    def curve(batches: list[dict]) -> LengthCurve:
+        count = sum(len(b["key"]) for b in batches)
+        made = LengthCurve(
+            protocol=MINI, networks=networks, layout=tokenizer.index_layout(), total=64, wanted=count, available=count
+        )
+        for batch in batches:
+            with torch.inference_mode():
+                made.update(
+                    dropout=tokenizer.token_dropout,
+                    quantized=tokenizer.quantize(to_model_range(batch["image"])),
+                    reference=batch["image"],
+                    keys=batch["key"],
+                    decode=lambda codes, rows: tokenizer.decode(codes).clamp(-1, 1),
+                    networks=networks,
+                )
+        return made.to_cpu()
+
+    whole, left, right = (curve(b) for b in (batches_of(images), batches_of(images)[:1], batches_of(images)[1:]))
+    left.merge(right)
+    one, two = whole.result(networks), left.result(networks)
+    assert two["images"] == 10
+    for a, b in zip(one["points"], two["points"], strict=True):
+        assert a == pytest.approx(b, rel=1e-6)
+    for name, codec in one["codecs"].items():
+        assert codec["smallest"] == pytest.approx(two["codecs"][name]["smallest"], rel=1e-6)
+        assert [p["fit"] for p in codec["points"]] == [p["fit"] for p in two["codecs"][name]["points"]]

@@ -1,0 +1,64 @@
+import pytest
+import torch
+from torch import nn
+
+from imtok.training.optim.ema import EMA
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(3))
+        self.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+
+def fill(net: Net, value: float) -> None:
+    with torch.no_grad():
+        net.w.fill_(value)
+        net.count += 1
+
+
+def test_closed_form_and_copied_buffers():
+    net = Net()
+    ema = EMA(tokenizer=net, decay=0.9)
+    for n in range(1, 6):
+        fill(net, float(n))
+        ema.update(net, n)
+    expected = sum(0.1 * 0.9 ** (5 - n) * n for n in range(1, 6))
+    assert ema.parameters["w"].tolist() == pytest.approx([expected] * 3)
+    assert int(ema.buffers["count"]) == 5
+
+
+def test_every_second_update_moves_it_all_the_same():
+    net = Net()
+    ema = EMA(tokenizer=net, decay=0.5, every=2)
+    for n in range(1, 5):
+        fill(net, float(n))
+        ema.update(net, n)
+    assert ema.steps == 2
+    assert ema.parameters["w"][0].item() == pytest.approx(0.5 * (0.5 * 2) + 0.5 * 4)
+
+
+def test_warmup_starts_with_little_memory():
+    net = Net()
+    ema = EMA(tokenizer=net, decay=0.9999, warmup=True)
+    fill(net, 1.0)
+    ema.update(net, 1)
+    assert ema.parameters["w"][0].item() == pytest.approx(0.9)
+
+
+def test_swap_puts_everything_back_after_an_error_too():
+    net = Net()
+    ema = EMA(tokenizer=net, decay=0.9)
+    fill(net, 7.0)
+    place = net.w.data_ptr()
+
+    def use() -> None:
+        with ema.swapped_in(net):
+            assert net.w[0].item() == 0.0 and int(net.count) == 0
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        use()
+    assert net.w[0].item() == 7.0 and int(net.count) == 1 and net.w.data_ptr() == place

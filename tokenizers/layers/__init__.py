@@ -1,1 +1,0 @@
-"""Layers that several encoders and decoders share. One mechanism a file."""

@@ -1,0 +1,1 @@
+"""FLOPs and memory of an update, without running it."""

@@ -1,0 +1,237 @@
+"""What a training update will cost, without computing it: parameters, FLOPs, memory.
+
+Everything runs on fake tensors (shapes without data), at the real batch size, through the same calls that training
+makes: tokenizer, losses, adversary, backward.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from ...common.build import build
+from ...common.precision import DTYPES, chosen_arithmetic
+from .shapes_only import LiveMemory, ShapesOnlyQuantizer, make_fake, random_weights
+
+OPTIMIZER_STATE = {"adam": 2, "adamw": 2, "sgd": 1}  # tensors of the parameter's size
+
+
+@dataclass
+class UpdateCost:
+    """Parameters by part; FLOPs (a multiply-add is two) and bytes of one update."""
+
+    parameters: dict[str, int]
+    trained: dict[str, int]
+    forward_flops: dict[str, int] = field(default_factory=dict)  # an image, one forward of the part
+    update_flops: dict[str, int] = field(default_factory=dict)  # a whole update, by phase
+    memory: dict[str, int] = field(default_factory=dict)  # bytes, by what holds them
+    tokens_per_image: int = 0
+    bits_per_image: float = 0.0
+    codebook_size: int | tuple[int, ...] = 0
+    precision: str = "fp32"  # what `auto` comes to on this machine
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def total_memory(self) -> int:
+        return sum(self.memory.values())
+
+
+def count(module: nn.Module | None, *, trained: bool = False) -> int:
+    """Parameters, each shared one once."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained) if module is not None else 0
+
+
+def tokenizer_parameters(tokenizer: nn.Module, *, trained: bool = False) -> dict[str, int]:
+    """By part, in the order of the data's way."""
+    return {name: count(part, trained=trained) for name, part in tokenizer.named_children()}
+
+
+def update_cost(config: Mapping[str, Any]) -> UpdateCost:
+    """config: a composed and resolved train config."""
+    from ...losses.teachers.registry import NamedTeachers
+    from ...losses.total import WeightedLosses
+    from ..init_from import freeze_parts
+
+    mode = FakeTensorMode()
+    with mode:
+        tokenizer = build(config["tokenizer"], key="tokenizer")
+        adversary = build(random_weights(config["adversary"]), key="adversary") if config.get("adversary") else None
+    freeze_parts(tokenizer, config.get("freeze") or ())
+    cost = UpdateCost(
+        parameters=tokenizer_parameters(tokenizer),
+        trained=tokenizer_parameters(tokenizer, trained=True),
+        tokens_per_image=tokenizer.num_tokens,
+        bits_per_image=tokenizer.bits_per_image,
+        codebook_size=tokenizer.codebook_size,
+    )
+    # Frozen networks read files when they are built, so these are made for real and robbed of their data after.
+    losses = WeightedLosses.from_config(
+        random_weights(config["loss"]), tokenizer, NamedTeachers(random_weights(config.get("teacher")))
+    )
+    if adversary is not None:
+        cost.parameters["discriminator"] = count(adversary.discriminator)
+        cost.trained["discriminator"] = count(adversary.discriminator, trained=True)
+    for name, term in losses.terms.items():
+        network = term.__dict__.get("net")
+        if isinstance(network, nn.Module):
+            cost.parameters[f"{name} (frozen)"] = count(network)
+        if term.teacher is not None:
+            cost.parameters[f"teacher {term.teacher} (frozen)"] = count(term.network)
+        if count(term):
+            cost.parameters[f"loss {name}"], cost.trained[f"loss {name}"] = count(term), count(term, trained=True)
+
+    batch, (height, width) = int(config["data"]["batch_size"]), tokenizer.image_size
+    trainer = config["trainer"]
+    arithmetic = chosen_arithmetic(
+        precision=trainer.get("precision", "auto"),
+        channels_last=trainer.get("channels_last", "auto"),
+        accelerator=trainer.get("accelerator", "auto"),
+    )
+    cost.precision, dtype = arithmetic.precision, DTYPES[arithmetic.precision]
+    make_fake(losses, mode)
+    with mode:
+        images = torch.empty(batch, 3, height, width)
+        if arithmetic.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+    with mode:
+        try:
+            tokenizer.train().quantizer(tokenizer.encoder(_seen(tokenizer, images[:2])))
+        except (DataDependentOutputException, DynamicOutputShapeException):
+            tokenizer.quantizer = ShapesOnlyQuantizer(tokenizer.quantizer)
+            cost.notes.append("what the quantizer does in training only (running means, revival) is not counted")
+        conditions = None
+        if tokenizer.conditioner is not None:
+            conditions = torch.empty(batch, tokenizer.conditioner.length, tokenizer.conditioner.dim)
+            cost.notes.append("the frozen text tower, which reads the captions, is not counted")
+        _forward_flops(cost, tokenizer, losses, adversary, images[:1], None if conditions is None else conditions[:1])
+        dynamic = 0
+        for phase, update in _phases(adversary, int(trainer["max_updates"])).items():
+            flops, peak = _measure_update(tokenizer, losses, adversary, images, update, dtype, conditions)
+            cost.update_flops[phase] = flops * int(trainer.get("accumulate", 1))
+            dynamic = max(dynamic, peak)
+    trained = sum(cost.trained.values())
+    states = OPTIMIZER_STATE.get(config["optimizer"].get("name", "adam"), 2)
+    buffers = sum(
+        b.numel() * b.element_size() for part in (tokenizer, adversary, losses) if part for b in part.buffers()
+    )
+    cost.memory = {
+        "parameters": 4 * sum(cost.parameters.values()) + buffers,
+        "gradients": 4 * trained,
+        "optimizer": 4 * states * trained,
+        "EMA": 4 * sum(cost.parameters[name] for name, _ in tokenizer.named_children()) if trainer.get("ema") else 0,
+        "activations": max(dynamic - 4 * trained, 0),
+    }
+    return cost
+
+
+def _phases(adversary: nn.Module | None, max_updates: int) -> dict[str, int]:
+    """An update of each kind that the run will see."""
+    if adversary is None:
+        return {"update": 0}
+    at = adversary.start + adversary.ramp
+    phases = {f"with GAN (from update {adversary.start})": at} if adversary.start < max_updates else {}
+    first_discriminator = adversary.start - adversary.discriminator_warmup
+    if first_discriminator < adversary.start:
+        phases = {f"discriminator warm-up (from update {first_discriminator})": first_discriminator} | phases
+    return ({"before the GAN": 0} if first_discriminator > 0 else {}) | phases
+
+
+def _seen(tokenizer: nn.Module, images: Tensor) -> Tensor:
+    """What the encoder sees."""
+    return images if tokenizer.space is None else tokenizer.space.encode(images)
+
+
+def _forward_flops(
+    cost: UpdateCost,
+    tokenizer: nn.Module,
+    losses: nn.Module,
+    adversary: Any,
+    image: Tensor,
+    conditions: Tensor | None,
+) -> None:
+    with torch.no_grad():
+        if tokenizer.space is not None:
+            with _flops() as flops:
+                seen = tokenizer.space.encode(image)
+            cost.forward_flops["space (in)"] = flops.get_total_flops()
+        else:
+            seen = image
+        with _flops() as flops:
+            latents = tokenizer.encoder(seen)
+        cost.forward_flops["encoder"] = flops.get_total_flops()
+        with _flops() as flops:
+            quantized = tokenizer.quantizer(latents)
+        cost.forward_flops["quantizer"] = flops.get_total_flops()
+        with _flops() as flops:
+            picture = tokenizer.decode(quantized.codes, conditions=conditions)
+        cost.forward_flops["decoder"] = flops.get_total_flops()
+        for name, term in losses.terms.items():
+            network = term.__dict__.get("net")
+            if isinstance(network, nn.Module):
+                with _flops() as flops:
+                    network(picture, image) if term.needs_reconstruction else network(image)
+                what = "both images" if term.needs_reconstruction else "frozen"
+                cost.forward_flops[f"{name} ({what})"] = flops.get_total_flops()
+            if term.teacher is not None and f"teacher {term.teacher}" not in cost.forward_flops:
+                with _flops() as flops:
+                    term.network(image)
+                cost.forward_flops[f"teacher {term.teacher}"] = flops.get_total_flops()
+        if adversary is not None:
+            with _flops() as flops:
+                adversary.discriminator.eval()(picture)
+            # Random augmentation looks at values, which fake tensors have not.
+            adversary.discriminator.train(not hasattr(adversary.discriminator, "augment"))
+            cost.forward_flops["discriminator"] = flops.get_total_flops()
+
+
+def _measure_update(
+    tokenizer: nn.Module,
+    losses: nn.Module,
+    adversary: Any,
+    images: Tensor,
+    update: int,
+    dtype: torch.dtype | None,
+    conditions: Tensor | None = None,
+) -> tuple[int, int]:
+    """(FLOPs, peak bytes of what the update makes: activations, gradients, temporaries)."""
+    parts = [part for part in (tokenizer, losses, adversary) if part is not None]
+    for part in parts:
+        part.zero_grad(set_to_none=True)
+    tokenizer.set_update(update)
+    images = images.clone()  # teachers look at a batch once, and know it by its tensor
+    batch = {"image": images, "label": torch.zeros(len(images), dtype=torch.int64), "key": [""] * len(images)}
+    batch["caption"] = ["a picture"] * len(images)
+    cast = (lambda: torch.autocast("cpu", dtype=dtype)) if dtype else nullcontext
+    memory = LiveMemory()
+    memory.ignore(t for part in parts for t in (*part.parameters(), *part.buffers()))
+    with memory, _flops() as flops:
+        with cast():
+            output = tokenizer(images, conditions)
+            if output.reconstruction is not None:
+                output.reconstruction = output.reconstruction.float()
+            values = losses(batch, output, update)
+            total = values.total
+            if adversary is not None:
+                adversary.set_update(update)
+                if adversary.generator_active(update):
+                    against = values.sum_of(adversary.reconstruction_terms)
+                    total = total + adversary.generator_loss(batch, output, against, tokenizer.last_layer)[0]
+        total.backward()
+        del total, values
+        if adversary is not None and adversary.discriminator_active(update):
+            torch.clear_autocast_cache()
+            with cast():
+                loss, _ = adversary.discriminator_loss(batch, output)
+            loss.backward()
+    return flops.get_total_flops(), memory.peak
+
+
+@contextmanager
+def _flops() -> Iterator[FlopCounterMode]:
+    with FlopCounterMode(display=False) as counter:
+        yield counter

@@ -1,0 +1,1 @@
+"""Optimizers, EMA and what happens to gradients."""
