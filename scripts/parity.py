@@ -121,7 +121,7 @@ def run_system(config: dict[str, Any], io: Watched, weights: dict[str, "Tensor"]
 
 def run_function(config: dict[str, Any], io: Watched, weights: dict[str, "Tensor"]) -> tuple[Mapping, set[str], list]:
     """The same for a pure function."""
-    from imtok.parity import FUNCTIONS
+    from imtok.parity.functions import FUNCTIONS
 
     name = str(config["function"])
     if name not in FUNCTIONS:

@@ -16,7 +16,7 @@ try:
 except ModuleNotFoundError:  # Python 3.10
     tomllib = pytest.importorskip("tomli")
 
-NOT_SHIPPED = {"tests", "docs", "runs", "build", "dist"}
+NOT_SHIPPED = {".ci", "tests", "docs", "runs", "build", "dist"}
 
 
 def tracked_files() -> list[Path]:

@@ -15,7 +15,7 @@ from imtok.eval.evaluate import evaluate
 from imtok.eval.meters import Meters
 from imtok.eval.networks import resolve_networks
 from imtok.eval.protocol import Protocol
-from imtok.eval.report.write.gallery import Gallery, look_again
+from imtok.eval.report.gallery import Gallery, look_again
 
 MINI = Protocol(name="mini", extractor="randconv-64", metrics=("psnr", "ssim", "l1", "rfid", "codebook"))
 FACTS = {"name": "folder", "val_crop": "ADM centre crop (box halving, bicubic)"}

@@ -10,9 +10,9 @@ from fake_tokenizer import FakeTokenizer, batches_of, pictures
 
 from imtok.eval.evaluate import evaluate
 from imtok.eval.protocol import Protocol
-from imtok.eval.report.write.charts import _nice_ticks, curve_chart, histogram_chart, rank_chart
-from imtok.eval.report.write.rows import metric_rows, model_title
-from imtok.eval.report.write.training_curves import MAX_POINTS, read_curves
+from imtok.eval.report.charts import _nice_ticks, curve_chart, histogram_chart, rank_chart
+from imtok.eval.report.rows import metric_rows, model_title
+from imtok.eval.report.training_curves import MAX_POINTS, read_curves
 
 VOID = {"meta", "img", "br", "line", "circle"}
 
