@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..common.arguments import Arguments, add_device, find_device, positive
 from ..common.errors import UserError, did_you_mean
+from ..common.output_folder import add_overwrite, check_file
 from .quantizer_cases import CASES, Case, make_step
 
 if TYPE_CHECKING:
@@ -49,12 +50,15 @@ def parse(argv: Sequence[str]) -> Any:
     )
     parser.add_argument("--no-memory", action="store_true", help="leave out the processes that measure peak memory")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
+    add_overwrite(parser, what="the file of --json is there already")
     parser.add_argument("--memory-of", help="used by the command itself: case:side:tokens:dtype:compiled")
     add_device(parser)
     arguments = parser.parse_args(list(argv))
     for name in arguments.cases:
         if name not in CASES:
             raise UserError(f"there is no case {name!r}; {did_you_mean(name, CASES)}; known: {', '.join(CASES)}")
+    if arguments.json is not None:
+        check_file(arguments.json, key="--json", overwrite=arguments.overwrite)
     return arguments
 
 

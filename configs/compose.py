@@ -29,6 +29,7 @@ TOP_LEVEL = {
     "split": Literal["auto", "val", "all"],
     "max_images": int | None,
     "out": str | None,
+    "overwrite": bool,
     "device": str,
     "require": Sequence[str],
     "curve_images": int | None,

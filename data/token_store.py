@@ -11,6 +11,7 @@ A shard's .json is written after its .npy, each by rename, so that a shard with 
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ from ..common.types import IndexSegment
 
 FORMAT = "imtok-tokens"
 FORMAT_VERSION = 1
+WRITTEN = re.compile(r"tokens_\d{5,}\.(npy|json)|begun\.json|index\.json|\.writing_.*")
 
 
 def integer_type(layout: Sequence[IndexSegment]) -> np.dtype:
@@ -131,19 +133,32 @@ class TokenWriter:
                     f"--out={folder} was begun with another {changed[0]} ({_short(before.get(changed[0]))}, now "
                     f"{_short(about[changed[0]])}); take another folder, or --overwrite to begin anew"
                 )
-        elif (folder / "index.json").is_file() or any(folder.glob("tokens_*.npy")):
+        elif (folder / "index.json").is_file() or any(self._files("tokens_*.npy")):
             raise UserError(f"--out={folder} holds other tokens; take another folder, or --overwrite to begin anew")
         write_json(begun, about)
-        self.shards = [Shard(**_read_json(path)) for path in sorted(folder.glob("tokens_*.json"))]
+        self.shards = [Shard(**_read_json(path)) for path in self._files("tokens_*.json")]
         self.open = Shard(self._next_file(), [], [])
         self.rows: list[np.ndarray] = []
+
+    def _files(self, pattern: str) -> list[Path]:
+        return sorted(path for path in self.folder.glob(pattern) if WRITTEN.fullmatch(path.name))
 
     @staticmethod
     def clear(folder: Path) -> None:
         """Remove what a TokenWriter wrote, and nothing else."""
-        for pattern in ("tokens_*.npy", "tokens_*.json", "begun.json", "index.json", ".writing_*"):
-            for path in folder.glob(pattern):
+        for path in folder.iterdir():
+            if WRITTEN.fullmatch(path.name):
                 path.unlink()
+
+    @staticmethod
+    def began(folder: Path) -> bool:
+        """Whether a TokenWriter has worked there, to its end or not."""
+        try:
+            if (folder / "begun.json").is_file():
+                return {"model_sha256", "inputs"} <= set(_read_json(folder / "begun.json"))
+            return _read_json(folder / "index.json").get("format") == FORMAT
+        except (OSError, UserError, TypeError, AttributeError):
+            return False
 
     @property
     def inputs_done(self) -> int:

@@ -1,5 +1,6 @@
 """Turn tokens back into pictures: a token store to PNG files named after the images they came from."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -7,8 +8,11 @@ from typing import Any
 
 from ..common.arguments import Arguments, add_device, find_device, positive
 from ..common.errors import UserError
+from ..common.output_folder import DRAFTS, add_overwrite, check_folder
+from .shared.models import model_facts, sha256
 
 EXAMPLES = ("imtok decode tokens/ --model runs/quickstart/STAMP/tokenizer --out pictures/",)
+RECORD, FORMAT = "decoded.json", "imtok-pictures"  # in --out: which tokens by which model made which files
 
 
 def picture_names(keys: Sequence[str]) -> list[str]:
@@ -59,6 +63,59 @@ def captions_of(keys: Sequence[str], captions: Mapping[str, str], path: Path | N
     return [captions[key] for key in keys]
 
 
+def what_is_decoded(store: Any, model_sha256: str, captions: Path | None) -> dict[str, Any]:
+    """All that decides the pictures, but for their number."""
+    tokens = hashlib.sha256()
+    for name in ("index.json", *(Path(shard["file"]).name for shard in store.index["shards"])):
+        if (file := store.folder / name).is_file():  # a missing one is said when it is read
+            tokens.update(sha256(file).encode())
+    about = {"format": FORMAT, "model_sha256": model_sha256, "tokens_sha256": tokens.hexdigest()}
+    return about | {"captions_sha256": None if captions is None else sha256(captions)}
+
+
+def decoded_before(out: Path, about: Mapping[str, Any]) -> set[str]:
+    """The files that an earlier decode of the same tokens made or was about to make."""
+    try:
+        record = json.loads((out / RECORD).read_text(encoding="utf-8"))
+        same = all(record.get(key) == value for key, value in about.items())
+        return set(record["files"]) if same else set()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
+
+
+def pictures_done(out: Path, about: Mapping[str, Any], wanted: Sequence[str], *, overwrite: bool) -> set[str]:
+    """Which of `wanted` an interrupted decode has left to keep; refuses a folder of anything else."""
+    before = decoded_before(out, about)
+    check_folder(out, overwrite=overwrite, is_own=lambda _: bool(before))
+    if overwrite:
+        return set()
+    there = {name for name in wanted if (out / name).exists()}
+    if foreign := sorted(there - before):
+        raise UserError(f"--out={out} holds {foreign[0]}, not of this decode; take an empty folder, or --overwrite")
+    return there
+
+
+def write_record(out: Path, about: Mapping[str, Any], wanted: Sequence[str]) -> None:
+    from imtok.common.files import write_text
+
+    files = decoded_before(out, about).union(wanted)
+    write_text(out / RECORD, json.dumps({**about, "files": sorted(files)}, ensure_ascii=False) + "\n")
+
+
+def save_picture(pixels: Any, path: Path) -> None:
+    """Whole or not at all: what is there counts as done when an interrupted decode goes on."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{DRAFTS}{path.name}")
+    try:
+        Image.fromarray(pixels).save(draft, "PNG")
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
 def main(argv: Sequence[str]) -> int:
     parser = Arguments("decode", str(__doc__), examples=EXAMPLES)
     parser.add_argument("tokens", type=Path, metavar="TOKENS", help="what `imtok encode` wrote")
@@ -72,39 +129,49 @@ def main(argv: Sequence[str]) -> int:
         metavar="FILE",
         help="JSON, {key: caption}; for tokenizers whose decoder reads captions",
     )
+    add_overwrite(parser)
     parser.add_argument("--force", action="store_true", help="decode tokens that another model made")
     add_device(parser)
     options = parser.parse_args(argv)
 
-    from PIL import Image
     from rich.progress import track
 
     from imtok.common.pixels import to_uint8
     from imtok.data.token_store import TokenStore
+    from imtok.tokenizers.hub import find_folder, from_pretrained, read_config
     from imtok.tokenizers.index_tensors import NoSuchToken
 
-    from .shared.models import load_model
-
     store = TokenStore(options.tokens)
-    tokenizer, model = load_model(options.model, find_device(options.device))
+    names = dict(zip(store.keys, picture_names(store.keys), strict=True))
+    captions = read_captions(options.captions) if options.captions is not None else {}
+    folder = find_folder(options.model)
+    read_config(folder)
+    model = model_facts(folder)
     if store.index.get("model_sha256") != model["model_sha256"] and not options.force:
         raise UserError(
             f"{options.tokens} was made by another model ({store.index.get('model')}, sha256 "
             f"{str(store.index.get('model_sha256'))[:12]}; --model has {model['model_sha256'][:12]}); give that one, "
             "or --force"
         )
+    total = min(len(store), options.limit or len(store))
+    wanted = [names[key] for key in store.keys[:total]]
+    about = what_is_decoded(store, model["model_sha256"], options.captions)
+    ready = pictures_done(options.out, about, wanted, overwrite=options.overwrite)
+    if ready:
+        print(f"going on after {len(ready)} of {total} pictures")
+    tokenizer = from_pretrained(folder, device=find_device(options.device))
     if options.captions is not None and tokenizer.conditioner is None:
         raise UserError(f"--captions={options.captions}: this tokenizer's decoder reads no captions; leave it out")
-    captions = read_captions(options.captions) if options.captions is not None else {}
     size = store.image_size
     check_layout(store, tokenizer, str(options.tokens))
-    names = dict(zip(store.keys, picture_names(store.keys), strict=True))
-    total = min(len(store), options.limit or len(store))
-    done = 0
+    done, recorded = 0, False
     batches = -(-total // options.batch_size)
     for keys, _, indices in track(store.batches(options.batch_size), description="decoding", total=batches):
         if done >= total:
             break
+        if {names[key] for key in keys[: total - done]} <= ready:
+            done += len(keys)
+            continue
         indices = (
             indices.to(tokenizer.device)
             if store.packing.joined
@@ -117,15 +184,12 @@ def main(argv: Sequence[str]) -> int:
             made = tokenizer.detokenize(indices, conditions=conditions, image_size=size)
         except NoSuchToken as error:
             raise UserError(f"{options.tokens}: {error}; decode with the model that made the tokens") from error
+        if not recorded:  # from here on the folder is ours
+            write_record(options.out, about, wanted)
+            recorded = True
         pictures = to_uint8(made).permute(0, 2, 3, 1).cpu().numpy()
         for key, picture in list(zip(keys, pictures, strict=True))[: total - done]:
-            path = options.out / names[key]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                Image.fromarray(picture).save(path)
-            except OSError:  # a full disk: no half a picture
-                path.unlink(missing_ok=True)
-                raise
+            save_picture(picture, options.out / names[key])
         done += len(keys)
     print(f"{total} pictures of {size[1]}x{size[0]}: {options.out}")
     return 0

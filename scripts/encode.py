@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..common.arguments import Arguments, add_device, find_device, positive
 from ..common.errors import UserError
+from ..common.output_folder import check_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -187,16 +188,19 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="begin anew where --out holds tokens; without it an interrupted encode goes on",
+        help="begin anew where --out holds tokens, or write beside other files; without it an interrupted encode goes "
+        "on, and a folder of other files is refused",
     )
     add_device(parser)
     options = parser.parse_args(argv)
 
+    from imtok.data.token_store import TokenWriter
+
+    check_folder(options.out, overwrite=options.overwrite, is_own=TokenWriter.began)
     root, files = list_inputs(options.images)
     files = files[: options.limit]
     keys = [path.relative_to(root).as_posix() for path in files]
 
-    from imtok.data.token_store import TokenWriter
     from imtok.tokenizers.quality import Quality
 
     from .shared.models import load_model

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ..common.errors import UserError, errors_as_one_line
 from ..configs.compose import apply_tiny, check_top_level, readable_errors, with_home
 from ..training.resume import value_of
-from .shared.evaluation_folder import asked_for, default_folder
+from .shared.evaluation_folder import asked_for, check_out, default_folder, model_name, run_folder
+from .shared.models import model_facts
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -34,6 +35,7 @@ usage: imtok evaluate model=DIR_OR_HUB_ID [data=NAME] [key=value ...]
   require=[rfid,lpips_vgg]  exit with an error if one of these could not be computed (after the report)
   out=DIR                   or hydra.run.dir=DIR. Default: the model's run folder for what the run itself measured,
                             RUN/evaluations/DATA-SPLIT for anything else, evaluation/MODEL for a model without a run
+  overwrite=true            write even where that folder holds other files, or the report of something else
   device=auto|cpu|cuda      debug=tiny: few images, random weights, to see that everything works
 
 examples:
@@ -91,25 +93,30 @@ def run(argv: Sequence[str]) -> int:
     data = build_data(resolved["data"])
     if exported["tokenizer"].get("conditioner"):
         data.take_captioned("the model's tokenizer.conditioner", used=[split])
-    loader = data.val_loader(config.max_images) if split == "val" else data.all_loader(config.max_images)
-    device = find_device(config.device)
-    tokenizer = from_pretrained(folder, device=device)
     training = {k: v for k, v in exported.get("training", {}).items() if isinstance(v, str | int | float | bool)}
     facts = data.describe()
     out = asked_for(config.out, out_as_run_dir)
+    by_default = out is None
     if out is None and run_dir is not None:
-        out = default_folder(run_dir=run_dir, config=resolved, facts=facts, split=split)
+        out = default_folder(run_dir=run_dir, model=folder, config=resolved, facts=facts, split=split)
     out = out or Path("evaluation") / model_name(folder)
+    facts |= {"evaluated": split}
+    weights = model_facts(folder)["model_sha256"]
+    about = {"weights_sha256": weights, "folder": folder, "data": facts, "protocol": protocol.label}
+    check_out(out, about, run_dir=run_dir, by_default=by_default, overwrite=config.overwrite)
+    loader = data.val_loader(config.max_images) if split == "val" else data.all_loader(config.max_images)
+    device = find_device(config.device)
+    tokenizer = from_pretrained(folder, device=device)
     print(f"{model_name(folder)}: {len(loader.dataset):,} images on {device}, report in {out}", flush=True)
     results = evaluate(
         tokenizer,
         loader,
         protocol=protocol,
         out_dir=out,
-        data_facts=facts | {"evaluated": split},
+        data_facts=facts,
         run_dir=run_dir,
         device=device,
-        model_facts={"name": model_name(folder), "folder": str(folder)} | training,
+        model_facts={"name": model_name(folder), "folder": str(folder), "weights_sha256": weights} | training,
         require=tuple(config.require),
         meaning=meaning_of(data, loader, protocol, fit=split == "val"),
         alignment=load_alignment(folder, tokenizer),
@@ -153,22 +160,6 @@ def square_size(size: Sequence[int]) -> int:
             f"the model was trained at {height}x{width}; data.image_size=N gives a square size to evaluate at"
         )
     return int(height)
-
-
-def run_folder(folder: Path) -> Path | None:
-    """The training run that the model lies in, if it does."""
-    parent = folder.resolve().parent
-    return parent if any((parent / name).is_file() for name in ("config.yaml", "metrics.csv")) else None
-
-
-def model_name(folder: Path) -> str:
-    """`quickstart/2026-11-21_02-31` for runs/quickstart/STAMP/tokenizer; the folder's own name elsewhere."""
-    folder = folder.resolve()
-    if folder.name == "tokenizer":
-        return "/".join(folder.parent.parts[-2:])
-    if "snapshots" in folder.parts:  # the hub's cache: .../models--owner--name/snapshots/HASH
-        return folder.parent.parent.name.removeprefix("models--").replace("--", "/")
-    return folder.name
 
 
 def chosen_split(config: "DictConfig", run_dir: Path | None) -> str:

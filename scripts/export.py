@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..common.arguments import Arguments
 from ..common.errors import UserError
+from ..common.output_folder import add_overwrite, check_folder
 
 if TYPE_CHECKING:
     from ..tokenizers.tokenizer import Tokenizer
@@ -76,9 +77,11 @@ def main(argv: Sequence[str]) -> int:
         help="ema: running mean; raw: as trained; auto (default): ema where there is one",
     )
     parser.add_argument("--check", action="store_true", help="load the result and compare its indices")
+    add_overwrite(parser)
     options = parser.parse_args(argv)
+    check_folder(options.out, overwrite=options.overwrite)
 
-    from imtok.eval.probes.alignment import export_alignment
+    from imtok.eval.probes.alignment import export_alignment, remove_alignment
     from imtok.tokenizers.hub import save_pretrained
     from imtok.training import checkpoint
 
@@ -86,6 +89,7 @@ def main(argv: Sequence[str]) -> int:
     state = checkpoint.read(source, named="")
     tokenizer, weights = build_from(state, options.weights, source)
     facts = {"experiment": state["config"].get("name"), "update": state["update"], "weights": weights}
+    remove_alignment(options.out)
     save_pretrained(tokenizer, options.out, facts=facts)
     for name, reason in export_alignment(state, tokenizer, options.out).missing.items():
         print(f"imtok: note: alignment/ without loss.{name}: {reason}")

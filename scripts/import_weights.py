@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..common.arguments import Arguments, positive
 from ..common.errors import UserError
+from ..common.output_folder import add_overwrite, check_folder
 
 if TYPE_CHECKING:
     from ..tokenizers.released.base import ReleasedFamily, State
@@ -79,6 +80,7 @@ def main(argv: Sequence[str]) -> int:
         help="side, or height and width (default 256)",
     )
     parser.add_argument("--list", action="store_true", help="print the systems and stop")
+    add_overwrite(parser)
     options = parser.parse_args(argv)
 
     from imtok.tokenizers import released
@@ -94,6 +96,7 @@ def main(argv: Sequence[str]) -> int:
             raise UserError(
                 f"{flag} is missing: imtok import-weights FILE --system NAME --out DIR (--list names the systems)"
             )
+    check_folder(options.out, overwrite=options.overwrite)
     if len(options.image_size) > 2:
         raise UserError(f"--image-size={' '.join(map(str, options.image_size))}: one number, or height and width")
     family = released.find(options.system)
@@ -102,11 +105,13 @@ def main(argv: Sequence[str]) -> int:
     size = tuple(options.image_size) if len(options.image_size) == 2 else tuple(options.image_size * 2)
     tokenizer, report = family.import_state(state, image_size=size, constructor=constructor)
 
+    from imtok.eval.meaning.alignment import remove_alignment
     from imtok.tokenizers.hub import save_pretrained
 
     from .shared.models import sha256
 
     facts = {"imported_from": Path(options.file).name, "system": options.system, "sha256": sha256(Path(options.file))}
+    remove_alignment(options.out)
     save_pretrained(tokenizer, options.out, facts=facts)
     parameters = sum(p.numel() for p in tokenizer.parameters())
     print(f"{len(report.used)} of {len(state)} tensors used, {parameters / 1e6:.2f} M parameters: {options.out}")

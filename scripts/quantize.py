@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..common.arguments import Arguments, add_device, find_device, positive
 from ..common.errors import UserError
+from ..common.output_folder import add_overwrite, check_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,14 +87,14 @@ def main(argv: Sequence[str]) -> int:
     where.add_argument("--generated", action="store_true", help="fit on generated pictures instead")
     parser.add_argument("--limit", type=positive, default=1024, metavar="N", help="images to fit on (default 1024)")
     parser.add_argument("--batch-size", type=positive, default=16, metavar="N")
-    parser.add_argument("--overwrite", action="store_true", help="write even where --out holds a tokenizer")
+    add_overwrite(parser)
     add_device(parser)
     options = parser.parse_args(argv)
-    if (options.out / "config.json").exists() and not options.overwrite:
-        raise UserError(f"--out={options.out} holds a tokenizer already; another folder, or --overwrite")
+    check_folder(options.out, overwrite=options.overwrite)
 
     import torch
 
+    from imtok.eval.meaning.alignment import remove_alignment
     from imtok.tokenizers.hub import read_config, save_pretrained
     from imtok.tokenizers.quantizers.gaussian_scalar import GaussianScalar
     from imtok.tokenizers.quantizers.identity import ContinuousBottleneck
@@ -121,6 +122,7 @@ def main(argv: Sequence[str]) -> int:
 
     facts = dict(read_config(Path(model["model"])).get("training", {}))
     facts["quantized_after_training"] = {"bits": options.bits, "images": options.limit, "from": model["model_sha256"]}
+    remove_alignment(options.out)
     save_pretrained(discrete, options.out, facts=facts)
     print(
         f"{scalar.code_dim} channels x {options.bits} bits a token, {discrete.bits_per_image:g} bits an image; "

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..common.arguments import Arguments, add_device
 from ..common.errors import UserError
+from ..common.output_folder import add_overwrite, check_file
 
 if TYPE_CHECKING:
     from ..losses.teachers.timm_teacher import TimmTeacher
@@ -24,6 +25,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--image-size", type=int, default=64, metavar="N", help="of the data (default: 64)")
     parser.add_argument("--data-root", default=None, metavar="DIR", help="class folders; default: generated images")
     parser.add_argument("--seed", type=int, default=0)
+    add_overwrite(parser, what="the file is there already")
     add_device(parser)
     options = parser.parse_args(argv)
 
@@ -37,12 +39,14 @@ def main(argv: Sequence[str]) -> int:
         words += ["data=folder", f'data.root="{options.data_root}"']
     config = compose_config("train", words)
     node = config["teacher"][options.teacher]
+    out = Path(options.out or node["weights"])
+    if options.out is not None or node["weights"] not in ("pretrained", "random"):
+        check_file(out, key="--out", overwrite=options.overwrite)
     teacher = build(node | {"weights": "random"}, key=f"teacher.{options.teacher}")
     if not isinstance(teacher, TimmTeacher):
         raise UserError(f"--teacher {options.teacher}: a {type(teacher).__name__}; only timm networks are trained here")
     if options.out is None and node["weights"] in ("pretrained", "random"):
         raise UserError(f"--out: configs/teacher/{options.teacher}.yaml names no file; say where the weights should go")
-    out = Path(options.out or node["weights"])
     data = build(config["data"], key="data")
     accuracy, held_out = train(
         teacher, data, updates=options.updates, seed=options.seed, device=find_device(options.device)
@@ -61,11 +65,12 @@ def train(
 
     from imtok.common.pixels import to_model_range
 
+    data.batch_size = batch_size
+    batches = data.train_loader(num_batches=updates)  # a folder knows its classes once it was listed
     classes = len(data.source.class_names)
     if classes < 2:
         raise UserError("train-teacher: these images have no classes; --data-root takes a folder of class folders")
     torch.manual_seed(seed)
-    data.batch_size = batch_size
     network = teacher.to(device).network.requires_grad_(True).to(memory_format=torch.channels_last)
     head = torch.nn.Linear(teacher.pooled_dim, classes).to(device)
     optimizer = torch.optim.AdamW([*network.parameters(), *head.parameters()], lr=lr, weight_decay=0.05)
@@ -75,7 +80,7 @@ def train(
 
     network.train()
     seen = 0.0
-    for update, batch in enumerate(data.train_loader(num_batches=updates)):
+    for update, batch in enumerate(batches):
         for group in optimizer.param_groups:
             group["lr"] = lr * min((update + 1) / 50, max(1 - update / updates, 0.02))
         images = to_model_range(batch["image"].to(device))

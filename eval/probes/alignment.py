@@ -102,6 +102,17 @@ def load_alignment(folder: Path, tokenizer: nn.Module) -> Alignment:
     return found
 
 
+def remove_alignment(folder: Path) -> None:
+    """What an earlier export left there: beside other weights it would be another model's."""
+    out = folder / FOLDER
+    try:
+        ours = json.loads((out / "config.json").read_text())["format"] == FORMAT
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    for name in ("config.json", "model.safetensors") if ours else ():
+        (out / name).unlink(missing_ok=True)
+
+
 def _build_terms(
     found: Alignment,
     nodes: Mapping[str, Any],

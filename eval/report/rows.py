@@ -141,6 +141,7 @@ def facts(results: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
         "tokens",
         "codebook_size",
         "bits_per_image",
+        "weights_sha256",
     }
     model_rows += [(k, _plain(v)) for k, v in model.items() if k not in known and v is not None]
     versions = [(name, v) for name, v in made["packages"].items() if v]

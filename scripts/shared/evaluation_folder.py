@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.errors import UserError
+from ...common.output_folder import check_folder
 
 WEIGHTS = ("inception", "lpips_vgg", "lpips_alex")
 
@@ -18,22 +19,78 @@ def asked_for(out: str | None, run_dir_override: str | None) -> Path | None:
     return Path(given).expanduser() if given else None
 
 
-def default_folder(*, run_dir: Path, config: Mapping[str, Any], facts: Mapping[str, Any], split: str) -> Path:
+def run_folder(folder: Path) -> Path | None:
+    """The training run that the model lies in, if it does."""
+    parent = folder.resolve().parent
+    return parent if any((parent / name).is_file() for name in ("config.yaml", "metrics.csv")) else None
+
+
+def model_name(folder: Path) -> str:
+    """`quickstart/2026-11-21_02-31` for runs/quickstart/STAMP/tokenizer; the folder's own name elsewhere."""
+    folder = folder.resolve()
+    if folder.name == "tokenizer":
+        return "/".join(folder.parent.parts[-2:])
+    if "snapshots" in folder.parts:  # the hub's cache: .../models--owner--name/snapshots/HASH
+        return folder.parent.parent.name.removeprefix("models--").replace("--", "/")
+    return folder.name
+
+
+def default_folder(
+    *, run_dir: Path, model: Path, config: Mapping[str, Any], facts: Mapping[str, Any], split: str
+) -> Path:
     """The run's folder for what the run itself measures at its end; else a folder of its own below the run.
 
     config: the resolved config of this evaluation. facts: ImageData.describe().
     """
-    if split == "val" and is_own_evaluation(run_dir, config):
+    own = model.resolve().name == "tokenizer"  # and no other export that lies in the run folder
+    if own and split == "val" and is_own_evaluation(run_dir, config):
         return run_dir
-    words = [str(facts["name"]), split]
+    words = [str(facts["name"]), split] if own else [model.resolve().name, str(facts["name"]), split]
     if config["protocol"]["name"] != "tok-eval/v1":
         words.append(str(config["protocol"]["name"]).replace("/", "_"))
     if config["max_images"] is not None:
         words.append(f"{config['max_images']}images")
     folder = run_dir / "evaluations" / "-".join(words)
-    if _root_in(folder / "metrics.json") not in (None, facts.get("root")):  # another folder was judged there
+    if _root_in(folder) not in (None, facts.get("root")):  # another folder was judged there
         folder = folder.with_name(f"{folder.name}-{Path(facts['root']).name}")
     return folder
+
+
+def check_out(out: Path, about: Mapping[str, Any], *, run_dir: Path | None, by_default: bool, overwrite: bool) -> None:
+    """Refuses a folder of other files, and one with the report of another model, data or protocol.
+
+    about: weights_sha256, folder (of the model), data (facts), protocol (label) of what will be measured.
+    by_default: nobody named `out`; a run's own folder is then as it should be.
+    """
+    before = _report_in(out)
+    own = before is not None or (by_default and run_dir is not None and out.resolve() == run_dir)
+    check_folder(out, key="out", overwrite=overwrite, remedy="overwrite=true", is_own=lambda _: own)
+    if before is None or overwrite:
+        return
+    model, data = before["model"], before["data"]
+    if "weights_sha256" in model:
+        same_model = model["weights_sha256"] == about["weights_sha256"]
+    else:  # written by the run itself, or before weights had a number
+        named = model.get("folder") or (run_dir and run_dir / "tokenizer")
+        same_model = named is not None and Path(named).resolve() == about["folder"].resolve()
+    same = {
+        "model": same_model,
+        "data": all(data.get(key) == about["data"].get(key) for key in ("name", "root", "evaluated")),
+        "protocol": before["protocol"]["label"] == about["protocol"],
+    }
+    if other := [name for name, equal in same.items() if not equal]:
+        raise UserError(
+            f"out={out} holds metrics.json of another {' and '.join(other)}; take another folder, or overwrite=true"
+        )
+
+
+def _report_in(folder: Path) -> dict[str, Any] | None:
+    """metrics.json as `imtok evaluate` and runs write it."""
+    try:
+        found = json.loads((folder / "metrics.json").read_text())
+        return found if {"model", "data", "protocol"} <= set(found) and "label" in found["protocol"] else None
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def is_own_evaluation(run_dir: Path, config: Mapping[str, Any]) -> bool:
@@ -61,8 +118,6 @@ def _what_is_measured(data: Mapping[str, Any], protocol: Mapping[str, Any]) -> d
     }
 
 
-def _root_in(metrics: Path) -> str | None:
-    try:
-        return json.loads(metrics.read_text())["data"].get("root", "")
-    except (OSError, ValueError, KeyError):
-        return None
+def _root_in(folder: Path) -> str | None:
+    report = _report_in(folder)
+    return None if report is None else report["data"].get("root", "")

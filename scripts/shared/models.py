@@ -4,6 +4,8 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..configs.errors import UserError
+
 if TYPE_CHECKING:
     import torch
 
@@ -12,11 +14,19 @@ if TYPE_CHECKING:
 
 def load_model(name: str, device: "torch.device | str" = "cpu") -> tuple["Tokenizer", dict[str, Any]]:
     """(tokenizer in eval mode, {"model": folder, "model_sha256": of its weights})."""
-    from imtok.tokenizers.hub import WEIGHTS_FILE, find_folder, from_pretrained
+    from imtok.tokenizers.hub import find_folder, from_pretrained
 
     folder = find_folder(name)
-    tokenizer = from_pretrained(folder, device=device)
-    return tokenizer, {"model": str(folder.resolve()), "model_sha256": sha256(folder / WEIGHTS_FILE)}
+    return from_pretrained(folder, device=device), model_facts(folder)
+
+
+def model_facts(folder: Path) -> dict[str, str]:
+    """Which weights these are, without loading them."""
+    from imtok.tokenizers.hub import WEIGHTS_FILE
+
+    if not (folder / WEIGHTS_FILE).is_file():
+        raise UserError(f"{folder / WEIGHTS_FILE} is missing; a tokenizer folder holds it beside config.json")
+    return {"model": str(folder.resolve()), "model_sha256": sha256(folder / WEIGHTS_FILE)}
 
 
 def sha256(path: Path) -> str:

@@ -42,6 +42,9 @@ def _llamagen(store: "TokenStore") -> Path:
             np.save(codes / f"{number}.npy", row[None, None])
             np.save(labels / f"{number}.npy", np.array([max(label, 0)]))
             number += 1
+    for path in (*codes.iterdir(), *labels.iterdir()):  # of an earlier, longer store: the reader counts files
+        if path.suffix == ".npy" and path.stem.isdecimal() and int(path.stem) >= number:
+            path.unlink()
     return codes
 
 

@@ -128,9 +128,10 @@ def test_the_runs_own_held_out_images_where_it_recorded_them(run_folder: Path, t
 
 def test_a_variable_length_is_judged_at_its_lengths(run_folder: Path, variable_node: dict, tmp_path: Path) -> None:
     model = save_pretrained(build(variable_node, key="tokenizer"), tmp_path / "tokenizer")
-    words = [f"model={model}", "data=folder", photos_of(run_folder), f"out='{tmp_path}'", "curve_images=2", *QUIET]
+    out = tmp_path / "out"
+    words = [f"model={model}", "data=folder", photos_of(run_folder), f"out='{out}'", "curve_images=2", *QUIET]
     assert main(words) == 0
-    curve = json.loads((tmp_path / "metrics.json").read_text())["curve"]
+    curve = json.loads((out / "metrics.json").read_text())["curve"]
     assert curve["images"] == 2 and [p["tokens"] for p in curve["points"]] == [1, 2, 4, 8, 16, 32, 64]
 
 
