@@ -67,9 +67,15 @@ def from_pretrained(
     """Read a folder written by `save_pretrained`, or a Hugging Face hub id; returns it in eval mode."""
     folder = find_folder(path_or_hub_id, revision=revision)
     config = read_config(folder)
+    try:
+        node = _renamed(config["tokenizer"])
+    except RecursionError:
+        raise UserError(
+            f"{folder}/config.json: tokenizer is nested too deep; copy or export the folder again"
+        ) from None
     state = read_weights(folder / WEIGHTS_FILE)
     with not_much_larger_than(state, source=str(folder / "config.json")):
-        tokenizer = build(_renamed(config["tokenizer"]), key="tokenizer", trusted=False)
+        tokenizer = build(node, key="tokenizer", trusted=False)
     if not isinstance(tokenizer, Tokenizer):
         raise UserError(f"{folder}/config.json: tokenizer._target_ is a {type(tokenizer).__name__}, not a Tokenizer")
     check_state(tokenizer.state_dict(), state, source=str(folder / WEIGHTS_FILE))
