@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from .errors import UserError, did_you_mean
+from .loaded_config import restricted
 from .moved import current
 from .value_types import annotations_of, what_it_takes
 
@@ -40,7 +41,9 @@ def locate_trusted_module(target: str, *, key: str, within: Sequence[str] = PART
     from torch import nn
 
     if not current(str(target)).startswith(tuple(within)):
-        raise UserError(f"{key}._target_={target}: a loaded tokenizer may only name classes of {', '.join(within)}")
+        raise UserError(
+            f"{key}._target_={_shown(target)}: a loaded tokenizer may only name classes of {', '.join(within)}"
+        )
     found = locate(target, key=key)
     # The class's own home counts, not the path written down: imtok.hub.os.system resolves as well.
     if not (issubclass(found, nn.Module) and found.__module__.startswith(tuple(within))):
@@ -54,8 +57,23 @@ def build(node: Mapping[str, Any], *, key: str, trusted: bool | Sequence[str] = 
     key: where the node stands in the YAML, for error lines.
     given: arguments the caller knows (`dim=...`); the YAML may state them too and is then checked.
     trusted: False for configs that came with a checkpoint; or where their classes may be defined, if not in PARTS.
+        Then every failure is one UserError, and no argument names weights or files (loaded_config.py).
     A class with `builds_own_parts = True` receives its nested nodes unbuilt.
     """
+    if trusted is True:
+        return _build(node, key=key, trusted=True, **given)
+    try:
+        return _build(node, key=key, trusted=trusted, **given)
+    except UserError:
+        raise
+    except Exception as error:  # hostile values make networks fail in every way there is
+        if type(error).__module__.startswith("imtok."):
+            raise
+        said = str(error).partition("\n")[0]
+        raise UserError(f"{key}: this loaded config cannot be built ({type(error).__name__}: {said[:200]})") from error
+
+
+def _build(node: Mapping[str, Any], *, key: str, trusted: bool | Sequence[str], **given: Any) -> Any:
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise UserError(f"{key}: no _target_ here, so nothing says which class to build")
     for forbidden in ("_args_", "_partial_"):
@@ -91,10 +109,14 @@ def build(node: Mapping[str, Any], *, key: str, trusted: bool | Sequence[str] = 
         wanted = None if isinstance(value, Mapping) and "_target_" in value else what_it_takes(hints.get(name), value)
         if wanted:
             raise UserError(f"{key}.{name}={_shown(value)}: {cls.__name__} takes {wanted} here")
+    if trusted is not True:
+        arguments = restricted(cls, arguments, key=key)
     if not getattr(cls, "builds_own_parts", False):
         arguments = {k: _build_nested(v, key=f"{key}.{k}", trusted=trusted) for k, v in arguments.items()}
     elif "trusted" in accepted:
         arguments["trusted"] = trusted
+    elif trusted is not True:  # it would build its parts as if they were ours
+        raise UserError(f"{key}._target_={cls.__name__}: not a part that a loaded config may name")
     try:
         return cls(**arguments)
     except UserError:

@@ -58,7 +58,7 @@ def make_discrete(tokenizer: "Tokenizer", **settings: Any) -> "Tokenizer":
 
     old = tokenizer.config["quantizer"]
     node = {**tokenizer.config, "quantizer": {"_target_": SCALAR, "continuous": dict(old), **settings}}
-    discrete = build(node, key="tokenizer")
+    discrete = build(node, key="tokenizer", trusted=False)  # the node is the loaded config's
     state = {  # the bottleneck moves one level down, everything else stays where it is
         f"quantizer.continuous.{k.removeprefix('quantizer.')}" if k.startswith("quantizer.") else k: v
         for k, v in tokenizer.state_dict().items()

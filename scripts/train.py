@@ -16,6 +16,7 @@ usage: imtok train [experiment=NAME] [key=value ...]      (the same as `python t
   data.batch_size=8 data.image_size=256
   loss.lpips.weight=0.5        any key of the config
   ckpt_path=last               go on with the newest run of this experiment
+  trust=true                   with ckpt_path: take over whatever that run recorded, also classes outside imtok
   init_from=DIR                start from an exported tokenizer; freeze=[encoder,quantizer] keeps parts as they are
   debug=tiny                   two updates of whatever is selected, small, on CPU
   --cfg job --resolve          print the whole config and stop

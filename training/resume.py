@@ -12,15 +12,19 @@ import yaml
 from ..common.console import say
 from ..common.errors import UserError
 from ..configs.compose import override_keys
+from .recorded import check_recorded, printable
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-NOT_REPEATED = ("ckpt_path", "hydra.run.dir")  # of recorded overrides: where that run was, not what it was
+NOT_REPEATED = ("ckpt_path", "hydra.run.dir", "trust")  # of recorded overrides: where that run was, not what it was
 SAME_DATA = ("data", "data.root", "data.split_file")  # a change of one of these ends the recorded split
 
 
 def arguments_for_resume(arguments: Sequence[str]) -> list[str]:
     """The command line with `last` replaced, the run's folder named, and its recorded overrides put first."""
-    arguments = list(arguments)
+    trust = value_of("trust", arguments)
+    if trust not in (None, "true", "false"):
+        raise UserError(f"trust={trust}: true or false; true lets ckpt_path take over any recorded override")
+    arguments = [a for a in arguments if override_keys([a]) != ["trust"]]
     wanted = value_of("ckpt_path", arguments)
     if wanted in (None, "null"):
         return arguments
@@ -42,8 +46,12 @@ def arguments_for_resume(arguments: Sequence[str]) -> list[str]:
     split = file.parent.parent / "split.json"
     same = all(value_of(key, arguments) in (None, value_of(key, before)) for key in SAME_DATA)
     same_split = [f"data.split_file={quoted(split)}"] if same and split.is_file() else []
-    left_out = {*again, *NOT_REPEATED, *override_keys(same_split)}
-    recorded = [o for o in before if override_keys([o])[0] not in left_out]
+    left_out = {*again, *override_keys(same_split)}
+    if trust != "true":  # the whole record: what is left out of it below may have kept the rest in check
+        check_recorded(before, source=file.parent.parent / "overrides.yaml")
+    recorded = [o for o in before if left_out.isdisjoint(override_keys([o]))]
+    if recorded:
+        say(f"ckpt_path: taken over from overrides.yaml of {file.parent.parent}: {printable(' '.join(recorded))}")
     kept = [
         a
         for a in arguments
@@ -82,11 +90,17 @@ def quoted(path: Path | str) -> str:
 
 
 def recorded_overrides(file: Path) -> list[str]:
+    """Less where that run was and how far it was trusted."""
+    record = file.parent.parent / "overrides.yaml"
     try:
-        found = yaml.safe_load((file.parent.parent / "overrides.yaml").read_text())
+        found = yaml.safe_load(record.read_text()) or []
     except FileNotFoundError:
         return []
-    return [str(o) for o in found or []]
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
+        found = None
+    if not isinstance(found, list):
+        raise UserError(f"ckpt_path: {record} is damaged; restore it, or take it away and give all settings again")
+    return [o for o in map(str, found) if not set(NOT_REPEATED).intersection(override_keys([o]))]
 
 
 def _last_of(folder: Path) -> Path:

@@ -47,7 +47,11 @@ def save_alignment(losses: nn.Module, config: Mapping[str, Any], folder: Path) -
 def export_alignment(checkpoint: Mapping[str, Any], tokenizer: nn.Module, folder: Path) -> Alignment:
     """From a training checkpoint; what could not be rebuilt is in `missing`."""
     config, found = checkpoint["config"], Alignment()
-    nodes = {n: e["term"] for n, e in config["loss"].items() if e and _is_aligned(e.get("term", {}).get("_target_"))}
+    nodes = {
+        n: _without_sources(e["term"], frozen_too=False)
+        for n, e in config["loss"].items()
+        if e and _is_aligned(e.get("term", {}).get("_target_"))
+    }
     _build_terms(found, nodes, NamedTeachers(config.get("teacher"), trusted=HOME), tokenizer, key="loss", term=".term")
     for name, term in found.terms.items():
         prefix = f"terms.{name}."
@@ -89,11 +93,14 @@ def load_alignment(folder: Path, tokenizer: nn.Module) -> Alignment:
         return Alignment()
     try:
         facts = json.loads(file.read_text())
-        nodes, teachers = facts["terms"], NamedTeachers(facts["teachers"], key=f"{file}: teachers", trusted=HOME)
+        nodes = {name: _without_sources(node) for name, node in facts["terms"].items()}
+        teachers = NamedTeachers(facts["teachers"], key=f"{file}: teachers", trusted=HOME)
         found = Alignment(random=list(facts["random_weights"]))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        _build_terms(found, nodes, teachers, tokenizer, key=f"{file}: terms")
+    except UserError:
+        raise
+    except Exception as error:  # a stranger's values make networks fail in every way there is
         raise UserError(f"{file} is damaged ({type(error).__name__}); export the tokenizer again") from error
-    _build_terms(found, nodes, teachers, tokenizer, key=f"{file}: terms")
     state = read_weights(weights)
     for name, term in found.terms.items():
         own = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
@@ -127,6 +134,8 @@ def _build_terms(
         here = f"{key}.{name}{term}"
         try:
             made = build(node, key=here, trusted=HOME)
+            if not isinstance(made, KINDS):
+                raise UserError(f"{here}._target_={node['_target_']}: no term with something to keep beside an export")
             if made.teacher is not None:
                 made.learn_from(teachers.get(made.teacher, asked_by=f"{here}.teacher"))
         except UserError as error:
@@ -161,9 +170,10 @@ def _is_aligned(target: str | None) -> bool:
     return bool(target) and issubclass(locate_trusted_module(target, key="loss", within=HOME), KINDS)
 
 
-def _without_sources(node: Any) -> Any:
-    """What is filled from the file beside it starts from nothing else."""
+def _without_sources(node: Any, *, frozen_too: bool = True) -> Any:
+    """What is filled from the file beside it starts from nothing else; of a checkpoint, that is what trains."""
     if isinstance(node, Mapping):
-        kept = {k: _without_sources(v) for k, v in node.items() if k != "tiny"}
-        return kept | {"weights": "random", "tag": None} if "weights" in kept else kept
+        kept = {k: _without_sources(v, frozen_too=frozen_too) for k, v in node.items() if k != "tiny"}
+        filled = "weights" in kept and (frozen_too or kept.get("trainable", True))
+        return kept | {"weights": "random", "tag": None} if filled else kept
     return node

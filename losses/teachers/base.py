@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,7 @@ class SemanticTeacher(nn.Module, ABC):
     made_by: the command that writes the file of `weights`, told where that file is missing.
     """
 
+    published_weights: ClassVar[bool] = True
     tokens_dim: int
     pooled_dim: int
 

@@ -18,7 +18,7 @@ def import_open_clip() -> ModuleType:
 def create_model(model: str, *, tag: str | None, weights: str, image_size: int | None = None) -> nn.Module:
     """`.visual` and `.text`, fp32 on the CPU; without a tag the weights are drawn, which open_clip only logs."""
     open_clip = import_open_clip()
-    if open_clip.get_model_config(model) is None:
+    if model not in open_clip.list_models():  # no hf-hub:OWNER/NAME, no local-dir:PATH
         raise ValueError(f"model={model}: open_clip knows no such model; open_clip.list_models() lists them")
     if weights == "pretrained" and tag not in (known := open_clip.list_pretrained_tags_by_model(model)):
         raise ValueError(f"tag={tag}: open_clip has no such weights of {model}; known: {', '.join(known) or 'none'}")

@@ -1,6 +1,7 @@
 """The text side of a contrastive loss: one of open_clip's towers, or a small one that trains from scratch."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ class TextTower(nn.Module):
     weights: pretrained, PATH (a whole CLIP or its text tower), random. trainable: trained with the generator.
     max_tokens: of a caption, what is longer is cut; null: the model's own.
     """
+
+    published_weights: ClassVar[bool] = True
 
     def __init__(
         self,

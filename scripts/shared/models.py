@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..configs.errors import UserError
+from ...common.errors import UserError
 
 if TYPE_CHECKING:
     import torch

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +18,18 @@ class CLIPText(Conditioner):
     """Features [B, length, width] of every caption token after the last norm, not pooled.
 
     model: a name of open_clip's list. weights: pretrained (OpenAI's), PATH of an open_clip state dict, or random.
+        Null where a loaded config named a PATH: `weights` is then set on the object before the first caption.
     width, depth, num_heads: of the tower; held against what is loaded.
     The tower is made when the first caption comes, and is in no checkpoint or export: those name it.
     """
+
+    published_weights: ClassVar[bool] = True
 
     def __init__(
         self,
         *,
         model: str = "ViT-L-14-336",
-        weights: str = "pretrained",
+        weights: str | None = "pretrained",
         width: int = 768,
         depth: int = 12,
         num_heads: int = 12,
@@ -74,6 +77,11 @@ class CLIPText(Conditioner):
         return tower.requires_grad_(False).eval()
 
     def _load_clip(self, open_clip: Any) -> nn.Module:
+        if self.weights is None:
+            raise UserError(
+                f"{SETTING}: the loaded config names a file, which is not read; set tokenizer.conditioner.weights = "
+                "PATH in Python, or write pretrained into config.json"
+            )
         source = "openai" if self.weights == "pretrained" else str(Path(self.weights).expanduser())
         if source != "openai" and not Path(source).is_file():
             raise UserError(f"{SETTING}={self.weights}: no such file; give an open_clip checkpoint, or random")
