@@ -1,4 +1,4 @@
-"""Whoever draws the generated images may be killed at any moment: nobody waits for the dead, nothing of theirs stays."""
+"""Whoever draws the generated images may be killed at any moment: nobody waits for them, nothing of theirs stays."""
 
 import multiprocessing
 import os

@@ -25,17 +25,26 @@ TINY = [
     "data.num_workers=2",
     "name=cut",
 ]
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
 
-def start(cwd: Path, *words: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
-    """In a process group of its own."""
-    command = [sys.executable, *launcher, str(ROOT / "train.py"), *TINY, *words]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "IMTOK_CACHE": str(cwd / "cache")}
-    return subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True,
-    )  # fmt: skip
+@pytest.fixture
+def start(tmp_path):
+    """Starts a run in a process group of its own; what a failed test leaves running is killed."""
+    started: list[subprocess.Popen] = []
+
+    def start(*words: str, launcher: tuple[str, ...] = (), script: Path = ROOT / "train.py") -> subprocess.Popen:
+        command = [sys.executable, *launcher, str(script), *TINY, *words]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "IMTOK_CACHE": str(tmp_path / "cache")}
+        out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        started.append(subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True, **out))
+        return started[-1]
+
+    yield start
+    for process in started:
+        for pid in [*ranks_of(process), process.pid] if process.poll() is None else []:
+            os.kill(pid, signal.SIGKILL)
+        process.communicate()
 
 
 def rows(cwd: Path) -> list[dict[str, str]]:
@@ -112,8 +121,8 @@ def test_loader_workers_end_with_their_parent(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
-def test_a_signal_to_the_group(tmp_path, number, code):
-    process = start(tmp_path)
+def test_a_signal_to_the_group(start, tmp_path, number, code):
+    process = start()
     train_for(process, tmp_path, 3)
     os.killpg(process.pid, number)
     said, _ = process.communicate(timeout=60)
@@ -121,14 +130,14 @@ def test_a_signal_to_the_group(tmp_path, number, code):
     assert "Traceback" not in said and "DataLoader" not in said, said
     reached = last_update(tmp_path)
     assert f"stopped by {number.name} after update {reached}" in said
-    more = start(tmp_path, "ckpt_path=last", f"trainer.max_updates={reached + 2}")
+    more = start("ckpt_path=last", f"trainer.max_updates={reached + 2}")
     said, _ = more.communicate(timeout=120)
     assert more.returncode == 0 and last_update(tmp_path) == reached + 2, said
 
 
 @pytest.mark.slow
-def test_the_time_is_up(tmp_path):
-    process = start(tmp_path, "trainer.max_time=00:00:03")
+def test_the_time_is_up(start, tmp_path):
+    process = start("trainer.max_time=00:00:03")
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 75, said
     assert f"stopped by trainer.max_time after update {last_update(tmp_path)}" in said
@@ -137,7 +146,7 @@ def test_the_time_is_up(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for the ranks' processes")
 @pytest.mark.parametrize("how", ["group", "one_rank", "time"])
-def test_two_ranks_stop_after_the_same_update(tmp_path, how):
+def test_two_ranks_stop_after_the_same_update(start, tmp_path, how):
     script = tmp_path / "watched.py"
     script.write_text(
         "import os, pathlib\n"
@@ -154,24 +163,16 @@ def test_two_ranks_stop_after_the_same_update(tmp_path, how):
         "from imtok.train import main\n"
         "main()\n"
     )
-    command = [sys.executable, *TORCHRUN, str(script), *TINY]
-    command += ["trainer.max_time=00:00:06"] if how == "time" else []
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "IMTOK_CACHE": str(tmp_path / "cache")}
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True,
-    )  # fmt: skip
-    try:
-        if how != "time":
-            train_for(process, tmp_path, 3)
-        if how == "group":
-            for group in (process.pid, *ranks_of(process)):  # torchrun gives each rank a group of its own
-                os.killpg(group, signal.SIGTERM)
-        elif how == "one_rank":
-            os.kill(ranks_of(process)[1], signal.SIGUSR1)
-        said, _ = process.communicate(timeout=120)
-    finally:
-        process.kill()
+    words = ["trainer.max_time=00:00:06"] if how == "time" else []
+    process = start(*words, launcher=TORCHRUN, script=script)
+    if how != "time":
+        train_for(process, tmp_path, 3)
+    if how == "group":
+        for group in (process.pid, *ranks_of(process)):  # torchrun gives each rank a group of its own
+            os.killpg(group, signal.SIGTERM)
+    elif how == "one_rank":
+        os.kill(ranks_of(process)[1], signal.SIGUSR1)
+    said, _ = process.communicate(timeout=120)
     reached = last_update(tmp_path)
     assert [(tmp_path / f"update{rank}").read_text() for rank in (0, 1)] == [str(reached)] * 2, said
     code = "143" if how == "group" else "75"
