@@ -120,6 +120,11 @@ class ImageData(LightningDataModule):
     def len_val(self) -> int:
         return len(self.splits.val)
 
+    def prepare_data(self) -> None:
+        """Draws what is not there yet, ahead of the loaders."""
+        for images in (self.splits.train, self.splits.val):
+            images.prepare()
+
     def train_loader(self, *, start_sample: int = 0, num_batches: int) -> ImageLoader:
         """`num_batches` batches for this process, the first beginning at sample `start_sample` of all processes."""
         rank, world_size = processes()

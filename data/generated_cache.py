@@ -4,6 +4,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import platform
 import shutil
 import sys
 import tempfile
@@ -11,7 +12,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,9 +20,30 @@ import numpy as np
 
 from .drawing import draw_picture
 from .scenes import DRAWING_VERSION, draw_scene
+from .worker import begin_worker
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 CHUNK = 64  # pictures a process draws before it reports
 QUIET_SECONDS = 1.5  # a progress line appears only when drawing takes longer
+PATIENCE_SECONDS = 5.0  # of waiting for another process that draws, before a line says so
+HOST = platform.node()
+
+_locks: set[int] = set()  # open files by which this process holds a lock, or waits for one
+
+
+def _close_inherited_locks() -> None:
+    """A forked child shares the lock, and would hold it for as long as it lives."""
+    for lock in _locks:
+        os.close(lock)
+    _locks.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_inherited_locks)
 
 
 @dataclass(frozen=True)
@@ -103,14 +125,36 @@ def _fingerprint(images: Path, recipe: Recipe) -> str:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """One drawer at a time on this machine; where locks are not to be had, the last one to finish wins."""
-    try:
-        import fcntl
-    except ImportError:
+    if fcntl is None:
         yield
         return
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    _locks.add(lock)
+    try:
+        _wait_for(lock, path)
+        with suppress(OSError):  # who holds it is only told to people
+            os.truncate(lock, 0)
+            os.pwrite(lock, f"process {os.getpid()} on {HOST}\n".encode(), 0)
         yield
+    finally:
+        _locks.discard(lock)
+        os.close(lock)
+
+
+def _wait_for(lock: int, path: Path) -> None:
+    """Asks again and again: a blocking flock would go on after a signal whose handler only takes a note."""
+    quiet_until = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pass
+        if time.monotonic() > quiet_until:
+            quiet_until = float("inf")
+            holder = os.pread(lock, 200, 0).decode(errors="replace").strip() or "another process"
+            if os.environ.get("LOCAL_RANK", "0") == "0":
+                print(f"imtok: waiting for {holder}, which draws the same images ({path})", file=sys.stderr, flush=True)
+        time.sleep(0.1)
 
 
 def _draw(folder: Path, recipe: Recipe) -> None:
@@ -119,9 +163,10 @@ def _draw(folder: Path, recipe: Recipe) -> None:
     if shutil.disk_usage(folder.parent).free < needed + (64 << 20):
         raise OSError(28, "no space left for the cache", str(folder.parent))
     for left in folder.parent.glob(f".{recipe.key}.*"):  # by a run that was killed while it drew
-        if time.time() - left.stat().st_mtime > 24 * 3600:
+        dead = fcntl is not None and left.name.endswith(f"@{HOST}")  # we hold the lock; other machines may not see it
+        if dead or time.time() - left.stat().st_mtime > 24 * 3600:
             shutil.rmtree(left, ignore_errors=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{recipe.key}.", dir=folder.parent))
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{recipe.key}.", suffix=f"@{HOST}", dir=folder.parent))
     try:
         images = unfinished / "images.u8"
         with open(images, "wb") as file:
@@ -160,7 +205,7 @@ def _draw_all(images: Path, recipe: Recipe) -> None:
                 advance(_draw_chunk(images, recipe, first))
             return
         how = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-        pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(how))
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context(how), begin_worker)
         try:
             for done in as_completed([pool.submit(_draw_chunk, images, recipe, first) for first in starts]):
                 advance(done.result())

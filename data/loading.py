@@ -11,6 +11,7 @@ from .image_file import UnreadableImage
 from .sampling import mixed
 from .source import Images
 from .transforms import Crop, random_flip
+from .worker import begin_worker
 
 HASHED_ATTEMPTS = 16  # substitutes drawn at random before every image is tried in turn
 
@@ -93,7 +94,7 @@ class ImageLoader(DataLoader):
     """
 
     def __init__(self, *args, described_as: str, complete: bool, **kwargs):
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, worker_init_fn=begin_worker, **kwargs)
         # complete: training batches; a single sample without a picture means that no image at all can be read.
         self.described_as, self.complete = described_as, complete
 

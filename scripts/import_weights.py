@@ -105,7 +105,7 @@ def main(argv: Sequence[str]) -> int:
     size = tuple(options.image_size) if len(options.image_size) == 2 else tuple(options.image_size * 2)
     tokenizer, report = family.import_state(state, image_size=size, constructor=constructor)
 
-    from imtok.eval.meaning.alignment import remove_alignment
+    from imtok.eval.probes.alignment import remove_alignment
     from imtok.tokenizers.hub import save_pretrained
 
     from .shared.models import sha256

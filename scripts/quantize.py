@@ -94,7 +94,7 @@ def main(argv: Sequence[str]) -> int:
 
     import torch
 
-    from imtok.eval.meaning.alignment import remove_alignment
+    from imtok.eval.probes.alignment import remove_alignment
     from imtok.tokenizers.hub import read_config, save_pretrained
     from imtok.tokenizers.quantizers.gaussian_scalar import GaussianScalar
     from imtok.tokenizers.quantizers.identity import ContinuousBottleneck

@@ -26,7 +26,9 @@ class TrainingHooks(LightningModule):
     arithmetic = ""  # the line about trainer.precision
     finished_update = False  # True right after the last micro-batch of an update
     batch_ended_at = 0.0
-    stopped_by: int | None = None  # number of the signal that ended the run early
+    between_updates = False  # True while the first batch of an update is waited for
+    started_at = 0.0  # time.monotonic()
+    stopped_by: int | None = None  # what ended the run early, as stopping.py numbers it
     failed_writes = 0
     rng_to_restore: dict[str, Any] | None = None
 
@@ -48,9 +50,11 @@ class TrainingHooks(LightningModule):
         return batch
 
     def on_train_batch_start(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        self.between_updates = False
         if self.rng_to_restore is not None:  # here, where nothing but training draws any more
             set_rng_state(self.rng_to_restore)
             self.rng_to_restore = None
 
     def on_train_batch_end(self, *_: Any) -> None:
+        self.between_updates = self.finished_update
         self.batch_ended_at = time.perf_counter()  # after all callbacks: what follows is the wait for data

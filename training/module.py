@@ -1,5 +1,6 @@
 """One generator update, then perhaps one adversary update. Knows no architecture and no loss by name."""
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ class TokenizerTraining(TrainingHooks):
         self.data, self.optimizer_node, self.settings, self.run_folder = data, optimizer, settings, run_folder
         self.frozen, self.config = tuple(freeze), config or {}
         self.update = self.samples = self.micro_batch = 0
+        self.started_at = time.monotonic()
         self.log_of_update = UpdateLog(share=1 / settings.accumulate)
         self.latest: dict[str, float] = {}  # what was logged last, for people to look at
         self.guard = NonFiniteGuard(limit=settings.max_nonfinite, networks=(tokenizer, losses, adversary))

@@ -1,6 +1,6 @@
 """A run from its composed config: build, fit, export, report."""
 
-import signal
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,21 @@ from .csv_logger import CSVLogger
 from .factory import build_callbacks, build_loggers, build_trainer, build_training
 from .module import TokenizerTraining
 from .optim.ema import EMA
+from .stopping import exit_code, leaving_at_once, name_of
 
 
 def run(config: Mapping[str, Any], *, overrides: Sequence[str], folder: Path) -> int:
     """Returns the exit code."""
+    with leaving_at_once():
+        return _run(config, overrides=overrides, folder=folder)
+
+
+def _run(config: Mapping[str, Any], *, overrides: Sequence[str], folder: Path) -> int:
+    started_at = time.monotonic()
     checkpoint = Path(config["ckpt_path"]) if config["ckpt_path"] is not None else None
     state = read(checkpoint) if checkpoint is not None else None
     training = build_training(config, folder)
+    training.started_at = started_at
     if state is not None:
         check_fits(training, state, source=checkpoint, config=config)  # before anything is written
     if config["evaluate_after"]:
@@ -53,11 +61,16 @@ def run(config: Mapping[str, Any], *, overrides: Sequence[str], folder: Path) ->
         load_finished(training, state, source=checkpoint, config=config)
         device = trainer.strategy.root_device
     else:
-        trainer.fit(training)
+        training.data.prepare_data()  # not in `fit`, where Lightning notes SIGTERM and goes on drawing
+        try:
+            trainer.fit(training)
+        except Exception:
+            if training.stopped_by is None:
+                raise
         device = trainer.strategy.root_device
     if training.stopped_by is not None:
         _say_how_to_go_on(training, folder)
-        return 128 + training.stopped_by
+        return exit_code(training.stopped_by)
     tokenizer = finished_tokenizer(training)
     exported = folder / "tokenizer"
     if is_first_rank():
@@ -158,7 +171,7 @@ def report_skipped(training: TokenizerTraining) -> None:
 
 
 def _say_how_to_go_on(training: TokenizerTraining, folder: Path) -> None:
-    name = signal.Signals(training.stopped_by).name
-    say(f"stopped by {name} after update {training.update}; go on with: ckpt_path=last hydra.run.dir={folder}")
+    reason = name_of(training.stopped_by)
+    say(f"stopped by {reason} after update {training.update}; go on with: ckpt_path=last hydra.run.dir={folder}")
     if dist.is_available() and dist.is_initialized():
         dist.barrier()  # nobody leaves while another one still waits

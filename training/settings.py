@@ -1,5 +1,6 @@
 """The `trainer` node, checked."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -15,6 +16,7 @@ ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 @dataclass(frozen=True, kw_only=True)
 class TrainerSettings:
     max_updates: int
+    max_time: str | None = None
     checkpoint_every: int = 1000
     keep_checkpoints: int = 1
     validate_every: int = 1000
@@ -58,6 +60,8 @@ class TrainerSettings:
             value = getattr(self, name)
             if value < least:
                 raise UserError(f"trainer.{name}={value}: give a whole number, {least} or more")
+        if self.max_time is not None and not self.max_seconds:
+            raise UserError(f"trainer.max_time={self.max_time}: [DD:]HH:MM:SS, such as 11:50:00, or null for no limit")
         for name, allowed in (("precision", PRECISIONS), ("accelerator", ACCELERATORS)):
             if getattr(self, name) not in allowed:
                 raise UserError(f"trainer.{name}={getattr(self, name)}: one of {', '.join(allowed)}")
@@ -71,6 +75,15 @@ class TrainerSettings:
             raise UserError(f"trainer.threads={self.threads}: 1 or more, null for torch's own choice")
         if self.devices != "auto" and (not isinstance(self.devices, int) or self.devices < 1):
             raise UserError(f"trainer.devices={self.devices}: a number of processes on this machine, or auto")
+
+    @property
+    def max_seconds(self) -> int | None:
+        """None without a limit, and for a text that is none."""
+        parts = re.fullmatch(r"(?:(\d+):)?(\d+):([0-5]?\d):([0-5]?\d)", self.max_time or "")
+        if parts is None:
+            return None
+        days, hours, minutes, seconds = (int(part or 0) for part in parts.groups())
+        return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def without_auto(settings: "TrainerSettings") -> tuple["TrainerSettings", str]:

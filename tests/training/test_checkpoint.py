@@ -136,7 +136,7 @@ def test_numbered_checkpoints_are_pruned(make_run):
     assert names == ["last.ckpt", "update_00000004.ckpt", "update_00000005.ckpt"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_saves_and_stops_at_the_boundary(make_run, number):
     run = make_run(max_updates=50, checkpoint_every=50)
     run.tokenizer.register_forward_hook(lambda *_: os.kill(os.getpid(), number) if run.training.update == 2 else None)

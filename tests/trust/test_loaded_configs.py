@@ -16,7 +16,7 @@ import imtok
 from imtok.common.build import PARTS, build
 from imtok.common.errors import UserError
 from imtok.common.loaded_config import OPEN_MAPPINGS, restricted
-from imtok.eval.meaning.alignment import HOME, load_alignment, save_alignment
+from imtok.eval.probes.alignment import HOME, load_alignment, save_alignment
 from imtok.losses.teachers.base import NoWeights
 from imtok.losses.teachers.registry import NamedTeachers
 from imtok.losses.total import WeightedLosses

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from imtok import from_pretrained
 from imtok.common.pixels import to_model_range
 from imtok.configs.compose import compose_config
-from imtok.eval.meaning.alignment import load_alignment
+from imtok.eval.probes.alignment import load_alignment
 from imtok.scripts.export import main as export
 from imtok.training import checkpoint
 from imtok.training.resume import arguments_for_resume, recorded_overrides

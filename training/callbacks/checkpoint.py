@@ -1,44 +1,36 @@
 """Checkpoints at update boundaries, and when someone asks the run to stop."""
 
 import os
-import signal
-import threading
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import torch
-import torch.distributed as dist
 from lightning.pytorch import Callback, Trainer
 
 from ...common.console import say
 from ...common.errors import one_line
 from ..checkpoint import gather, write
 from ..module import TokenizerTraining
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from ..stopping import StopRequest
 
 
 class Checkpoint(Callback):
-    """checkpoints/last.ckpt and the newest numbered ones; SIGTERM and Ctrl-C save one and end the run."""
+    """checkpoints/last.ckpt and the newest numbered ones; a request to stop saves one and ends the run."""
 
     def __init__(self) -> None:
-        self.asked_by: int | None = None
-        self.previous: dict[int, Any] = {}
+        self.stop = StopRequest()
         self.saved_at = -1
         self.written_at: int | None = None  # the update of the newest file that is whole
 
     def on_train_start(self, trainer: Trainer, training: TokenizerTraining) -> None:
         self.saved_at = -1
         self.written_at = training.update or None  # a run that goes on has the file it came from
-        # Not earlier: Lightning puts up its own handlers until here, and would raise in the middle of an update.
-        if threading.current_thread() is threading.main_thread():
-            self.previous = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        self.stop.listen()
 
     def on_train_batch_end(self, trainer: Trainer, training: TokenizerTraining, *_: Any) -> None:
         if not training.finished_update:
             return
-        asked = self._any_rank_asked(training.device)
+        self.stop.watch_clock(started_at=training.started_at, max_seconds=training.settings.max_seconds)
+        asked = self.stop.of_any_rank(training.device)
         if asked or training.update % training.settings.checkpoint_every == 0:
             self.save(training)
         if asked:
@@ -48,10 +40,16 @@ class Checkpoint(Callback):
     def on_train_end(self, trainer: Trainer, training: TokenizerTraining) -> None:
         if self.saved_at != training.update:
             self.save(training)
-        self._hand_back_signals()
+        self.stop.hand_back()
 
     def on_exception(self, trainer: Trainer, training: TokenizerTraining, exception: BaseException) -> None:
-        self._hand_back_signals()
+        """A loader that dies after a stop was asked for costs nothing; of several ranks the others may be elsewhere."""
+        asked = self.stop.asked_by
+        if asked and isinstance(exception, Exception) and training.between_updates and trainer.world_size == 1:
+            if self.saved_at != training.update:
+                self.save(training)
+            training.stopped_by = asked
+        self.stop.hand_back()
 
     def save(self, training: TokenizerTraining) -> None:
         """All ranks take part; rank 0 writes. A write that fails costs a line, not the run."""
@@ -79,28 +77,6 @@ class Checkpoint(Callback):
                 f"{one_line(error)}",
                 error=True,
             )
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked_by is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.asked_by = number
-        say(
-            f"{signal.Signals(number).name}: stopping after this update (Ctrl-C again: at once, without a checkpoint)",
-            error=True,
-        )
-
-    def _hand_back_signals(self) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-        self.previous = {}
-
-    def _any_rank_asked(self, device: torch.device) -> int:
-        """A signal may reach one rank an update earlier than another, and all have to stop after the same one."""
-        if not (dist.is_available() and dist.is_initialized()):
-            return self.asked_by or 0
-        asked = torch.tensor(self.asked_by or 0, device=device)
-        dist.all_reduce(asked, op=dist.ReduceOp.MAX)
-        return int(asked)
 
 
 def point_to(last: Path, numbered: Path) -> None:

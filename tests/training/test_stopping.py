@@ -1,0 +1,132 @@
+"""A run that is asked to stop ends at an update, with a file to go on from and a code that says why."""
+
+import os
+import signal
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from imtok.common.errors import UserError
+from imtok.configs.compose import compose_config
+from imtok.training.checkpoint import read
+from imtok.training.settings import TrainerSettings
+from imtok.training.stopping import MAX_TIME, exit_code, leaving_at_once, name_of
+
+
+@pytest.fixture(autouse=True)
+def _torch_watches_loaders_again():
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("11:50:00", 42600), ("1:00:00:01", 86401), ("36:00:00", 129600), ("0:0:5", 5), (None, None)]
+)
+def test_max_time_in_seconds(text, seconds):
+    assert TrainerSettings(max_updates=1, max_time=text).max_seconds == seconds
+
+
+@pytest.mark.parametrize("text", ["11:50", "00:00:00", "1h", "10:61:00", "-1:00:00", 42600, ""])
+def test_what_is_no_time_is_refused(text):
+    with pytest.raises(UserError, match=r"trainer\.max_time="):
+        TrainerSettings(max_updates=1, max_time=text)
+
+
+def test_the_command_line_takes_a_time_as_it_is():
+    assert compose_config("train", ["trainer.max_time=11:50:00"])["trainer"]["max_time"] == "11:50:00"
+
+
+def test_max_time_saves_and_stops_at_the_boundary(make_run):
+    run = make_run(max_updates=50, checkpoint_every=50, accumulate=2, max_time="01:00:00")
+    late = lambda *_: setattr(run.training, "started_at", time.monotonic() - 3600)  # noqa: E731
+    run.tokenizer.register_forward_hook(lambda *_: late() if run.training.update == 2 else None)
+    run.fit()
+    assert run.training.update == 3 and name_of(run.training.stopped_by) == "trainer.max_time"
+    assert read(run.folder / "checkpoints" / "last.ckpt")["update"] == 3
+
+
+def test_exit_codes():
+    reasons = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, MAX_TIME)
+    assert [exit_code(reason) for reason in reasons] == [130, 143, 75, 75]
+
+
+class DyingData:
+    """Toy samples; before batch `last` the loader dies."""
+
+    def __init__(self, toy, last: int, ask) -> None:
+        self.toy, self.last, self.ask = toy, last, ask
+
+    def __getattr__(self, name: str):
+        return getattr(self.toy, name)
+
+    def train_loader(self, **which):
+        loader = self.toy.train_loader(**which)
+        outer = self
+
+        class Dying(torch.utils.data.DataLoader):
+            def __iter__(self):
+                for number, batch in enumerate(super().__iter__()):
+                    if number == outer.last:
+                        outer.ask()
+                        raise RuntimeError("DataLoader worker (pid 1) exited unexpectedly")
+                    yield batch
+
+        return Dying(loader.dataset, batch_size=loader.batch_size, collate_fn=loader.collate_fn)
+
+
+@pytest.mark.parametrize(("accumulate", "asked", "saved"), [(1, True, 3), (2, True, None), (1, False, None)])
+def test_a_loader_that_dies_after_a_stop_was_asked_for(make_run, toy_data, accumulate, asked, saved):
+    """Batch 3 is the first of update 4 or the second of update 2, whose first half cannot be undone."""
+    ask = (lambda: os.kill(os.getpid(), signal.SIGTERM)) if asked else (lambda: None)
+    how = {"max_updates": 6, "checkpoint_every": 50, "accumulate": accumulate}
+    run = make_run("cut", data=DyingData(toy_data(), 3, ask), **how)
+    with pytest.raises(RuntimeError, match="exited unexpectedly"):
+        run.fit()
+    last = run.folder / "checkpoints" / "last.ckpt"
+    if saved is None:
+        assert run.training.stopped_by is None and not last.exists()
+        return
+    assert run.training.stopped_by == signal.SIGTERM
+    rest = make_run("cut", ckpt=last, **how).fit()
+    whole = make_run("whole", **how).fit()
+    assert rest.rows == whole.rows
+    for name, value in whole.tokenizer.state_dict().items():
+        assert torch.equal(rest.tokenizer.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_outside_of_updates_the_process_leaves(number):
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as left, leaving_at_once():  # noqa: PT012
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+    assert left.value.code == exit_code(number) and signal.getsignal(number) == before
+
+
+def test_lightning_requeues_no_slurm_job(make_run, monkeypatch):
+    """Under SLURM it would, at SIGUSR1; our handlers are there first, and its own never are."""
+    for name, value in {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "7"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "localhost")
+    run = make_run(max_updates=50)
+    connector = run.trainer._signal_connector
+    asked = SimpleNamespace(requeued=0)
+    monkeypatch.setattr(connector, "_slurm_sigusr_handler_fn", lambda *_: setattr(asked, "requeued", 1))
+    run.tokenizer.register_forward_hook(
+        lambda *_: os.kill(os.getpid(), signal.SIGUSR1) if run.training.update == 1 else None
+    )
+    with leaving_at_once():
+        connector.register_signal_handlers()
+        assert connector._has_already_handler(signal.SIGUSR1)
+        with pytest.raises(SystemExit) as left:
+            os.kill(os.getpid(), signal.SIGUSR1)  # before the first update
+        connector.teardown()
+    assert left.value.code == 75
+    with leaving_at_once():
+        run.fit()
+    assert run.training.stopped_by == signal.SIGUSR1 and run.training.update == 2 and not asked.requeued
