@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+pytest.register_assert_rewrite("tests.contracts")
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from imtok.common.types import Latents, Stream, StreamShape
 from imtok.decoders.base import Decoder
 from imtok.tokenizers.encoders.base import Encoder
-from imtok.tokenizers.quantizers.base import SingleStreamQuantizer, StreamQuantized
+from imtok.tokenizers.quantizers.base import StreamQuantized, TokenQuantizer
 from imtok.tokenizers.token_dropout.base import TokenDropout
 
 LEVELS, STEP = 256, 0.25
@@ -46,7 +46,7 @@ class CosineEncoder(Encoder):
         return {"main": StreamShape(self.num_tokens)}
 
 
-class Steps(SingleStreamQuantizer):
+class Steps(TokenQuantizer):
     """Each channel to a multiple of STEP."""
 
     vocabulary = (LEVELS,) * 3

@@ -32,10 +32,12 @@ class FeatureTaps:
 
 def tap(tokenizer: nn.Module, wanted: Mapping[str, str], *, key: str) -> None:
     """wanted: {feature name: path of a module within the tokenizer, as decoder.blocks.2}."""
+    taps = tokenizer.taps
+    assert isinstance(taps, FeatureTaps)
     for name, path in wanted.items():
         try:
             module = tokenizer.get_submodule(path)
         except AttributeError:
             children = ", ".join(n for n, _ in tokenizer.named_children())
             raise UserError(f"{key}={path}: this tokenizer has no such module; paths begin with {children}") from None
-        tokenizer.taps.add(name, module)
+        taps.add(name, module)

@@ -8,10 +8,17 @@ from torch import Tensor, nn
 
 from ..common.build import build
 from ..common.errors import UserError
+from ..common.modules import ModuleDict
 from ..common.types import IndexSegment, Latents, Quantized, StreamShape, TokenizerOutput, height_width
+from ..decoders.base import Decoder
+from ..decoders.heads.base import Head
 from ..layers.masking import hidden_as_zero
+from .conditioners.base import Conditioner
+from .encoders.base import Encoder
 from .feature_taps import FeatureTaps
 from .index_tensors import check_entries, split_by_stream
+from .quantizers.base import Quantizer
+from .spaces.base import Space
 from .token_dropout.base import TokenDropout
 
 
@@ -43,31 +50,35 @@ class Tokenizer(nn.Module):
     ) -> None:
         super().__init__()
         self.image_size: tuple[int, int] = height_width(image_size)
-        self.space = build(space, key="tokenizer.space", trusted=trusted).requires_grad_(False) if space else None
+        self.space: Space | None = None
+        if space:
+            self.space = build(space, key="tokenizer.space", trusted=trusted).requires_grad_(False)
         # What encoder and decoder work in: its size and channels.
         seen: dict[str, Any] = {"input_size": list(self.space.size(self.image_size) if self.space else self.image_size)}
         if self.space is not None:
             seen["in_channels"] = self.space.channels
-        self.encoder = build(encoder, key="tokenizer.encoder", trusted=trusted, **seen)
-        self.quantizer = build(quantizer, key="tokenizer.quantizer", trusted=trusted, dim=self.encoder.dim)
+        self.encoder: Encoder = build(encoder, key="tokenizer.encoder", trusted=trusted, **seen)
+        self.quantizer: Quantizer = build(quantizer, key="tokenizer.quantizer", trusted=trusted, dim=self.encoder.dim)
         width = self.quantizer.out_dim
-        self.token_dropout = (
+        self.token_dropout: TokenDropout | None = (
             build(token_dropout, key="tokenizer.token_dropout", trusted=trusted) if token_dropout else None
         )
-        self.conditioner = build(conditioner, key="tokenizer.conditioner", trusted=trusted) if conditioner else None
+        self.conditioner: Conditioner | None = (
+            build(conditioner, key="tokenizer.conditioner", trusted=trusted) if conditioner else None
+        )
         given: dict[str, Any] = {"dim": width, "input_size": seen["input_size"]}
         if self.space is not None:
             given["out_channels"] = self.space.channels
         if self.conditioner is not None:
             given["condition_dim"] = self.conditioner.dim
-        self.decoder = build(decoder, key="tokenizer.decoder", trusted=trusted, **given)
-        self.heads = nn.ModuleDict(
+        self.decoder: Decoder = build(decoder, key="tokenizer.decoder", trusted=trusted, **given)
+        self.heads: ModuleDict[Head] = ModuleDict(
             {
                 name: build(node, key=f"tokenizer.heads.{name}", trusted=trusted, dim=width)
                 for name, node in (heads or {}).items()
             }
         )
-        nodes = {"encoder": encoder, "quantizer": quantizer, "decoder": decoder}
+        nodes: dict[str, Mapping[str, Any] | None] = {"encoder": encoder, "quantizer": quantizer, "decoder": decoder}
         nodes |= {"space": space, "token_dropout": token_dropout, "conditioner": conditioner, "heads": heads}
         self.config: dict[str, Any] = {
             "_target_": f"{type(self).__module__}.{type(self).__qualname__}",
@@ -79,8 +90,13 @@ class Tokenizer(nn.Module):
         if self.token_dropout is not None:
             from .token_dropout.compatibility import check_fit
 
-            parts = {"quantizer": self.quantizer, "decoder": self.decoder, "heads": self.heads}
-            check_fit(self.token_dropout, **parts, shapes=self.stream_shapes())
+            check_fit(
+                self.token_dropout,
+                quantizer=self.quantizer,
+                decoder=self.decoder,
+                heads=self.heads,
+                shapes=self.stream_shapes(),
+            )
 
     # -- training ---------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,8 @@ class CLIPText(Conditioner):
     """
 
     published_weights: ClassVar[bool] = True
+    device_mark: Tensor
+    tower: nn.Module | None  # in `__dict__`: no child, so in no state dict
 
     def __init__(
         self,
@@ -48,13 +50,14 @@ class CLIPText(Conditioner):
         if isinstance(captions, str) or not all(isinstance(text, str) for text in captions):
             raise UserError("conditioner: give a list of captions, one text a picture")
         open_clip = _open_clip()
-        if self.tower is None:
-            self.__dict__["tower"] = self._load(open_clip).to(self.device_mark.device)
+        tower = self.tower
+        if tower is None:
+            tower = self.__dict__["tower"] = self._load(open_clip).to(self.device_mark.device)
         ids = open_clip.get_tokenizer("ViT-B-32", context_length=self.length)(list(captions))
         with torch.autocast(self.device_mark.device.type, enabled=False):
-            return self.tower(ids.to(self.device_mark.device))[1].float()
+            return tower(ids.to(self.device_mark.device))[1].float()
 
-    def _load(self, open_clip: Any) -> nn.Module:
+    def _load(self, open_clip: Any) -> Any:
         if self.weights == "random":
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
@@ -76,7 +79,7 @@ class CLIPText(Conditioner):
         tower.output_tokens = True
         return tower.requires_grad_(False).eval()
 
-    def _load_clip(self, open_clip: Any) -> nn.Module:
+    def _load_clip(self, open_clip: Any) -> Any:
         if self.weights is None:
             raise UserError(
                 f"{SETTING}: the loaded config names a file, which is not read; set tokenizer.conditioner.weights = "

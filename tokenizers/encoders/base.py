@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from ...common.types import Latents, StreamShape
+from ...common.types import Grid, Latents, StreamShape, height_width
 
 
 class Encoder(nn.Module, ABC):
@@ -18,3 +18,24 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def stream_shapes(self, image_size: tuple[int, int]) -> dict[str, StreamShape]:
         """Tokens a stream at this image size; ValueError if the size cannot work."""
+
+
+class FixedSizeEncoder(Encoder):
+    """Images of one size, whose positions are learned or stored, to `num_tokens` vectors."""
+
+    dim: int
+    input_size: tuple[int, int]
+    num_tokens: int
+    latent_grid: Grid | None = None
+
+    def stream_shapes(self, image_size: tuple[int, int]) -> dict[str, StreamShape]:
+        if height_width(image_size) != self.input_size:
+            raise ValueError(f"this encoder's positions are those of inputs of {list(self.input_size)}")
+        return {"main": StreamShape(self.num_tokens, self.latent_grid)}
+
+
+def width_of(encoder: Encoder, key: str) -> int:
+    """Of its one stream."""
+    if not isinstance(encoder.dim, int):
+        raise ValueError(f"{key}: gives streams of its own ({', '.join(encoder.dim)}); one is needed")
+    return encoder.dim

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...common.types import Latents, Stream, StreamShape
+from ...common.types import Latents, Stream
 from ...layers.resnet import (
     Downsample,
     ResBlock,
@@ -16,10 +15,10 @@ from ...layers.resnet import (
     middle_blocks,
     to_tokens,
 )
-from .base import Encoder
+from .grid import GridEncoder
 
 
-class CNNEncoder(Encoder):
+class CNNEncoder(GridEncoder):
     """Residual blocks, halving the side after every level but the last; one vector a cell.
 
     dim: width handed to the quantizer, through a 1x1 convolution (`quant_conv` in the published code).
@@ -63,23 +62,6 @@ class CNNEncoder(Encoder):
         self.conv_out = nn.Conv2d(width, z_channels, 3, padding=1)
         self.project = nn.Conv2d(z_channels, dim, 1)
 
-    def features(self, images: Tensor) -> Tensor:
-        """[B, z_channels, h, w], before the projection to `dim`."""
-        x = self.conv_in(images)
-        for level in self.levels:
-            x = level(x)
-        return self.to_latent(F.silu(self.norm_out(self.middle(x))))
-
-    def to_latent(self, x_BChw: Tensor) -> Tensor:
-        return self.conv_out(x_BChw)
-
     def forward(self, images: Tensor) -> Latents:
         z_BDhw = self.project(self.features(images))
         return {"main": Stream(to_tokens(z_BDhw), grid=(z_BDhw.shape[2], z_BDhw.shape[3]))}
-
-    def stream_shapes(self, image_size: tuple[int, int]) -> dict[str, StreamShape]:
-        height, width = image_size
-        if height % self.factor or width % self.factor or min(height, width) < self.factor:
-            raise ValueError(f"this encoder shrinks by {self.factor}, so both sides must be multiples of {self.factor}")
-        grid = (height // self.factor, width // self.factor)
-        return {"main": StreamShape(grid[0] * grid[1], grid)}

@@ -2,16 +2,14 @@
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from ...common.types import Latents, Stream, StreamShape
 from ...layers.magvit2 import plain_blocks
-from ...layers.resnet import group_norm, level_widths, to_tokens
-from .base import Encoder
+from ...layers.resnet import group_norm, level_widths
+from .grid import GridEncoder
 
 
-class CNNMagvit2Encoder(Encoder):
+class CNNMagvit2Encoder(GridEncoder):
     """Residual blocks without biases, halving the side after every level but the last; one vector a cell.
 
     dim: width handed to the quantizer, straight from the last convolution; for binary codes the number of bits.
@@ -46,17 +44,3 @@ class CNNMagvit2Encoder(Encoder):
         self.middle = nn.Sequential(*plain_blocks(blocks_per_level, width, width))
         self.norm_out = group_norm(width)
         self.conv_out = nn.Conv2d(width, dim, 1)
-
-    def forward(self, images: Tensor) -> Latents:
-        x = self.conv_in(images)
-        for level in self.levels:
-            x = level(x)
-        z_BDhw = self.conv_out(F.silu(self.norm_out(self.middle(x))))
-        return {"main": Stream(to_tokens(z_BDhw), grid=(z_BDhw.shape[2], z_BDhw.shape[3]))}
-
-    def stream_shapes(self, image_size: tuple[int, int]) -> dict[str, StreamShape]:
-        height, width = image_size
-        if height % self.factor or width % self.factor or min(height, width) < self.factor:
-            raise ValueError(f"this encoder shrinks by {self.factor}, so both sides must be multiples of {self.factor}")
-        grid = (height // self.factor, width // self.factor)
-        return {"main": StreamShape(grid[0] * grid[1], grid)}

@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...common.types import Latents, Stream, StreamShape
+from ...common.types import Latents
 from ...layers.maskgit import maskgit_blocks
-from ...layers.resnet import group_norm, level_widths, to_tokens
-from .base import Encoder
+from ...layers.resnet import group_norm, level_widths
+from .grid import GridEncoder
 
 
-class CNNMaskgitEncoder(Encoder):
+class CNNMaskgitEncoder(GridEncoder):
     """Residual blocks, a 2x2 mean after every level but the last, no attention; one vector a cell.
 
     Images come in [-1, 1] like everywhere; the published network reads [0, 1], which is brought about here.
@@ -46,15 +45,4 @@ class CNNMaskgitEncoder(Encoder):
         self.conv_out = nn.Conv2d(width, dim, 1)
 
     def forward(self, images: Tensor) -> Latents:
-        x = self.conv_in((images + 1) / 2)
-        for level in self.levels:
-            x = level(x)
-        z_BDhw = self.conv_out(F.silu(self.norm_out(self.middle(x))))
-        return {"main": Stream(to_tokens(z_BDhw), grid=(z_BDhw.shape[2], z_BDhw.shape[3]))}
-
-    def stream_shapes(self, image_size: tuple[int, int]) -> dict[str, StreamShape]:
-        height, width = image_size
-        if height % self.factor or width % self.factor or min(height, width) < self.factor:
-            raise ValueError(f"this encoder shrinks by {self.factor}, so both sides must be multiples of {self.factor}")
-        grid = (height // self.factor, width // self.factor)
-        return {"main": StreamShape(grid[0] * grid[1], grid)}
+        return super().forward((images + 1) / 2)

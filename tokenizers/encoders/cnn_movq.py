@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...layers.movq import UnshuffleDown
 from .cnn import CNNEncoder
@@ -37,6 +37,7 @@ class CNNMoVQEncoder(CNNEncoder):
         if widths[-1] % z_channels:
             raise ValueError(f"z_channels={z_channels}: the last level's {widths[-1]} channels do not divide by it")
         for level, width in zip(self.levels[:-1], widths, strict=False):
+            assert isinstance(level, nn.Sequential)
             level[-1] = UnshuffleDown(channels=width)
 
     def to_latent(self, x_BChw: Tensor) -> Tensor:

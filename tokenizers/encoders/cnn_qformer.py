@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...common.types import Latents, Stream, StreamShape
+from ...common.types import Latents, Stream, height_width
 from ...layers.qformer import QFormerBlock, check_pyramid, init_as_published, pyramid
 from ...layers.resnet import Downsample, ResBlock, group_norm, level_widths, to_tokens
-from .base import Encoder
+from .base import FixedSizeEncoder
 
 
-class CNNQFormerEncoder(Encoder):
+class CNNQFormerEncoder(FixedSizeEncoder):
     """A VQGAN encoder without attention, then a Q-Former from its map to `num_tokens` vectors without a grid.
 
     dim: width handed to the quantizer. num_tokens: a power of two; the first queries are means over ever smaller parts
@@ -39,7 +39,7 @@ class CNNQFormerEncoder(Encoder):
         super().__init__()
         self.dim = dim
         self.num_tokens = num_tokens
-        self.input_size = (int(input_size[0]), int(input_size[1]))
+        self.input_size = height_width(input_size)
         widths = level_widths(channels, channel_multipliers)
         factor = 2 ** (len(widths) - 1)
         if any(side % factor for side in self.input_size):
@@ -90,8 +90,3 @@ class CNNQFormerEncoder(Encoder):
         for block in self.blocks:
             x_BND = block(x_BND, memory_BMD, place_ND=self.query_positions, memory_place_MD=self.map_positions)
         return {"main": Stream(self.project(self.to_z(self.norm(x_BND))))}
-
-    def stream_shapes(self, image_size: tuple[int, int]) -> dict[str, StreamShape]:
-        if tuple(image_size) != self.input_size:
-            raise ValueError(f"this encoder's positions are those of images of {list(self.input_size)}")
-        return {"main": StreamShape(self.num_tokens)}

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ...common.types import Latents, Stream, StreamShape
+from ...common.types import Latents, Stream, height_width
 from ...layers.joint_transformer import JointTransformer, init_linear, learned
 from ...layers.located_start import sincos_places, start_located, token_grid
-from ...layers.timm_vit import patch_grid
-from .base import Encoder
+from ...layers.patches import grid_of
+from .base import FixedSizeEncoder
 
 
-class LatentViTEncoder(Encoder):
+class LatentViTEncoder(FixedSizeEncoder):
     """Class token, patches, then `num_tokens` learned queries in one sequence; what the queries become is the latent.
 
     TiTok's sizes (width, depth, num_heads): small 512, 8, 8; base 768, 12, 12; large 1024, 24, 16.
@@ -46,8 +46,8 @@ class LatentViTEncoder(Encoder):
         if num_tokens < 1:
             raise ValueError(f"num_tokens={num_tokens}: at least 1")
         self.dim, self.num_tokens, self.legacy_reshape = dim, num_tokens, legacy_reshape
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-        height, width_in_patches = patch_grid(self.image_size, patch_size)
+        self.input_size = height_width(image_size)
+        height, width_in_patches = grid_of(self.input_size, patch_size)
         self.patches = nn.Conv2d(in_channels, width, patch_size, stride=patch_size)
         self.class_token = learned(1, 1, width, std=position_std) if class_token else None
         self.positions = learned(class_token + height * width_in_patches, width, std=position_std)
@@ -75,8 +75,3 @@ class LatentViTEncoder(Encoder):
             tokens, width = latent_BND.shape[1:]
             latent_BND = latent_BND.reshape(-1, width, tokens).transpose(1, 2)
         return {"main": Stream(self.project(latent_BND))}
-
-    def stream_shapes(self, image_size: tuple[int, int]) -> dict[str, StreamShape]:
-        if tuple(image_size) != self.image_size:
-            raise ValueError(f"this encoder's positions are those of images of {list(self.image_size)}")
-        return {"main": StreamShape(self.num_tokens)}

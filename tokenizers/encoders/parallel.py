@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...common.build import build
+from ...common.modules import ModuleDict
 from ...common.types import Latents, StreamShape
-from .base import Encoder
+from .base import Encoder, width_of
 
 
 class ParallelEncoder(Encoder):
@@ -23,18 +24,13 @@ class ParallelEncoder(Encoder):
         if not encoders:
             raise ValueError("encoders: none are named; {semantic: NODE, pixel: NODE}")
         given = {} if in_channels == 3 else {"in_channels": in_channels}
-        self.encoders = nn.ModuleDict(
+        self.encoders: ModuleDict[Encoder] = ModuleDict(
             {
                 stream: build(node, key=f"tokenizer.encoder.encoders.{stream}", trusted=trusted, **given)
                 for stream, node in encoders.items()
             }
         )
-        for stream, encoder in self.encoders.items():
-            if not isinstance(encoder.dim, int):
-                raise ValueError(
-                    f"encoders.{stream}: gives streams of its own ({', '.join(encoder.dim)}); one is needed"
-                )
-        self.dim = {stream: encoder.dim for stream, encoder in self.encoders.items()}
+        self.dim = {stream: width_of(encoder, f"encoders.{stream}") for stream, encoder in self.encoders.items()}
 
     def forward(self, images: Tensor) -> Latents:
         return {stream: encoder(images)["main"] for stream, encoder in self.encoders.items()}

@@ -5,16 +5,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ...common.types import Latents, Stream, StreamShape
+from ...common.modules import ModuleList
+from ...common.types import Latents, Stream, height_width
 from ...layers.flex_block import FlexBlock, match_like_with_like, normed, xavier, zeroed
 from ...layers.level_attention import prefix_causal
 from ...layers.located_start import sincos_places
 from ...layers.patches import grid_of, sincos_grid, to_patches
 from ...layers.prefix_places import prefix_places
-from .base import Encoder
+from .base import FixedSizeEncoder
 
 
-class RegisterEncoder(Encoder):
+class RegisterEncoder(FixedSizeEncoder):
     """Patches, then registers, in one sequence (Bachmann et al., arXiv 2502.13967, section 3.1).
 
     dim: width handed to the quantizer. num_tokens: registers.
@@ -25,6 +26,8 @@ class RegisterEncoder(Encoder):
     located_start: registers stand in the picture at first, coarse to fine (prefix_places.py), and look where they stand
         (see located_start.py); register_std is then what they differ by besides.
     """
+
+    positions_ND: Tensor
 
     def __init__(
         self,
@@ -46,17 +49,17 @@ class RegisterEncoder(Encoder):
         self.dim = dim
         self.num_tokens = num_tokens
         self.patch_size = patch_size
-        self.input_size = (int(input_size[0]), int(input_size[1]))
+        self.input_size = height_width(input_size)
         grid = grid_of(self.input_size, patch_size)
         self.patches = xavier(in_channels * patch_size**2, width)
         positions = sincos_places(grid, width) if located_start else sincos_grid(grid, width)
         self.register_buffer("positions_ND", positions, persistent=False)
         self.registers = nn.Parameter(nn.init.normal_(torch.empty(num_tokens, width), std=register_std))
         self.mask = prefix_causal(grid[0] * grid[1], num_tokens) if causal else None
-        self.blocks = nn.ModuleList(FlexBlock(width=width, head_dim=head_dim) for _ in range(depth))
+        self.blocks = ModuleList(FlexBlock(width=width, head_dim=head_dim) for _ in range(depth))
         if located_start:
             with torch.no_grad():
-                self.registers += prefix_places(num_tokens, width)
+                self.registers.add_(prefix_places(num_tokens, width))
                 match_like_with_like(self.blocks)
         self.to_latents = zeroed(width, dim) if zero_head else xavier(width, dim)
 
@@ -66,8 +69,3 @@ class RegisterEncoder(Encoder):
         for block in self.blocks:
             x_BND = block(x_BND, self.mask)
         return {"main": Stream(self.to_latents(normed(x_BND[:, -self.num_tokens :])))}
-
-    def stream_shapes(self, image_size: tuple[int, int]) -> dict[str, StreamShape]:
-        if tuple(image_size) != self.input_size:
-            raise ValueError(f"this encoder and its decoder are made for inputs of {list(self.input_size)}")
-        return {"main": StreamShape(self.num_tokens)}

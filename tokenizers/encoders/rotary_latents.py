@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ...common.types import Latents, Stream, StreamShape
+from ...common.types import Latents, Stream, height_width
 from ...layers.llama_block import HalveGrid, RotaryBlock, ThreeAxes, check_axes, check_resizing
 from ...layers.patches import grid_of
 from ...layers.resnet import to_grid, to_tokens
-from .base import Encoder
+from .base import FixedSizeEncoder
 
 
-class RotaryLatentEncoder(Encoder):
+class RotaryLatentEncoder(FixedSizeEncoder):
     """Wang et al., arXiv 2506.21022: `num_tokens` learned latents, then the patches, all seeing all.
 
     dim: width handed to the quantizer; null: `width`.
@@ -41,7 +41,7 @@ class RotaryLatentEncoder(Encoder):
         check_axes(axes, width, num_heads)
         self.dim = dim or width
         self.num_tokens, self.patch_size = num_tokens, patch_size
-        self.input_size = (int(input_size[0]), int(input_size[1]))
+        self.input_size = height_width(input_size)
         self.halve_after = check_resizing(halve_after, depth, key="halve_after")
         grid_of(self.input_size, patch_size * 2 ** len(self.halve_after))
         self.span = None if span is None else span // patch_size
@@ -66,8 +66,3 @@ class RotaryLatentEncoder(Encoder):
                 grid, span = (grid[0] // 2, grid[1] // 2), None if span is None else span // 2
                 rotation = self.positions(self.num_tokens, grid, span=span, device=images.device)
         return {"main": Stream(self.project(self.norm(x_BND[:, : self.num_tokens])))}
-
-    def stream_shapes(self, image_size: tuple[int, int]) -> dict[str, StreamShape]:
-        if tuple(image_size) != self.input_size:
-            raise ValueError(f"this encoder and its decoder are made for images of {list(self.input_size)}")
-        return {"main": StreamShape(self.num_tokens)}

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ...common.types import Latents, Stream, StreamShape
+from ...common.types import Latents, Stream, StreamShape, height_width
 from ...layers.rotary_adapter import RotaryBlocks
 from ..towers.base import Tower
 from .base import Encoder
@@ -40,9 +40,9 @@ class RotaryTowerEncoder(Encoder):
         )
 
     def forward(self, images: Tensor) -> Latents:
-        grid = self.tower.grid((images.shape[-2], images.shape[-1]))
+        grid = self.tower.grid(height_width(images.shape[-2:]))
         return {"main": Stream(self.narrow(self.tower(images), grid), grid)}
 
     def stream_shapes(self, image_size: tuple[int, int]) -> dict[str, StreamShape]:
-        grid = self.tower.grid(tuple(image_size))
+        grid = self.tower.grid(height_width(image_size))
         return {"main": StreamShape(grid[0] * grid[1], grid)}

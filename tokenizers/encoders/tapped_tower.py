@@ -1,8 +1,10 @@
 """One tower read at several depths: pixels early, meaning late (DualToken, Song et al., arXiv 2503.14324)."""
 
+from functools import partial
+
 from torch import Tensor
 
-from ...common.types import Latents, Stream, StreamShape
+from ...common.types import Latents, Stream, StreamShape, height_width
 from ...layers.attention_projection import AttentionProjection
 from ..towers.vit import ViTTower
 from .base import Encoder
@@ -35,10 +37,9 @@ class TappedTowerEncoder(Encoder):
         self.tower = tower
         self.layers, self.shortcut_weight = layers, shortcut_weight
         self.dim = {"semantic": dim, "pixel": dim}
-        sizes = {"dim_in": tower.width, "dim_out": dim, "num_heads": num_heads}
-        self.to_semantic = AttentionProjection(**sizes)
-        self.to_pixel = AttentionProjection(**sizes)
-        self.to_shortcut = AttentionProjection(**sizes) if shortcut_layer is not None else None
+        projection = partial(AttentionProjection, dim_in=tower.width, dim_out=dim, num_heads=num_heads)
+        self.to_semantic, self.to_pixel = projection(), projection()
+        self.to_shortcut = projection() if shortcut_layer is not None else None
 
     def forward(self, images: Tensor) -> Latents:
         wanted = [layer for layer in self.layers.values() if layer is not None]
@@ -46,9 +47,9 @@ class TappedTowerEncoder(Encoder):
         pixel = self.to_pixel(pixel)
         if self.to_shortcut is not None:
             pixel = pixel + self.shortcut_weight * self.to_shortcut(shortcut[0])
-        grid = self.tower.grid(tuple(images.shape[-2:]))
+        grid = self.tower.grid(height_width(images.shape[-2:]))
         return {"semantic": Stream(self.to_semantic(semantic), grid), "pixel": Stream(pixel, grid)}
 
     def stream_shapes(self, image_size: tuple[int, int]) -> dict[str, StreamShape]:
-        grid = self.tower.grid(tuple(image_size))
+        grid = self.tower.grid(height_width(image_size))
         return dict.fromkeys(("semantic", "pixel"), StreamShape(grid[0] * grid[1], grid))

@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from ...common.types import Latents, Stream, StreamShape
+from ...common.types import Latents, Stream, StreamShape, height_width
 from ...layers.transformer import init_transformer
 from ..towers.base import Tower
 from .base import Encoder
@@ -36,8 +36,8 @@ class TowerEncoder(Encoder):
 
     def forward(self, images: Tensor) -> Latents:
         x_BND = self.project(self.tower(images))
-        return {"main": Stream(x_BND, grid=self.tower.grid(tuple(images.shape[-2:])))}
+        return {"main": Stream(x_BND, grid=self.tower.grid(height_width(images.shape[-2:])))}
 
     def stream_shapes(self, image_size: tuple[int, int]) -> dict[str, StreamShape]:
-        grid = self.tower.grid(tuple(image_size))
+        grid = self.tower.grid(height_width(image_size))
         return {"main": StreamShape(grid[0] * grid[1], grid)}

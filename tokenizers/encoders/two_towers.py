@@ -3,8 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...common.types import Latents, StreamShape
-from .base import Encoder
+from ...common.types import Latents, StreamShape, height_width
+from .base import Encoder, width_of
 
 
 class TwoTowerEncoder(Encoder):
@@ -16,18 +16,19 @@ class TwoTowerEncoder(Encoder):
 
     def __init__(self, *, semantic: Encoder, pixel: Encoder, same_grid: bool = False) -> None:
         super().__init__()
-        if same_grid and not hasattr(pixel, "factor"):
+        self.semantic, self.pixel = semantic, pixel
+        self.pixel_factor: int | None = getattr(pixel, "factor", None) if same_grid else None
+        if same_grid and self.pixel_factor is None:
             raise ValueError(f"same_grid=True: {type(pixel).__name__} does not say by how much it shrinks")
-        self.semantic, self.pixel, self.same_grid = semantic, pixel, same_grid
-        self.dim = {"semantic": semantic.dim, "pixel": pixel.dim}
+        self.dim = {"semantic": width_of(semantic, "semantic"), "pixel": width_of(pixel, "pixel")}
 
     def pixel_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """What the pixel encoder sees of an image of this size."""
-        if not self.same_grid:
+        if self.pixel_factor is None:
             return image_size
         grid = self.semantic.stream_shapes(image_size)["main"].grid
         assert grid is not None
-        return grid[0] * self.pixel.factor, grid[1] * self.pixel.factor
+        return grid[0] * self.pixel_factor, grid[1] * self.pixel_factor
 
     def forward(self, images: Tensor) -> Latents:
         given = (images.shape[-2], images.shape[-1])
@@ -36,6 +37,6 @@ class TwoTowerEncoder(Encoder):
         return {"semantic": self.semantic(images)["main"], "pixel": self.pixel(seen)["main"]}
 
     def stream_shapes(self, image_size: tuple[int, int]) -> dict[str, StreamShape]:
-        image_size = tuple(image_size)
+        image_size = height_width(image_size)
         pixel = self.pixel.stream_shapes(self.pixel_size(image_size))["main"]
         return {"semantic": self.semantic.stream_shapes(image_size)["main"], "pixel": pixel}

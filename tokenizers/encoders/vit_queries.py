@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ...common.types import Latents, Stream, StreamShape
-from ...layers.timm_vit import TimmViT, patch_grid, start_from_pretrained
-from .base import Encoder
+from ...common.types import Grid, Latents, Stream, height_width
+from ...layers.patches import grid_of
+from ...layers.timm_vit import TimmViT, start_from_pretrained
+from .base import FixedSizeEncoder
 
 
-class QueryViTEncoder(Encoder):
+class QueryViTEncoder(FixedSizeEncoder):
     """Patches, then a grid of learned queries a branch, in one sequence; what the queries become is the latent.
 
     dim: width handed to the quantizer: the branches' vectors of dim / branches side by side, so that a product
@@ -22,6 +23,8 @@ class QueryViTEncoder(Encoder):
         to it, whatever the image.
     pretrained: name of timm weights to start from (the published systems: vit_base_patch14_dinov2.lvd142m).
     """
+
+    latent_grid: Grid
 
     def __init__(
         self,
@@ -43,9 +46,9 @@ class QueryViTEncoder(Encoder):
             raise ValueError(f"branches={branches}: dim={dim} cannot be split into that many equal parts")
         self.dim = dim
         self.branches = branches
-        self.latent_grid = (latent_side, latent_side)
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-        grid = patch_grid(self.image_size, patch_size)
+        self.latent_grid, self.num_tokens = (latent_side, latent_side), latent_side**2
+        self.input_size = height_width(image_size)
+        grid = grid_of(self.input_size, patch_size)
 
         self.patches = nn.Conv2d(3, width, patch_size, stride=patch_size)
         self.queries = nn.Parameter(torch.randn(branches * latent_side**2, width) * 1e-6)
@@ -57,7 +60,7 @@ class QueryViTEncoder(Encoder):
         self.project = nn.Linear(width, dim // branches)
         if pretrained is not None:
             parts = {"": self.vit, "patch_embed.proj.": self.patches}
-            start_from_pretrained(parts, pretrained, image_size=self.image_size, patch_size=patch_size)
+            start_from_pretrained(parts, pretrained, image_size=self.input_size, patch_size=patch_size)
 
     def forward(self, images: Tensor) -> Latents:
         x_BND = self.patches(images).flatten(2).transpose(1, 2)
@@ -69,8 +72,3 @@ class QueryViTEncoder(Encoder):
         out_BPND = out[:, -len(self.queries) :].unflatten(1, (self.branches, -1))
         z_BND = self.project(out_BPND).transpose(1, 2).flatten(2)
         return {"main": Stream(z_BND, grid=self.latent_grid)}
-
-    def stream_shapes(self, image_size: tuple[int, int]) -> dict[str, StreamShape]:
-        if tuple(image_size) != self.image_size:
-            raise ValueError(f"this encoder's positions are those of images of {list(self.image_size)}")
-        return {"main": StreamShape(self.latent_grid[0] * self.latent_grid[1], self.latent_grid)}

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -19,12 +20,12 @@ class Quantizer(nn.Module, ABC):
     dim: int | dict[str, int]  # width it reads, given by the encoder
     out_dim: int | dict[str, int]  # width the decoder reads
     reads: ClassVar[tuple[str, ...]] = ("main",)  # streams it wants; ParallelQuantizer takes those that its YAML names
-    loss_names: ClassVar[tuple[str, ...]] = ()  # keys of Quantized.losses in training mode
+    loss_names: tuple[str, ...] = ()  # keys of Quantized.losses in training mode
     prefix_decodes: bool = True  # False where a token's code needs more than the indices up to it (scales)
-    stochastic: ClassVar[bool] = False  # True where even eval draws random numbers; reports say so
+    stochastic: bool = False  # True where even eval draws random numbers; reports say so
     # Several processes with equal batches train it as one would on the joined batch, given the first one's draws where
     # codes are revived. Not so where every process draws noise of its own.
-    joined_batch_equal: ClassVar[bool] = False
+    joined_batch_equal: bool = False
 
     @abstractmethod
     def forward(self, latents: Latents) -> Quantized: ...
@@ -53,11 +54,13 @@ class StreamQuantized:
     indices_BNK: Tensor
     losses: dict[str, Tensor] = field(default_factory=dict)
     stats: dict[str, Tensor] = field(default_factory=dict)
+    sample_mask: Tensor | None = None
 
 
 class SingleStreamQuantizer(Quantizer):
     """Reads the stream `main`, one index group a token; projects in and out where its own width differs."""
 
+    out_dim: int
     vocabulary: tuple[int, ...]
 
     def __init__(self, *, dim: int, code_dim: int | None = None) -> None:
@@ -67,8 +70,59 @@ class SingleStreamQuantizer(Quantizer):
             raise ValueError(f"code_dim={code_dim}: width of a code, from 1 to {MAX_CODE_DIM}; null: as the encoder's")
         self.dim = self.out_dim = dim
         self.code_dim = code_dim
-        self.project_in = nn.Identity() if code_dim == dim else nn.Linear(dim, code_dim)
-        self.project_out = nn.Identity() if code_dim == dim else nn.Linear(code_dim, dim)
+        self.project_in: nn.Module = nn.Identity() if code_dim == dim else nn.Linear(dim, code_dim)
+        self.project_out: nn.Module = nn.Identity() if code_dim == dim else nn.Linear(code_dim, dim)
+
+    @abstractmethod
+    def quantize_stream(self, stream: Stream) -> StreamQuantized:
+        """fp32 vectors of width `code_dim` to codes of the same width."""
+
+    def forward(self, latents: Latents) -> Quantized:
+        return self.forward_with(self.quantize_stream, latents)
+
+    def forward_with(self, quantize_stream: Callable[[Stream], StreamQuantized], latents: Latents) -> Quantized:
+        if set(latents) != {"main"}:
+            raise ValueError(
+                f"tokenizer.quantizer: {type(self).__name__} reads one stream, the encoder gives {sorted(latents)}"
+            )
+        stream = latents["main"]
+        with torch.autocast(stream.x_BND.device.type, enabled=False):
+            seen = self.seen_tokens(stream)
+            seen.x_BND = self.project_in(seen.x_BND.float())
+            result = quantize_stream(seen)
+            codes = self.project_out(result.codes_BND)
+        indices, losses = result.indices_BNK, result.losses
+        if not len(seen.x_BND):  # this rank's batch has no token: a mean over nothing is NaN, and one NaN stops all
+            losses = {name: loss.nan_to_num() for name, loss in losses.items()}
+        if stream.mask_BN is not None:
+            codes = put_back(codes, stream.mask_BN, fill=0)
+            indices = put_back(indices, stream.mask_BN, fill=-1)
+        return Quantized(
+            codes={"main": Stream(codes, stream.grid, stream.mask_BN)},
+            indices={"main": indices},
+            losses=losses,
+            sample_mask=result.sample_mask,
+            stats=result.stats,
+        )
+
+    @staticmethod
+    def seen_tokens(stream: Stream) -> Stream:
+        """All tokens [B, N, D], or those that are there, each as a sample of one, [tokens, 1, D], without a grid.
+
+        So a masked token is in no loss, entropy, running mean or revival. Counting them makes a GPU wait; only encoders
+        of variable length mask.
+        """
+        if stream.mask_BN is None:
+            return Stream(stream.x_BND, stream.grid)
+        return Stream(stream.x_BND[stream.mask_BN][:, None])
+
+    def index_layout(self, shapes: Shapes) -> tuple[IndexSegment, ...]:
+        shape = shapes["main"]
+        return (IndexSegment("main", shape.num_tokens, self.vocabulary, grid=shape.grid),)
+
+
+class TokenQuantizer(SingleStreamQuantizer):
+    """A token's code follows from its own indices, wherever it stands."""
 
     @abstractmethod
     def quantize(self, z_BND: Tensor) -> StreamQuantized:
@@ -78,47 +132,20 @@ class SingleStreamQuantizer(Quantizer):
     def lookup(self, indices_BNK: Tensor) -> Tensor:
         """Indices to codes of width `code_dim`: what `quantize` hands on in eval mode."""
 
-    def forward(self, latents: Latents) -> Quantized:
-        if set(latents) != {"main"}:
-            raise ValueError(
-                f"tokenizer.quantizer: {type(self).__name__} reads one stream, the encoder gives {sorted(latents)}"
-            )
-        stream = latents["main"]
-        with torch.autocast(stream.x_BND.device.type, enabled=False):
-            seen = self.seen_tokens(stream)
-            result = self.quantize(self.project_in(seen.float()))
-            codes = self.project_out(result.codes_BND)
-        indices, losses = result.indices_BNK, result.losses
-        if not len(seen):  # this rank's batch has no token: a mean over nothing is NaN, and one NaN stops all ranks
-            losses = {name: loss.nan_to_num() for name, loss in losses.items()}
-        if stream.mask_BN is not None:
-            codes = put_back(codes, stream.mask_BN, fill=0)
-            indices = put_back(indices, stream.mask_BN, fill=-1)
-        return Quantized(
-            codes={"main": Stream(codes, stream.grid, stream.mask_BN)},
-            indices={"main": indices},
-            losses=losses,
-            stats=result.stats,
-        )
-
-    @staticmethod
-    def seen_tokens(stream: Stream) -> Tensor:
-        """What `quantize` is given: [B, N, D], or the tokens that are there, each as a sample of one, [tokens, 1, D].
-
-        So a masked token is in no loss, entropy, running mean or revival. Counting them makes a GPU wait; only encoders
-        of variable length mask.
-        """
-        return stream.x_BND if stream.mask_BN is None else stream.x_BND[stream.mask_BN][:, None]
-
-    def index_layout(self, shapes: Shapes) -> tuple[IndexSegment, ...]:
-        shape = shapes["main"]
-        return (IndexSegment("main", shape.num_tokens, self.vocabulary, grid=shape.grid),)
+    def quantize_stream(self, stream: Stream) -> StreamQuantized:
+        return self.quantize(stream.x_BND)
 
     def indices_to_codes(self, indices: dict[str, Tensor], shapes: Shapes) -> Latents:
         main = indices["main"]
         with torch.autocast(main.device.type, enabled=False):
             codes = self.project_out(self.lookup(main.clamp(min=0)))
         return {"main": only_tokens(codes, main, shapes)}
+
+
+def main_width(quantizer: Quantizer) -> int:
+    """Width of the codes of one that gives the stream `main` alone."""
+    assert isinstance(quantizer.out_dim, int)
+    return quantizer.out_dim
 
 
 def put_back(rows: Tensor, mask_BN: Tensor, *, fill: int) -> Tensor:

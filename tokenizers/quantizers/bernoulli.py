@@ -1,16 +1,16 @@
 """Bernoulli bits (binary auto-encoder of ELM, arXiv 2410.16257, and Instella-T2I, 2506.21022)."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from .base import SingleStreamQuantizer, StreamQuantized
+from .base import StreamQuantized, TokenQuantizer
 from .shared.binary_entropy import binary_entropies, widest_group
 from .shared.sign import MAX_INDEX_BITS
 
 
-class Bernoulli(SingleStreamQuantizer):
+class Bernoulli(TokenQuantizer):
     """A linear map to one logit a bit, a coin of probability sigmoid(logit), and a linear map of the bits to the code.
 
     Raw losses, in ELM with weight 0: `variance` mean p (1 - p), which draws a bit's probability to 0 or 1, and
@@ -23,7 +23,8 @@ class Bernoulli(SingleStreamQuantizer):
     groups: indices a token, of bits / groups bits each; needed where a token has more bits than int64.
     """
 
-    loss_names: ClassVar[tuple[str, ...]] = ("variance", "entropy")
+    place: Tensor
+    loss_names: tuple[str, ...] = ("variance", "entropy")
 
     def __init__(
         self,

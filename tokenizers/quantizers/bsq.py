@@ -4,7 +4,7 @@ Ours rather than vector-quantize-pytorch's LFQ(spherical=True): that is 100 time
 another straight-through scale, and no per-bit entropy.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,8 +25,8 @@ class BSQ(SignQuantizer):
         straight through the scaled code.
     """
 
-    loss_names: ClassVar[tuple[str, ...]] = ("commit", "entropy")
-    joined_batch_equal: ClassVar[bool] = True
+    loss_names: tuple[str, ...] = ("commit", "entropy")
+    joined_batch_equal = True
 
     def __init__(
         self,

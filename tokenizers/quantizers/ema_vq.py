@@ -4,8 +4,6 @@ Ours rather than vector-quantize-pytorch's, which sums through one-hot tables: 2
 0.5-0.8 s and half a GiB (docs/log.md). The formulas are the same, and the tests hold them against it.
 """
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -30,8 +28,12 @@ class EmaVQ(CodebookQuantizer):
     kmeans_init: the first batch's clusters instead of random normal codes.
     """
 
-    loss_names: ClassVar[tuple[str, ...]] = ("commit",)
-    joined_batch_equal: ClassVar[bool] = True
+    codebook: Tensor
+    counts: Tensor
+    sums: Tensor
+    started: Tensor
+    loss_names: tuple[str, ...] = ("commit",)
+    joined_batch_equal = True
 
     def __init__(
         self,

@@ -6,26 +6,27 @@ and cannot be built on the meta device, which `imtok plan` needs.
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from .base import MAX_CODE_DIM, SingleStreamQuantizer, StreamQuantized
+from .base import MAX_CODE_DIM, StreamQuantized, TokenQuantizer
 from .shared.sign import MAX_INDEX_BITS
 
 MAX_LEVELS = 2**16
 
 
-class FSQ(SingleStreamQuantizer):
+class FSQ(TokenQuantizer):
     """No losses and no codebook; gradients go straight through the rounding and really through the tanh.
 
     levels: values of each channel; the index is sum_i digit_i * prod(levels[:i]), first channel fastest.
     groups: so many sets of these channels, one index each.
     """
 
-    loss_names: ClassVar[tuple[str, ...]] = ()
-    joined_batch_equal: ClassVar[bool] = True
+    levels: Tensor
+    place: Tensor
+    loss_names: tuple[str, ...] = ()
+    joined_batch_equal = True
 
     def __init__(self, *, dim: int, levels: Sequence[int] = (8, 5, 5, 5), groups: int = 1) -> None:
         levels = [int(level) for level in levels]

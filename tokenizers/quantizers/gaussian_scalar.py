@@ -8,14 +8,14 @@ from torch import Tensor
 
 from ...common.build import build
 from ...common.distributed import all_finite, sum_over_processes
-from .base import SingleStreamQuantizer, StreamQuantized
+from .base import StreamQuantized, TokenQuantizer
 from .identity import ContinuousBottleneck
 from .shared.straight_through import straight_through
 
 MAX_BITS = 16
 
 
-class GaussianScalar(SingleStreamQuantizer):
+class GaussianScalar(TokenQuantizer):
     """Each channel, scaled to unit spread, becomes the nearest of 2^bits values spaced as a normal's equal parts.
 
     Nothing is trained: `fit` sets the scale from latents (`imtok quantize` calls it and writes the tokenizer). As
@@ -27,8 +27,12 @@ class GaussianScalar(SingleStreamQuantizer):
     follow: in training the scale follows the latents' running spread, straight through; for training from scratch.
     """
 
+    values: Tensor
+    borders: Tensor
+    mean: Tensor
+    spread: Tensor
     builds_own_parts: ClassVar[bool] = True
-    joined_batch_equal: ClassVar[bool] = True
+    joined_batch_equal = True
 
     def __init__(
         self,

@@ -1,18 +1,17 @@
 """Gumbel-softmax quantization (Jang et al., arXiv 1611.01144; DALL-E's and VQGAN's discrete VAE)."""
 
 import math
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import SingleStreamQuantizer, StreamQuantized
+from .base import StreamQuantized, TokenQuantizer
 from .shared.codebook import check_codebook_size
 from .shared.softmax_codes import choose_code, dot_entropies
 
 
-class GumbelVQ(SingleStreamQuantizer):
+class GumbelVQ(TokenQuantizer):
     """A learned layer scores the codes; training draws one with Gumbel noise, eval takes the highest.
 
     Loss, raw: `kl`, the divergence of softmax(scores) from the even distribution, mean over tokens, in nats.
@@ -22,8 +21,8 @@ class GumbelVQ(SingleStreamQuantizer):
     sample_in_eval: draw in eval too, as VQGAN's published code does; reports then say "stochastic".
     """
 
-    loss_names: ClassVar[tuple[str, ...]] = ("kl",)
-    joined_batch_equal: ClassVar[bool] = False  # every process draws its own Gumbel noise
+    loss_names: tuple[str, ...] = ("kl",)
+    joined_batch_equal = False  # every process draws its own Gumbel noise
 
     def __init__(
         self,

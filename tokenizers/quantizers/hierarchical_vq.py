@@ -1,7 +1,6 @@
 """Hierarchical codebooks (SemHiTok, arXiv 2503.06764): every semantic code opens a small codebook for detail."""
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 
 from ...common.distributed import all_finite, gather_equal_rows
 from ...common.types import IndexSegment, Latents, Quantized, Shapes, Stream
-from .base import SingleStreamQuantizer, StreamQuantized
+from .base import StreamQuantized, TokenQuantizer
 from .ema_vq import EmaVQ
 from .shared.codebook import check_codebook_size
 from .shared.revival import Revival
@@ -18,7 +17,7 @@ from .shared.straight_through import straight_through
 GATHERED_FLOATS = 2**22  # of the sub-codebooks that one chunk of tokens compares with
 
 
-class HierarchicalVQ(SingleStreamQuantizer):
+class HierarchicalVQ(TokenQuantizer):
     """One index a token, semantic * sub_size + sub; the code is both codes side by side.
 
     Reads the streams `semantic` and `pixel` on one grid and gives `main` of their joined width; with a single stream
@@ -29,8 +28,8 @@ class HierarchicalVQ(SingleStreamQuantizer):
         vector of the batch; sub-codes only on vectors of their own semantic code.
     """
 
-    loss_names: ClassVar[tuple[str, ...]] = ("commit", "codebook")
-    joined_batch_equal: ClassVar[bool] = True
+    loss_names: tuple[str, ...] = ("commit", "codebook")
+    joined_batch_equal = True
 
     def __init__(
         self,
@@ -49,7 +48,7 @@ class HierarchicalVQ(SingleStreamQuantizer):
             raise ValueError(f"tokenizer.quantizer: HierarchicalVQ reads semantic and pixel, not {sorted(streams)}")
         if streams is not None and code_dim is not None:
             raise ValueError(f"code_dim={code_dim}: with two streams the codes have the streams' widths; leave it out")
-        super().__init__(dim=dim if isinstance(dim, int) else sum(streams.values()), code_dim=code_dim)
+        super().__init__(dim=dim if isinstance(dim, int) else sum(dim.values()), code_dim=code_dim)
         if self.code_dim < 2:
             raise ValueError(f"code_dim={self.code_dim}: at least 2, a semantic and a pixel part")
         check_codebook_size(semantic_size, self.code_dim, name="semantic_size")

@@ -3,18 +3,16 @@
 Memory is tokens in a chunk x codes, never tokens x codes (softmax_codes.py): 2^18 codes of width 256 train.
 """
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import SingleStreamQuantizer, StreamQuantized
+from .base import StreamQuantized, TokenQuantizer
 from .shared.codebook import check_codebook_size
 from .shared.softmax_codes import choose_code, dot_entropies
 
 
-class IBQ(SingleStreamQuantizer):
+class IBQ(TokenQuantizer):
     """The index is the highest dot product; the gradient goes through the softmax over all codes.
 
     Losses, raw, with z_q straight through the softmax and z_h the code as it is: `commit` |z_q - z|^2 + |sg(z_h) - z|^2
@@ -26,8 +24,8 @@ class IBQ(SingleStreamQuantizer):
     unit_length: compare unit vectors (not in the paper); then `temperature` should be about 0.1.
     """
 
-    loss_names: ClassVar[tuple[str, ...]] = ("commit", "codebook")
-    joined_batch_equal: ClassVar[bool] = True
+    loss_names: tuple[str, ...] = ("commit", "codebook")
+    joined_batch_equal = True
 
     def __init__(
         self,

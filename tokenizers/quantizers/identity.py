@@ -1,10 +1,8 @@
 """No quantization: the continuous baseline of the same encoder and decoder."""
 
-from typing import ClassVar
-
 from torch import Tensor
 
-from ...common.types import IndexSegment, Latents, Quantized, Shapes
+from ...common.types import IndexSegment, Latents, Quantized, Shapes, Stream
 from .base import SingleStreamQuantizer, StreamQuantized
 
 
@@ -28,9 +26,6 @@ class ContinuousBottleneck(SingleStreamQuantizer):
     def bits(self, shapes: Shapes) -> float:
         return 0.0
 
-    def lookup(self, indices_BNK: Tensor) -> Tensor:
-        raise AssertionError("a continuous bottleneck has no indices")
-
     def indices_to_codes(self, indices: dict[str, Tensor], shapes: Shapes) -> Latents:
         raise ValueError(
             f"tokenizer.quantizer: {type(self).__name__} is continuous and has no indices to decode; "
@@ -41,10 +36,10 @@ class ContinuousBottleneck(SingleStreamQuantizer):
 class Identity(ContinuousBottleneck):
     """Vectors pass as they are, through a narrower `code_dim` if one is set."""
 
-    joined_batch_equal: ClassVar[bool] = True
+    joined_batch_equal = True
 
     def __init__(self, *, dim: int, code_dim: int | None = None) -> None:
         super().__init__(dim=dim, code_dim=code_dim)
 
-    def quantize(self, z_BND: Tensor) -> StreamQuantized:
-        return StreamQuantized(z_BND, z_BND.new_empty(*z_BND.shape[:2], 0))
+    def quantize_stream(self, stream: Stream) -> StreamQuantized:
+        return StreamQuantized(stream.x_BND, stream.x_BND.new_empty(*stream.x_BND.shape[:2], 0))

@@ -11,6 +11,7 @@ from ...common.types import Grid, IndexSegment, Latents, Quantized, Shapes, Stre
 from .base import Quantizer
 from .shared.codebook import check_codebook_size
 from .shared.nearest import nearest_code
+from .shared.pyramid import Pyramid, pooled, spread
 from .shared.softmax_codes import distance_entropies
 from .shared.straight_through import straight_through
 
@@ -30,8 +31,11 @@ class JointVQ(Quantizer):
     scale_dropout: chance that a training forward leaves out one scale other than the first.
     """
 
+    dim: dict[str, int]
+    out_dim: dict[str, int]
+    importance: Tensor
     reads: ClassVar[tuple[str, ...]] = STREAMS
-    loss_names: ClassVar[tuple[str, ...]] = ("codebook", "commit")
+    loss_names: tuple[str, ...] = ("codebook", "commit")
     prefix_decodes = False
 
     def __init__(
@@ -48,8 +52,7 @@ class JointVQ(Quantizer):
         super().__init__()
         if isinstance(dim, int) or set(dim) != set(STREAMS):
             raise ValueError(f"dim={dim}: it reads the streams semantic and pixel; use an encoder that gives these two")
-        if scales is not None and (not scales or min(scales) < 1 or list(scales) != sorted(scales)):
-            raise ValueError(f"scales={list(scales)}: sides of grids, none smaller than the one before, e.g. [1, 2, 4]")
+        self.pyramid = Pyramid(scales)
         if pixel_weight <= 0:
             raise ValueError(f"pixel_weight={pixel_weight}: a number above 0")
         if not 0 <= scale_dropout <= 1:
@@ -62,7 +65,6 @@ class JointVQ(Quantizer):
         check_codebook_size(codebook_size, sum(self.dim.values()))
         self.codebook_size, self.unit_length, self.scale_dropout = codebook_size, unit_length, scale_dropout
         self.joined_batch_equal = scale_dropout == 0  # every process leaves out a scale of its own
-        self.scales = None if scales is None else tuple(scales)
         self.entropy_temperature = entropy_temperature
         if entropy_temperature is not None:
             self.loss_names = (*type(self).loss_names, "entropy")
@@ -87,29 +89,22 @@ class JointVQ(Quantizer):
 
     # -- the pyramid --
 
-    def grids(self, grid: Grid | None) -> list[Grid]:
-        if grid is None:
-            raise ValueError("tokenizer.quantizer: JointVQ compares two grids, but these tokens have none")
-        if self.scales is None:
-            return [grid]
-        (h, w), last = grid, self.scales[-1]
-        if last not in grid:
-            raise ValueError(
-                f"tokenizer.quantizer.scales={list(self.scales)} are of a {last}x{last} grid, these images give {h}x{w}"
-                f"; set scales that end at {min(grid)}, or for published weights imtok import-weights --image-size N"
-            )
-        return [(max(1, round(h * side / last)), max(1, round(w * side / last))) for side in self.scales]
-
     def forward(self, latents: Latents) -> Quantized:
-        grid = self._grid_of(latents)
+        if set(latents) != set(STREAMS):
+            raise ValueError(
+                f"tokenizer.quantizer: JointVQ reads semantic and pixel, the encoder gives {sorted(latents)}"
+            )
+        if any(stream.mask_BN is not None for stream in latents.values()):
+            raise ValueError("tokenizer.quantizer: JointVQ pools whole grids, so none may be masked")
+        grid = self._full_grid(latents)
         with torch.autocast(latents["pixel"].x_BND.device.type, enabled=False):
             z_BND = torch.cat([latents[stream].x_BND.float() for stream in STREAMS], dim=-1)
-            total, indices, losses = self.quantize(z_BND.transpose(1, 2).unflatten(2, grid))
+            total, indices, losses = self._quantized(z_BND.transpose(1, 2).unflatten(2, grid), grid)
         return Quantized(codes=self._split(total, grid), indices={"main": indices}, losses=losses)
 
-    def quantize(self, z_BDhw: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _quantized(self, z_BDhw: Tensor, full: Grid) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """(sum of codes, indices [B, M, 1], losses)."""
-        grids, codebook = self.grids(tuple(z_BDhw.shape[-2:])), self.effective_codebook()
+        grids, codebook = self.pyramid.grids(full), self.effective_codebook()
         left_out = self._left_out(len(grids))
         total, residual = torch.zeros_like(z_BDhw), z_BDhw
         chosen, found = [], []
@@ -117,15 +112,14 @@ class JointVQ(Quantizer):
             if scale == left_out:
                 chosen.append(torch.full((len(z_BDhw), grid[0] * grid[1]), -1, device=z_BDhw.device))
                 continue
-            pooled = residual if grid == grids[-1] else F.interpolate(residual, grid, mode="area")
-            z_ND = self._both(pooled.permute(0, 2, 3, 1).flatten(0, 2))
+            z_ND = self._both(pooled(residual, grid).flatten(0, 1))
             index_N = nearest_code(z_ND.detach() * self.importance, codebook.detach() * self.importance)
             codes_ND = F.embedding(index_N, codebook)
             chosen.append(index_N.view(len(z_BDhw), -1))
             if self.training:
                 found.append(self._losses(z_ND, codes_ND, codebook))
                 codes_ND = straight_through(z_ND, codes_ND)
-            part = self._spread(codes_ND.view(len(z_BDhw), -1, codes_ND.shape[-1]), grid, grids[-1])
+            part = spread(codes_ND.view(len(z_BDhw), -1, codes_ND.shape[-1]), grid, full)
             total, residual = total + part, residual - part.detach()
         losses = {name: torch.stack([f[name] for f in found]).mean() for name in self.loss_names} if found else {}
         return total, torch.cat(chosen, dim=1)[..., None], losses
@@ -143,46 +137,37 @@ class JointVQ(Quantizer):
             return None
         return int(torch.randint(1, scales, ()))
 
-    def _spread(self, codes_BMD: Tensor, grid: Grid, full: Grid) -> Tensor:
-        codes = codes_BMD.transpose(1, 2).unflatten(2, grid)
-        return codes if grid == full else F.interpolate(codes, full, mode="bicubic")
-
     def _split(self, codes_BDhw: Tensor, grid: Grid) -> Latents:
         parts = codes_BDhw.flatten(2).transpose(1, 2).split(list(self.dim.values()), dim=-1)
         return {stream: Stream(part, grid) for stream, part in zip(STREAMS, parts, strict=True)}
 
-    def _grid_of(self, latents: Latents) -> Grid:
-        if set(latents) != set(STREAMS):
+    def _full_grid(self, streams: Latents | Shapes) -> Grid:
+        grid, other, scales = streams["semantic"].grid, streams["pixel"].grid, self.pyramid.scales
+        if grid is None or grid != other:
             raise ValueError(
-                f"tokenizer.quantizer: JointVQ reads semantic and pixel, the encoder gives {sorted(latents)}"
+                f"tokenizer.quantizer: JointVQ needs both streams on one grid, but semantic is {grid} and pixel "
+                f"{other}; two_towers has same_grid=true"
             )
-        if any(stream.mask_BN is not None for stream in latents.values()):
-            raise ValueError("tokenizer.quantizer: JointVQ pools whole grids, so none may be masked")
-        return _shared_grid({name: stream.grid for name, stream in latents.items()})
+        if scales is not None and scales[-1] not in grid:
+            raise ValueError(
+                f"tokenizer.quantizer.scales={list(scales)} are of a {scales[-1]}x{scales[-1]} grid, these images give "
+                f"{grid[0]}x{grid[1]}; set scales that end at {min(grid)}, or for published weights imtok "
+                "import-weights --image-size N"
+            )
+        return grid
 
     # -- indices --
 
     def index_layout(self, shapes: Shapes) -> tuple[IndexSegment, ...]:
-        grids = self.grids(_shared_grid({name: shapes[name].grid for name in STREAMS}))
-        return tuple(IndexSegment("main", h * w, (self.codebook_size,), s, (h, w)) for s, (h, w) in enumerate(grids))
+        return self.pyramid.layout(self._full_grid(shapes), (self.codebook_size,))
 
     def indices_to_codes(self, indices: dict[str, Tensor], shapes: Shapes) -> Latents:
         """-1 adds nothing: the first scales alone are a coarse picture."""
-        grids = self.grids(_shared_grid({name: shapes[name].grid for name in STREAMS}))
+        full = self._full_grid(shapes)
         with torch.autocast(indices["main"].device.type, enabled=False):
             codebook = self.effective_codebook()
-            pieces = indices["main"][..., 0].split([h * w for h, w in grids], dim=1)
             parts = []
-            for piece_BM, grid in zip(pieces, grids, strict=True):
+            for piece_BM, grid in self.pyramid.split(indices["main"][..., 0], full):
                 codes = F.embedding(piece_BM.clamp(min=0), codebook) * (piece_BM >= 0)[..., None]
-                parts.append(self._spread(codes, grid, grids[-1]))
-        return self._split(torch.stack(parts).sum(dim=0), grids[-1])
-
-
-def _shared_grid(grids: Mapping[str, Grid | None]) -> Grid:
-    if grids["semantic"] is None or grids["semantic"] != grids["pixel"]:
-        raise ValueError(
-            f"tokenizer.quantizer: JointVQ needs both streams on one grid, but semantic is {grids['semantic']} and "
-            f"pixel {grids['pixel']}; two_towers has same_grid=true"
-        )
-    return grids["semantic"]
+                parts.append(spread(codes, grid, full))
+        return self._split(torch.stack(parts).sum(dim=0), full)

@@ -1,10 +1,9 @@
 """The diagonal Gaussian bottleneck of KL autoencoders (Kingma and Welling; Rombach et al., arXiv 2112.10752)."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
+from ...common.types import Stream
 from .base import MAX_CODE_DIM, StreamQuantized
 from .identity import ContinuousBottleneck
 
@@ -23,8 +22,8 @@ class KL(ContinuousBottleneck):
     sample_in_eval: eval samples too (TokenBridge's VAE), which reports show as "stochastic".
     """
 
-    loss_names: ClassVar[tuple[str, ...]] = ("kl",)
-    joined_batch_equal: ClassVar[bool] = False  # every process draws its own noise
+    loss_names: tuple[str, ...] = ("kl",)
+    joined_batch_equal = False  # every process draws its own noise
 
     def __init__(
         self, *, dim: int, latent_dim: int | None = None, project: bool = True, sample_in_eval: bool = False
@@ -47,10 +46,10 @@ class KL(ContinuousBottleneck):
     def mean(self, x_BND: Tensor) -> Tensor:
         return self.project_in(x_BND).chunk(2, dim=-1)[0]
 
-    def quantize(self, z_BND: Tensor) -> StreamQuantized:
-        mean, log_variance = z_BND.chunk(2, dim=-1)
+    def quantize_stream(self, stream: Stream) -> StreamQuantized:
+        mean, log_variance = stream.x_BND.chunk(2, dim=-1)
         log_variance = log_variance.clamp(*LOG_VARIANCE_RANGE)
-        none = z_BND.new_empty(*z_BND.shape[:2], 0)
+        none = mean.new_empty(*mean.shape[:2], 0)
         sampled = mean
         if self.training or self.stochastic:
             sampled = mean + (log_variance / 2).exp() * torch.randn_like(mean)

@@ -4,7 +4,7 @@ Ours rather than vector-quantize-pytorch's LFQ, which builds the table of tokens
 2^18 codes and 2048 tokens), computes them wrongly over several processes, and numbers codes in the other bit order.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,8 +29,8 @@ class LFQ(SignQuantizer):
     bound: squash z to (-1, 1) by 2 sigmoid(z) - 1 first (SigLu of UniWeTok), so that entropy and commit can agree.
     """
 
-    loss_names: ClassVar[tuple[str, ...]] = ("commit", "entropy")
-    joined_batch_equal: ClassVar[bool] = True
+    loss_names: tuple[str, ...] = ("commit", "entropy")
+    joined_batch_equal = True
     over_groups: OverGroups = "sum"
 
     def __init__(

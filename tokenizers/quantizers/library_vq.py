@@ -5,8 +5,6 @@ EmaVQ stands beside it as own code for three reasons: the library's search makes
 dead codes draws on each process for itself before it shares. A test holds the two against each other.
 """
 
-from typing import ClassVar
-
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -15,11 +13,11 @@ from vector_quantize_pytorch import VectorQuantize
 from vector_quantize_pytorch.vector_quantize_pytorch import sample_vectors_distributed
 
 from ...common.distributed import all_finite, process_count
-from .base import SingleStreamQuantizer, StreamQuantized
+from .base import StreamQuantized, TokenQuantizer
 from .shared.codebook import check_codebook_size
 
 
-class LibraryVQ(SingleStreamQuantizer):
+class LibraryVQ(TokenQuantizer):
     """Everything but the projections is the library's; only the raw loss `commit` is left.
 
     unit_length: cosine similarity; codes are renormalised after every update.
@@ -28,7 +26,7 @@ class LibraryVQ(SingleStreamQuantizer):
     kmeans_init: the first batch's clusters instead of random codes.
     """
 
-    loss_names: ClassVar[tuple[str, ...]] = ("commit",)
+    loss_names: tuple[str, ...] = ("commit",)
 
     def __init__(
         self,

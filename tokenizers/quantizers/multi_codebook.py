@@ -1,16 +1,18 @@
 """Multi-codebook quantization (UniTok, arXiv 2502.20321): channels in chunks, each with its own small codebook."""
 
-from typing import ClassVar, Literal
+from functools import partial
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ...common.modules import ModuleList
 from ...layers.attention_projection import AttentionProjection
-from .base import SingleStreamQuantizer, StreamQuantized
+from .base import StreamQuantized, TokenQuantizer
 from .vq import VQ
 
 
-class MultiCodebook(SingleStreamQuantizer):
+class MultiCodebook(TokenQuantizer):
     """K = codebooks indices a token; losses are means over codebooks.
 
     codebook_size, code_dim: entries of each codebook, and width of all chunks together (UniTok: 8 x 4096 x 8 of 64).
@@ -19,7 +21,7 @@ class MultiCodebook(SingleStreamQuantizer):
     projection_heads: of the attention; the ratio of the widths by default.
     """
 
-    joined_batch_equal: ClassVar[bool] = True
+    joined_batch_equal = True
 
     def __init__(
         self,
@@ -42,14 +44,15 @@ class MultiCodebook(SingleStreamQuantizer):
         if projection_heads is not None and projection_heads < 1:
             raise ValueError(f"projection_heads={projection_heads}: at least 1, or null for the ratio of the widths")
         if projection != "linear" and self.code_dim != dim:
-            given = {"num_heads": projection_heads, "causal": projection == "causal_attention"}
-            self.project_in = AttentionProjection(dim_in=dim, dim_out=self.code_dim, **given)
-            self.project_out = AttentionProjection(dim_in=self.code_dim, dim_out=dim, **given)
-            self.prefix_decodes = projection == "causal_attention"
+            causal = projection == "causal_attention"
+            attention = partial(AttentionProjection, num_heads=projection_heads, causal=causal)
+            self.project_in = attention(dim_in=dim, dim_out=self.code_dim)
+            self.project_out = attention(dim_in=self.code_dim, dim_out=dim)
+            self.prefix_decodes = causal
         if codebooks < 1 or self.code_dim % codebooks:
             raise ValueError(f"codebooks={codebooks}: the width of the codes, {self.code_dim}, does not divide by it")
         self.vocabulary = (codebook_size,) * codebooks
-        self.books = nn.ModuleList(
+        self.books = ModuleList(
             VQ(
                 dim=self.code_dim // codebooks,
                 codebook_size=codebook_size,

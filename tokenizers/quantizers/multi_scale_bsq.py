@@ -1,7 +1,7 @@
 """Multi-scale residual quantization with binary codes (MSBR of XQ-GAN, arXiv 2412.01762)."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ class MultiScaleBSQ(MultiScaleQuantizer):
     scale: each scale's corners are so many times the size of the one before.
     """
 
-    loss_names: ClassVar[tuple[str, ...]] = ("codebook", "commit", "entropy")
+    loss_names: tuple[str, ...] = ("codebook", "commit", "entropy")
 
     def __init__(
         self,

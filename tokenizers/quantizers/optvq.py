@@ -1,7 +1,5 @@
 """OptVQ (Zhang et al., arXiv 2412.15195; SFTok): a batch's vectors are spread over the codes by optimal transport."""
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,7 +20,7 @@ class OptVQ(CodebookQuantizer):
     sinkhorn_in_eval: SFTok's published behaviour; an image's indices then depend on the batch around it. Off: nearest.
     """
 
-    joined_batch_equal: ClassVar[bool] = True
+    joined_batch_equal = True
 
     def __init__(
         self,
@@ -89,4 +87,5 @@ def balanced_codes(z_ND: Tensor, codebook_KD: Tensor, *, sharpness: float, round
                 plan -= (plan + log_v_K).logsumexp(dim=1, keepdim=True)
             mass_K += plan.exp_().sum(dim=0)
         log_v_K = -sum_over_processes(mass_K).clamp(min=1e-38).log()
+    assert log_v_K is not None, "no rounds"
     return torch.cat([(log_q(z_RD) + log_v_K).max(dim=1).indices for z_RD in chunks(z_ND, len(codebook_KD))])

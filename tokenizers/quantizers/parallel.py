@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...common.build import build
 from ...common.errors import did_you_mean
+from ...common.modules import ModuleDict
 from ...common.types import IndexSegment, Latents, Quantized, Shapes
-from .base import Quantizer
+from .base import Quantizer, main_width
 
 
 class ParallelQuantizer(Quantizer):
@@ -41,7 +42,7 @@ class ParallelQuantizer(Quantizer):
                 raise ValueError(f"quantizers.{stream}: nothing quantizes this stream; use identity to let it pass")
         self.dim = dim if isinstance(dim, int) else widths
         self.reduce = reduce
-        self.quantizers = nn.ModuleDict(
+        self.quantizers: ModuleDict[Quantizer] = ModuleDict(
             {
                 stream: build(
                     quantizers[stream], key=f"tokenizer.quantizer.quantizers.{stream}", trusted=trusted, dim=d
@@ -49,7 +50,7 @@ class ParallelQuantizer(Quantizer):
                 for stream, d in widths.items()
             }
         )
-        out = {stream: q.out_dim for stream, q in self.quantizers.items()}
+        out = {stream: main_width(q) for stream, q in self.quantizers.items()}
         self.out_dim = out["main"] if set(out) == {"main"} else out
         self.loss_names = tuple(dict.fromkeys(name for q in self.quantizers.values() for name in q.loss_names))
         self.stochastic = any(q.stochastic for q in self.quantizers.values())
@@ -65,7 +66,8 @@ class ParallelQuantizer(Quantizer):
             raise ValueError(
                 f"tokenizer.quantizer.quantizers names {sorted(self.quantizers)}, the encoder gives {sorted(latents)}"
             )
-        joined, losses, masks = Quantized(codes={}, indices={}), {}, []
+        joined, masks = Quantized(codes={}, indices={}), []
+        losses: dict[str, list[Tensor]] = {}
         for name, quantizer in self.quantizers.items():
             result = quantizer({"main": latents[name]})
             joined.codes[name] = result.codes["main"]

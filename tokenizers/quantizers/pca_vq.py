@@ -22,6 +22,14 @@ class PCAVQ(VQ):
     fit_updates: training forwards whose moments make the basis when `fit` was not called; 0: identity until `fit`.
     """
 
+    mean: Tensor
+    basis: Tensor
+    scale: Tensor
+    moments_count: Tensor
+    moments_sum: Tensor
+    moments_product: Tensor
+    fitted: Tensor
+
     def __init__(
         self,
         *,

@@ -1,7 +1,6 @@
 """Latent perturbation (RobustTok, Qiu et al., arXiv 2503.08354): a decoder that lives with a generator's slips."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +20,7 @@ class PerturbedVQ(VQ):
     anneal: updates between which chance and nearest shrink to end_ratio of their value; null: they never do.
     """
 
-    joined_batch_equal: ClassVar[bool] = False  # every process perturbs its own first images, with draws of its own
+    joined_batch_equal = False  # every process perturbs its own first images, with draws of its own
 
     def __init__(
         self,

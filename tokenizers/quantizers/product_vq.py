@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...common.build import build
+from ...common.modules import ModuleList
 from ...common.types import IndexSegment, Latents, Quantized, Shapes, Stream, StreamShape
-from .base import Quantizer
+from .base import Quantizer, main_width
+from .shared.depth_dropout import StagedQuantizer
 
 
 class ProductQuantizer(Quantizer):
@@ -40,11 +42,11 @@ class ProductQuantizer(Quantizer):
             raise ValueError(f"parts={parts}: {dim} channels do not divide by it; choose a divisor of {dim}")
         self.dim, self.split = dim, split
         width = dim // parts if split == "channels" else dim
-        self.parts = nn.ModuleList(
+        self.parts: ModuleList[Quantizer] = ModuleList(
             build(part, key="tokenizer.quantizer.part", trusted=trusted, dim=width) for _ in range(parts)
         )
-        self.out_dim = sum(p.out_dim for p in self.parts)
-        self.loss_names = tuple(self.parts[0].loss_names)
+        self.out_dim = sum(main_width(p) for p in self.parts)
+        self.loss_names = self.parts[0].loss_names
         self.stochastic = any(p.stochastic for p in self.parts)
         self.prefix_decodes = all(p.prefix_decodes for p in self.parts)
         self.joined_batch_equal = all(p.joined_batch_equal for p in self.parts)
@@ -59,7 +61,7 @@ class ProductQuantizer(Quantizer):
         stream = latents["main"]
         shape = self._part_shape(StreamShape(stream.x_BND.shape[1], stream.grid))
         options: dict[str, Tensor | None] = {}
-        if self.training and getattr(self.parts[0], "quantizer_dropout", 0):  # one draw for all parts (XQ-GAN)
+        if isinstance(self.parts[0], StagedQuantizer):  # one draw for all parts (XQ-GAN)
             options["depths_B"] = self.parts[0].draw_depths(len(stream.x_BND), stream.x_BND.device)
         axis = 2 if self.split == "channels" else 1
         if stream.mask_BN is not None and self.split == "tokens":

@@ -1,22 +1,25 @@
 """Residual VQ (Lee et al., arXiv 2203.01941; SoundStream): each stage codes what the stages before left over."""
 
-from typing import ClassVar, Literal
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...common.types import Latents, Quantized, Shapes
-from .base import SingleStreamQuantizer, StreamQuantized, only_tokens
+from ...common.modules import ModuleList
+from ...common.types import Latents, Shapes, Stream
+from .base import StreamQuantized, only_tokens
 from .ema_vq import EmaVQ
-from .shared.depth_dropout import check_depth_dropout, draw_depths, kept_mean
+from .shared.depth_dropout import StagedQuantizer, kept_mean
 from .shared.straight_through import rotate_to, straight_through
 from .vq import VQ
 
 MAX_STAGES = 1024
 
 
-class ResidualVQ(SingleStreamQuantizer):
+class ResidualVQ(StagedQuantizer):
     """K = stages indices a token; the code is the sum. Losses, raw, are means over stages.
 
     shared: one codebook for all stages (RQ-VAE, VILA-U, DualToken).
@@ -27,8 +30,7 @@ class ResidualVQ(SingleStreamQuantizer):
         their later indices are -1, and -1 adds nothing in decoding either.
     """
 
-    loss_names: ClassVar[tuple[str, ...]] = ("codebook", "commit")
-    joined_batch_equal: ClassVar[bool] = True
+    loss_names: tuple[str, ...] = ("codebook", "commit")
 
     def __init__(
         self,
@@ -47,54 +49,39 @@ class ResidualVQ(SingleStreamQuantizer):
         least_stages: int = 1,
         rotation_trick: bool = False,
     ) -> None:
-        super().__init__(dim=dim, code_dim=code_dim)
         if not 1 <= stages <= MAX_STAGES:
             raise ValueError(f"stages={stages}: from 1 to {MAX_STAGES}")
+        super().__init__(
+            dim=dim,
+            code_dim=code_dim,
+            stages=stages,
+            quantizer_dropout=quantizer_dropout,
+            least_stages=least_stages,
+        )
         if update not in ("gradient", "ema"):
             raise ValueError(f"update={update}: known: gradient, ema")
         if update == "gradient" and decay is not None:
             raise ValueError(f"decay={decay}: of running means, which only update=ema has")
         if learn_once and not shared:
             raise ValueError(f"learn_once={learn_once}: each stage has a codebook of its own; set shared=true too")
-        check_depth_dropout(quantizer_dropout, least_stages, stages)
-        self.stages, self.quantizer_dropout, self.least_stages = stages, quantizer_dropout, least_stages
         self.learn_once = learn_once
         self.vocabulary = (codebook_size,) * stages
-        self._depths_B: Tensor | None = None
-        self.joined_batch_equal = quantizer_dropout == 0  # every process draws its own depths
         self.cross = rotate_to if rotation_trick else straight_through
-        books: list[VQ | EmaVQ] = []
-        for _ in range(1 if shared else stages):
-            common = {"dim": self.code_dim, "codebook_size": codebook_size, "revive_below": revive_below}
-            if update == "ema":
-                means = {} if decay is None else {"decay": decay}
-                books.append(EmaVQ(**common, **means, usage_decay=usage_decay))
-            else:
-                books.append(VQ(**common, usage_decay=usage_decay))
-        self.books = nn.ModuleList(books)
+        kind: Callable[..., VQ | EmaVQ] = VQ if update == "gradient" else EmaVQ
+        if decay is not None:
+            kind = partial(kind, decay=decay)
+        self.books = ModuleList(
+            kind(dim=self.code_dim, codebook_size=codebook_size, revive_below=revive_below, usage_decay=usage_decay)
+            for _ in range(1 if shared else stages)
+        )
         if update == "ema":
             self.loss_names = ("commit",)
 
     def book(self, stage: int) -> VQ | EmaVQ:
         return self.books[stage % len(self.books)]
 
-    def draw_depths(self, samples: int, device: torch.device) -> Tensor | None:
-        return draw_depths(
-            samples, share=self.quantizer_dropout, least=self.least_stages, stages=self.stages, device=device
-        )
-
-    def forward(self, latents: Latents, *, depths_B: Tensor | None = None) -> Quantized:
-        """depths_B: stages of each sample, where a product of quantizers draws them for all its parts."""
-        stream = next(iter(latents.values()))
-        if depths_B is None and self.training:
-            depths_B = self.draw_depths(len(stream.x_BND), stream.x_BND.device)
-        if depths_B is not None and stream.mask_BN is not None:  # `quantize` then sees each token as a sample
-            depths_B = depths_B[:, None].expand_as(stream.mask_BN)[stream.mask_BN]
-        self._depths_B = depths_B
-        return super().forward(latents)
-
-    def quantize(self, z_BND: Tensor) -> StreamQuantized:
-        depths_B = self._depths_B
+    def quantize_stream(self, stream: Stream, depths_B: Tensor | None = None) -> StreamQuantized:
+        z_BND = stream.x_BND
         total, so_far, indices = torch.zeros_like(z_BND), torch.zeros_like(z_BND), []
         commit, codebook = z_BND.new_zeros(()), z_BND.new_zeros(())
         learns, seen = self.training and torch.is_grad_enabled(), []

@@ -3,8 +3,6 @@
 Ours rather than vector-quantize-pytorch's, which holds the [tokens, codes] distances; the numbers are the same.
 """
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,7 +16,8 @@ class SimVQ(CodebookQuantizer):
     bias: a biased map (TA-Tok); SimVQ and DualViTok have none.
     """
 
-    joined_batch_equal: ClassVar[bool] = True
+    frozen: Tensor
+    joined_batch_equal = True
 
     def __init__(
         self,

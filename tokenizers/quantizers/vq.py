@@ -4,7 +4,7 @@ Ours rather than vector-quantize-pytorch's: its learnable codebook has one loss 
 so neither beta nor the legacy order of VQGAN can be said, and it refuses unit-length codes (LlamaGen).
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ class VQ(CodebookQuantizer):
     usage_decay: of the running mean; 0.9 calls a code dead that nobody chose for 33 updates (with revive_below=0.03).
     """
 
-    joined_batch_equal: ClassVar[bool] = True
+    joined_batch_equal = True
 
     def __init__(
         self,

@@ -5,6 +5,8 @@ A family file defines one subclass of ReleasedFamily; it is found here by being 
 
 import importlib
 import pkgutil
+from inspect import isabstract
+from typing import Any
 
 from ...common.errors import UserError, did_you_mean
 from .base import ImportReport, ReleasedFamily, read_state_dict
@@ -15,7 +17,7 @@ __all__ = ["ImportReport", "ReleasedFamily", "families", "find", "read_state_dic
 def families() -> list[ReleasedFamily]:
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
-    return [cls() for cls in _subclasses(ReleasedFamily)]
+    return [cls() for cls in _subclasses(ReleasedFamily) if not isabstract(cls)]
 
 
 def systems() -> list[str]:
@@ -30,5 +32,5 @@ def find(system: str) -> ReleasedFamily:
     raise UserError(f"system {system!r} is not one that imtok reads; {did_you_mean(system, systems())}")
 
 
-def _subclasses(cls: type[ReleasedFamily]) -> list[type[ReleasedFamily]]:
+def _subclasses(cls: type[Any]) -> list[type[ReleasedFamily]]:
     return [found for child in cls.__subclasses__() for found in (child, *_subclasses(child))]

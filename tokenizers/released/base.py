@@ -5,17 +5,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...common.build import build
 from ...common.errors import UserError
+from ...common.types import Latents, Quantized, height_width
 from ..hub import check_state
+from ..quantizers.base import Quantizer
 from ..tokenizer import Tokenizer
 
 State = dict[str, Tensor]
+Part = TypeVar("Part", bound=nn.Module)
 
 
 @dataclass
@@ -57,7 +60,7 @@ class ReleasedFamily(ABC):
         self, state: State, *, image_size: int | tuple[int, int] = 256, constructor: Mapping[str, Any] | None = None
     ) -> tuple[Tokenizer, ImportReport]:
         """Build the tokenizer and fill it; every key is used, knowingly ignored, or an error by name."""
-        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        size = height_width(image_size)
         copies = self.ema_copies(state)
         state = {k: state[copies.get(k, k)] for k in state if k not in set(copies.values())}
         ignored = [k for k in state if k.startswith(self.ignored_prefixes)] if self.ignored_prefixes else []
@@ -117,6 +120,19 @@ class ReleasedFamily(ABC):
     def not_in_release(self, own: State) -> set[str]:
         """Our own training-time buffers that no release has; they keep their initial values."""
         return set()
+
+
+def of_class(part: nn.Module | None, kind: type[Part]) -> Part:
+    """`part`, which the family's own node made one of this class."""
+    assert isinstance(part, kind), type(part)
+    return part
+
+
+def quantized_in_training(quantizer: Quantizer, latents: Latents) -> Quantized:
+    quantizer.train()
+    quantized = quantizer(latents)
+    quantizer.eval()
+    return quantized
 
 
 def read_state_dict(file: str | Path) -> State:

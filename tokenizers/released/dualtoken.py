@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from ...common.types import Stream
+from ...decoders.heads.tower_tail import TowerTailHead
+from ..quantizers.parallel import ParallelQuantizer
 from ..tokenizer import Tokenizer
-from .base import ReleasedFamily, State
+from .base import ReleasedFamily, State, of_class, quantized_in_training
 from .grid_cnn import network_sizes, our_name
 from .tower_names import check_zero, count_of, projection_name, siglip_joined, siglip_name
 
@@ -105,6 +107,7 @@ class DualToken(ReleasedFamily):
         painter = {name for name in state if name.startswith("decoder.")}
         names = {}
         for name in state:
+            ours: str | None = None
             if prefix := next((p for p in PROJECTIONS if name.startswith(p)), None):
                 ours = PROJECTIONS[prefix] + projection_name(name.removeprefix(prefix))
             elif m := re.fullmatch(r"quantizer_(pix|sem)\.codebooks\.(\d+)\.(\w+)", name):
@@ -118,8 +121,6 @@ class DualToken(ReleasedFamily):
                 ours = ours and f"decoder.{ours}"
             elif name.startswith(TOWER):
                 ours = tower_name(name.removeprefix(TOWER), self.semantic_layer)
-            else:
-                ours = None
             if ours is not None:
                 names[name] = ours
         return names
@@ -150,19 +151,18 @@ class DualToken(ReleasedFamily):
         tokenizer.eval()
         grid = tokenizer.stream_shapes()["pixel"].grid
         assert grid is not None
-        head, latents = tokenizer.heads["semantic"], tokenizer.encoder(io["image"])
+        head, latents = of_class(tokenizer.heads["semantic"], TowerTailHead), tokenizer.encoder(io["image"])
+        quantizers = of_class(tokenizer.quantizer, ParallelQuantizer).quantizers
         end_to_end = tokenizer.quantize(io["image"]).indices
         out: dict[str, Tensor] = {}
         codes = {}
         for stream in ("pixel", "semantic"):
             z_BND = io[f"{stream}_z"].flatten(1, 2)
-            quantizer = tokenizer.quantizer.quantizers[stream]
+            quantizer = quantizers[stream]
             quantized = quantizer({"main": Stream(z_BND, grid)})
             stored = {"main": io[f"{stream}_indices"].flatten(1, 2)}
             codes[stream] = quantizer.indices_to_codes(stored, {"main": tokenizer.stream_shapes()[stream]})["main"]
-            quantizer.train()
-            losses = quantizer({"main": Stream(z_BND, grid)}).losses
-            quantizer.eval()
+            losses = quantized_in_training(quantizer, {"main": Stream(z_BND, grid)}).losses
             out |= {
                 f"{stream}_z": latents[stream].x_BND.unflatten(1, grid),
                 f"{stream}_indices": quantized.indices["main"].unflatten(1, grid),

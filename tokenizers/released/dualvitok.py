@@ -7,10 +7,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...common.types import Stream
+from ...common.types import Stream, height_width
 from ...layers.resnet import to_grid, to_tokens
+from ..encoders.rotary_tower import RotaryTowerEncoder
+from ..encoders.two_towers import TwoTowerEncoder
+from ..quantizers.parallel import ParallelQuantizer
 from ..tokenizer import Tokenizer
-from .base import ReleasedFamily, State
+from .base import ReleasedFamily, State, of_class, quantized_in_training
 from .grid_cnn import network_sizes, our_name
 from .tower_names import count_of
 
@@ -118,20 +121,21 @@ class DualViTok(ReleasedFamily):
         self, tokenizer: Tokenizer, io: Mapping[str, Tensor], constructor: Mapping[str, Any]
     ) -> dict[str, Tensor]:
         tokenizer.eval()
-        shapes, latents = tokenizer.stream_shapes(tuple(io["image"].shape[-2:])), tokenizer.encoder(io["image"])
+        shapes, latents = tokenizer.stream_shapes(height_width(io["image"].shape[-2:])), tokenizer.encoder(io["image"])
+        quantizers = of_class(tokenizer.quantizer, ParallelQuantizer).quantizers
+        semantic = of_class(of_class(tokenizer.encoder, TwoTowerEncoder).semantic, RotaryTowerEncoder)
         indices = tokenizer.quantize(io["image"]).indices
-        out, codes = {}, {}
+        out: dict[str, Tensor] = {}
+        codes = {}
         for stream in ("semantic", "pixel"):
-            grid, quantizer = shapes[stream].grid, tokenizer.quantizer.quantizers[stream]
+            grid, quantizer = shapes[stream].grid, quantizers[stream]
             assert grid is not None
             z = {"main": Stream(to_tokens(io[f"{stream}_z"]), grid)}
             quantized = quantizer(z)
             stored = {"main": io[f"{stream}_indices"].flatten(1)[..., None]}
             again = quantizer.indices_to_codes(stored, {"main": shapes[stream]})["main"]
             codes[stream] = Stream(to_tokens(io[f"{stream}_quantized"]), grid)
-            quantizer.train()
-            losses = quantizer(z).losses
-            quantizer.eval()
+            losses = quantized_in_training(quantizer, z).losses
             out |= {
                 f"{stream}_z": to_grid(latents[stream].x_BND, grid),
                 f"{stream}_indices": quantized.indices["main"][..., 0].unflatten(1, grid),
@@ -141,9 +145,10 @@ class DualViTok(ReleasedFamily):
                 f"{stream}_loss": losses["codebook"] + 0.25 * losses["commit"],
             }
         grid = shapes["semantic"].grid
+        assert grid is not None
         return {
             **out,
-            "semantic_target": to_grid(tokenizer.encoder.semantic.tower(io["image"]), grid),
+            "semantic_target": to_grid(semantic.tower(io["image"]), grid),
             "semantic_decoded": to_grid(tokenizer.heads["semantic"](codes), grid),
             "decoded": tokenizer.decode(codes),
         }

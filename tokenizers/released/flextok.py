@@ -12,12 +12,14 @@ from torch import Tensor
 
 from ...common.errors import UserError
 from ...common.types import Stream
+from ...decoders.flow.decoder import FlowDecoder
 from ...decoders.flow.guidance import AdaptiveProjectedGuidance, ClassifierFreeGuidance
 from ...decoders.flow.rectified import on_the_line
 from ...layers.patches import sincos_grid
+from ..quantizers.fsq import FSQ
 from ..spaces import autoencoder_kl
 from ..tokenizer import Tokenizer
-from .base import ReleasedFamily, State
+from .base import ReleasedFamily, State, of_class
 
 ENCODER, DECODER = "encoder.module_dict.", "decoder.module_dict."
 VAE = "vae.vae."
@@ -115,7 +117,8 @@ class FlexTok(ReleasedFamily):
     def outputs(
         self, tokenizer: Tokenizer, io: Mapping[str, Tensor], constructor: Mapping[str, Any]
     ) -> dict[str, Tensor]:
-        encoder, quantizer, decoder = tokenizer.encoder, tokenizer.quantizer, tokenizer.decoder
+        encoder, decoder = tokenizer.encoder, of_class(tokenizer.decoder, FlowDecoder)
+        quantizer = of_class(tokenizer.quantizer, FSQ)
         z = encoder(io["latents"])["main"].x_BND
         shapes = encoder.stream_shapes(decoder.input_size)
         own = quantizer({"main": Stream(io["z"])})

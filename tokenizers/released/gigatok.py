@@ -11,10 +11,12 @@ from torch import Tensor
 
 from ...common.errors import UserError
 from ...common.types import Stream
+from ...decoders.cnn_qformer import CNNQFormerDecoder
 from ...layers.resnet import to_tokens
+from ..encoders.cnn_qformer import CNNQFormerEncoder
 from ..tokenizer import Tokenizer
-from .base import ImportReport, ReleasedFamily, State
-from .grid_cnn import training_losses
+from .base import ImportReport, ReleasedFamily, State, of_class
+from .grid_cnn import quantize_in_training
 
 SIDES = {"s2to1encoder.": "encoder.", "s1to2decoder.": "decoder."}
 OUR_NAMES = {
@@ -113,7 +115,8 @@ class GigaTok(ReleasedFamily):
     def outputs(
         self, tokenizer: Tokenizer, io: Mapping[str, Tensor], constructor: Mapping[str, Any]
     ) -> dict[str, Tensor]:
-        encoder, quantizer, decoder = tokenizer.encoder, tokenizer.quantizer, tokenizer.decoder
+        encoder, quantizer = of_class(tokenizer.encoder, CNNQFormerEncoder), tokenizer.quantizer
+        decoder = of_class(tokenizer.decoder, CNNQFormerDecoder)
         spatial = encoder.features(io["image"])
         z_BND = encoder(io["image"])["main"].x_BND
         own = quantizer({"main": Stream(io["z"][:, :, 0].transpose(1, 2))})
@@ -121,12 +124,12 @@ class GigaTok(ReleasedFamily):
         rec_spatial = decoder.map_of(codes)
         indices = {"main": io["indices"][..., None]}
         again = quantizer.indices_to_codes(indices, tokenizer.stream_shapes())["main"].x_BND
-        losses = training_losses(tokenizer, io["z"])
+        losses = quantize_in_training(tokenizer, io["z"]).losses
         out = {
             "spatial": spatial,
             "z": z_BND.transpose(1, 2)[:, :, None],
             "indices": own.indices["main"][..., 0],
-            "indices (end to end)": tokenizer.tokenize(io["image"])[..., 0],
+            "indices (end to end)": tokenizer.quantize(io["image"]).indices["main"][..., 0],
             "quantized": own.codes["main"].x_BND.transpose(1, 2)[:, :, None],
             "quantized (from indices)": again.transpose(1, 2)[:, :, None],
             "rec_spatial": rec_spatial,
@@ -142,9 +145,10 @@ class GigaTok(ReleasedFamily):
         return {name: value for name, value in out.items() if name.split(" (")[0] in io}
 
 
-def tapped(decoder: torch.nn.Module, codes: dict[str, Stream]) -> Tensor:
+def tapped(decoder: CNNQFormerDecoder, codes: dict[str, Stream]) -> Tensor:
     """What the alignment MLP says, which only training asks."""
     seen: list[Tensor] = []
+    assert decoder.align is not None
     hook = decoder.align.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
     decoder.train().map_of(codes)
     decoder.eval()

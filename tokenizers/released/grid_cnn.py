@@ -12,10 +12,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...common.types import Stream
+from ...common.types import Quantized, Stream, height_width
 from ...layers.resnet import to_grid, to_tokens
+from ..encoders.cnn import CNNEncoder
 from ..tokenizer import Tokenizer
-from .base import ReleasedFamily, State
+from .base import ReleasedFamily, State, of_class, quantized_in_training
 
 OUR_BLOCK_NAMES = {"nin_shortcut": "skip", "proj_out": "project"}
 OUR_TOP_NAMES = {
@@ -74,7 +75,7 @@ class Taming(ReleasedFamily):
         self, tokenizer: Tokenizer, io: Mapping[str, Tensor], constructor: Mapping[str, Any]
     ) -> dict[str, Tensor]:
         out = grid_outputs(tokenizer, io)
-        losses = training_losses(tokenizer, io["z"])
+        losses = quantize_in_training(tokenizer, io["z"]).losses
         beta = constructor.get("beta", 0.25)
         # The published order is the swapped one unless `legacy` is off (methods sheet, section 1).
         commit_weight, codebook_weight = (1.0, beta) if constructor.get("legacy", True) else (beta, 1.0)
@@ -114,7 +115,7 @@ class LlamaGen(Taming):
         self, tokenizer: Tokenizer, io: Mapping[str, Tensor], constructor: Mapping[str, Any]
     ) -> dict[str, Tensor]:
         out = grid_outputs(tokenizer, io)
-        losses = training_losses(tokenizer, io["z"])
+        losses = quantize_in_training(tokenizer, io["z"]).losses
         out["codebook_loss"] = losses["codebook"]
         out["commitment_loss"] = constructor.get("commit_loss_beta", 0.25) * losses["commit"]
         out["entropy_loss"] = constructor.get("entropy_loss_ratio", 0.0) * losses.get("entropy", torch.zeros(()))
@@ -183,7 +184,7 @@ def grid_outputs(tokenizer: Tokenizer, io: Mapping[str, Tensor], **to_decoder: T
     tokenizer.eval()
     stored_z = io["z"]
     grid = (stored_z.shape[2], stored_z.shape[3])
-    out = {"encoder_out": tokenizer.encoder.features(io["image"])} if "encoder_out" in io else {}
+    out = {"encoder_out": of_class(tokenizer.encoder, CNNEncoder).features(io["image"])} if "encoder_out" in io else {}
     quantized = tokenizer.quantizer({"main": Stream(to_tokens(stored_z), grid)})
     codes_BDhw = to_grid(quantized.codes["main"].x_BND, grid)
     stored_codes = {"main": Stream(to_tokens(io["quantized"]), grid)}
@@ -191,11 +192,11 @@ def grid_outputs(tokenizer: Tokenizer, io: Mapping[str, Tensor], **to_decoder: T
         **out,
         "z": to_grid(tokenizer.encoder(io["image"])["main"].x_BND, grid),
         "indices": quantized.indices["main"].view(io["indices"].shape),
-        "indices (end to end)": tokenizer.tokenize(io["image"]).view(io["indices"].shape),
+        "indices (end to end)": tokenizer.quantize(io["image"]).indices["main"].view(io["indices"].shape),
         "quantized": codes_BDhw,
         "quantized (from indices)": tokenizer.quantizer.indices_to_codes(
             {"main": io["indices"].reshape(quantized.indices["main"].shape)},
-            tokenizer.stream_shapes(tuple(io["image"].shape[-2:])),
+            tokenizer.stream_shapes(height_width(io["image"].shape[-2:])),
         )["main"]
         .x_BND.transpose(1, 2)
         .unflatten(2, grid),
@@ -204,8 +205,6 @@ def grid_outputs(tokenizer: Tokenizer, io: Mapping[str, Tensor], **to_decoder: T
 
 
 @torch.no_grad()
-def training_losses(tokenizer: Tokenizer, z_BDhw: Tensor) -> dict[str, Tensor]:
-    tokenizer.quantizer.train()
-    losses = tokenizer.quantizer({"main": Stream(to_tokens(z_BDhw), tuple(z_BDhw.shape[-2:]))}).losses
-    tokenizer.quantizer.eval()
-    return losses
+def quantize_in_training(tokenizer: Tokenizer, z_BDhw: Tensor) -> Quantized:
+    latents = {"main": Stream(to_tokens(z_BDhw), height_width(z_BDhw.shape[-2:]))}
+    return quantized_in_training(tokenizer.quantizer, latents)

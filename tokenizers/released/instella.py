@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ...common.types import Stream
+from ..quantizers.bernoulli import Bernoulli
 from ..quantizers.shared.sign import MAX_INDEX_BITS
 from ..tokenizer import Tokenizer
-from .base import ReleasedFamily, State
+from .base import ReleasedFamily, State, of_class
 
 OUR_NAMES = {
     "encoder.patch_embedder": "encoder.patches",
@@ -99,7 +100,7 @@ class Instella(ReleasedFamily):
     def outputs(
         self, tokenizer: Tokenizer, io: Mapping[str, Tensor], constructor: Mapping[str, Any]
     ) -> dict[str, Tensor]:
-        quantizer = tokenizer.quantizer
+        quantizer = of_class(tokenizer.quantizer, Bernoulli)
         encoded = tokenizer.encoder(io["image"])
         own = quantizer(encoded)
         quantized = quantizer.quantize(io["z"])

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ...layers.resnet import to_tokens
+from ..quantizers.vq import VQ
 from ..tokenizer import Tokenizer
-from .base import ReleasedFamily, State
-from .grid_cnn import grid_outputs, training_losses
+from .base import ReleasedFamily, State, of_class
+from .grid_cnn import grid_outputs, quantize_in_training
 from .seed_voken import block_name, last_number, level_sizes
 
 
@@ -48,13 +49,13 @@ class MaskgitVQGAN(ReleasedFamily):
         out = grid_outputs(tokenizer, {**io, "image": 2 * io["image"] - 1})
         out["decoded"] = (out["decoded"] + 1) / 2
         out["decoded_clamped"] = out["decoded"].clamp(0, 1)
-        losses = training_losses(tokenizer, io["z"])
+        losses = quantize_in_training(tokenizer, io["z"]).losses
         # The swapped order of VQGAN's beta (methods sheet, section 1): commitment 1, codebook 0.25.
         beta = constructor.get("quantizer", {}).get("commitment_cost", 0.25)
         out["quantizer_loss"] = losses["commit"] + beta * losses["codebook"]
         out["mse_z_quantized"] = losses["commit"]
         z_BND = to_tokens(io["z"])[:, : io["soft_code"].shape[1]]
-        distances = torch.cdist(z_BND, tokenizer.quantizer.effective_codebook()).square()
+        distances = torch.cdist(z_BND, of_class(tokenizer.quantizer, VQ).effective_codebook()).square()
         out["soft_code"] = (-distances).softmax(dim=-1).detach()
         return out
 

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from ...common.errors import UserError
-from ...common.types import Quantized, Stream
+from ...common.types import Stream
 from ...layers.resnet import to_grid, to_tokens
+from ..quantizers import ibq
 from ..quantizers.shared.softmax_codes import dot_entropies
 from ..tokenizer import Tokenizer
-from .base import ReleasedFamily, State
-from .grid_cnn import Taming, grid_outputs
+from .base import ReleasedFamily, State, of_class, quantized_in_training
+from .grid_cnn import Taming, grid_outputs, quantize_in_training
 
 EMA = "model_ema."
 OUR_BLOCK_NAMES = {"nin_shortcut": "skip"}
@@ -114,9 +115,11 @@ class IBQ(Taming):
         losses = quantize_in_training(tokenizer, io["z"]).losses
         out["quantizer_loss"] = losses["commit"] + constructor.get("beta", 0.25) * losses["codebook"]
         if "entropy" in losses:
-            codebook = tokenizer.quantizer.effective_codebook().detach()
+            quantizer = of_class(tokenizer.quantizer, ibq.IBQ)
+            assert quantizer.entropy_temperature is not None
+            codebook = quantizer.effective_codebook().detach()
             z_ND = to_tokens(io["z"]).flatten(0, 1)
-            per_token, of_mean = dot_entropies(z_ND, codebook, tokenizer.quantizer.entropy_temperature)
+            per_token, of_mean = dot_entropies(z_ND, codebook, quantizer.entropy_temperature)
             weights = [constructor.get(f"{k}_weight", 1.0) for k in ("sample_minimization", "batch_maximization")]
             out["sample_entropy"], out["avg_entropy"] = per_token, of_mean
             out["entropy_loss"] = weights[0] * per_token - weights[1] * of_mean
@@ -128,11 +131,10 @@ def _gradients(tokenizer: Tokenizer, z_BDhw: Tensor, probe_BDhw: Tensor) -> tupl
     """Of sum(probe * codes), through the quantizer alone."""
     grid = (z_BDhw.shape[2], z_BDhw.shape[3])
     z_BDhw = z_BDhw.clone().requires_grad_()
-    tokenizer.quantizer.train()
-    codes = tokenizer.quantizer({"main": Stream(to_tokens(z_BDhw), grid)}).codes["main"].x_BND
-    tokenizer.quantizer.eval()
-    parameters = (z_BDhw, tokenizer.quantizer.codebook)
-    return torch.autograd.grad((to_grid(codes, grid) * probe_BDhw).sum(), parameters)
+    quantizer = of_class(tokenizer.quantizer, ibq.IBQ)
+    codes = quantized_in_training(quantizer, {"main": Stream(to_tokens(z_BDhw), grid)}).codes["main"].x_BND
+    to_z, to_codebook = torch.autograd.grad((to_grid(codes, grid) * probe_BDhw).sum(), (z_BDhw, quantizer.codebook))
+    return to_z, to_codebook
 
 
 def level_sizes(state: State, levels: str, *, channels: int | None) -> dict[str, Any]:
@@ -176,11 +178,3 @@ def last_number(all_names: Iterable[str], stem: str) -> int:
 def block_name(name: str) -> str:
     head, _, tail = name.partition(".")
     return f"{OUR_BLOCK_NAMES.get(head, head)}.{tail}"
-
-
-@torch.no_grad()
-def quantize_in_training(tokenizer: Tokenizer, z_BDhw: Tensor) -> Quantized:
-    tokenizer.quantizer.train()
-    quantized = tokenizer.quantizer({"main": Stream(to_tokens(z_BDhw), (z_BDhw.shape[2], z_BDhw.shape[3]))})
-    tokenizer.quantizer.eval()
-    return quantized

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from ...common.types import Quantized, Stream
+from ...decoders.proxy_codes import ProxyCodeDecoder
 from ...layers.resnet import to_tokens
 from ..tokenizer import Tokenizer
-from .base import ImportReport, ReleasedFamily, State
-from .grid_cnn import training_losses
+from .base import ImportReport, ReleasedFamily, State, of_class
+from .grid_cnn import quantize_in_training
 from .maskgit_vqgan import _our_name as name_in_vqgan
 from .seed_voken import level_sizes
 
@@ -64,8 +65,8 @@ class TiTok(ReleasedFamily):
         self, state: State, *, image_size: tuple[int, int], constructor: Mapping[str, Any]
     ) -> dict[str, Any]:
         patch_size = state["encoder.patch_embed.weight"].shape[-1]
-        both = {"image_size": list(image_size), "num_tokens": len(state["latent_tokens"])}
-        node = {
+        both: dict[str, Any] = {"image_size": list(image_size), "num_tokens": len(state["latent_tokens"])}
+        node: dict[str, Any] = {
             "_target_": "imtok.tokenizers.tokenizer.Tokenizer",
             "image_size": list(image_size),
             "encoder": {
@@ -78,7 +79,7 @@ class TiTok(ReleasedFamily):
             },
             "quantizer": quantizer_node(state, constructor),
         }
-        body = {**both, **transformer_sizes(state, "decoder", constructor)}
+        body: dict[str, Any] = {**both, **transformer_sizes(state, "decoder", constructor)}
         if is_two_stage(state):
             codebook_size, code_dim = state["pixel_quantize.embedding.weight"].shape
             node["decoder"] = {
@@ -147,20 +148,20 @@ class TiTok(ReleasedFamily):
         if "indices" in io:
             given = {"main": io["indices"].transpose(1, 2)}
             out["indices"] = quantized.indices["main"].transpose(1, 2)
-            out["indices (end to end)"] = tokenizer.tokenize(images).transpose(1, 2)
+            out["indices (end to end)"] = tokenizer.quantize(images).indices["main"].transpose(1, 2)
             out["quantized (from indices)"] = as_stored(quantizer.indices_to_codes(given, shapes)["main"].x_BND)
-            losses = training_losses(tokenizer, io["z"])
+            losses = quantize_in_training(tokenizer, io["z"]).losses
             out["commitment_loss"] = settings_of(constructor).get("commitment_cost", 0.25) * losses["commit"]
             out["codebook_loss"] = losses["codebook"]
             out["quantizer_loss"] = out["commitment_loss"] + out["codebook_loss"]
         if conditions is not None:
             out["text_guidance"] = conditions  # what the decoder was fed: the fixtures come without a text tower
         if "proxy_logits" in io:
-            logits = tokenizer.decoder.logits(stored)
-            out["proxy_logits"] = logits.transpose(1, 2).unflatten(2, tokenizer.decoder.vit.grid)
+            decoder = of_class(tokenizer.decoder, ProxyCodeDecoder)
+            out["proxy_logits"] = decoder.logits(stored).transpose(1, 2).unflatten(2, decoder.vit.grid)
         for name in io:
             if kept := re.fullmatch(r"decoded_keep(\d+)", name):
-                shown = tokenizer.token_dropout.keep(Quantized(stored, {}), int(kept[1]))
+                shown = tokenizer.variable().keep(Quantized(stored, {}), int(kept[1]))
                 out[name] = painted(shown.codes)
         return out
 

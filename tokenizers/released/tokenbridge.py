@@ -8,8 +8,9 @@ from torch import Tensor
 
 from ...common.types import Stream
 from ...layers.resnet import to_grid, to_tokens
+from ..quantizers.gaussian_scalar import GaussianScalar
 from ..tokenizer import Tokenizer
-from .base import ImportReport, State
+from .base import ImportReport, State, of_class
 from .grid_cnn import Taming
 
 LATENT_SCALE = 0.2325  # TokenBridge and MAR multiply latents by it
@@ -58,5 +59,5 @@ class TokenBridge(KL16):
         self, state: State, *, image_size: int | tuple[int, int] = 256, constructor: Mapping[str, Any] | None = None
     ) -> tuple[Tokenizer, ImportReport]:
         tokenizer, report = super().import_state(state, image_size=image_size, constructor=constructor)
-        tokenizer.quantizer.spread.fill_(1 / LATENT_SCALE)
+        of_class(tokenizer.quantizer, GaussianScalar).spread.fill_(1 / LATENT_SCALE)
         return tokenizer, report

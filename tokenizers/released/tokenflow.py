@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from ...common.errors import UserError
-from ...common.types import Stream
+from ...common.types import Grid, Stream
 from ...layers.resnet import to_grid, to_tokens
+from ..quantizers.joint_vq import JointVQ
 from ..tokenizer import Tokenizer
 from ..towers.base import STATISTICS
-from .base import ReleasedFamily, State
+from .base import ReleasedFamily, State, of_class, quantized_in_training
 from .grid_cnn import LlamaGen, network_sizes
 from .tower_names import clip_name, count_of, siglip_joined, siglip_name
 
@@ -118,16 +119,16 @@ class TokenFlow(ReleasedFamily):
 
     def rename(self, state: State) -> dict[str, str]:
         cnn = {k: v for k, v in state.items() if re.match(r"(encoder|decoder|quant_conv|post_quant_conv)\.", k)}
-        names = {}
+        names: dict[str, str] = {}
         for theirs, ours in LlamaGen().rename(cnn).items():
             side, _, rest = ours.partition(".")
             names[theirs] = f"encoder.pixel.{rest}" if side == "encoder" else f"decoder.decoder.{rest}"
         inner = tower_naming(state)
         for theirs in state:
             if theirs.startswith(TOWER):
-                ours = inner(theirs.removeprefix(TOWER).removeprefix("vision_model."))
-                if ours is not None:
-                    names[theirs] = f"encoder.semantic.tower.{ours}"
+                name = inner(theirs.removeprefix(TOWER).removeprefix("vision_model."))
+                if name is not None:
+                    names[theirs] = f"encoder.semantic.tower.{name}"
             elif prefix := next((p for p in HEAD_NAMES if theirs.startswith(p)), None):
                 names[theirs] = HEAD_NAMES[prefix] + theirs.removeprefix(prefix)
         return names
@@ -153,8 +154,9 @@ class TokenFlow(ReleasedFamily):
         self, tokenizer: Tokenizer, io: Mapping[str, Tensor], constructor: Mapping[str, Any]
     ) -> dict[str, Tensor]:
         tokenizer.eval()
-        quantizer, shapes = tokenizer.quantizer, tokenizer.stream_shapes()
+        quantizer, shapes = of_class(tokenizer.quantizer, JointVQ), tokenizer.stream_shapes()
         grid = shapes["semantic"].grid
+        assert grid is not None
         z = {"semantic": Stream(io["semantic_z"], grid), "pixel": Stream(to_tokens(io["pixel_z"]), grid)}
         mine, quantized = tokenizer.encoder(io["image"]), quantizer(z)
         again = quantizer.indices_to_codes({"main": io["indices"][..., None]}, shapes)
@@ -163,17 +165,15 @@ class TokenFlow(ReleasedFamily):
             stream: Stream(to_tokens(part), grid) for stream, part in zip(("semantic", "pixel"), parts, strict=True)
         }
         left_out, quantizer.scale_dropout = quantizer.scale_dropout, 0.0
-        quantizer.train()
-        losses = quantizer(z).losses
-        quantizer.eval()
+        losses = quantized_in_training(quantizer, z).losses
         quantizer.scale_dropout = left_out
         return {
             "semantic_z": mine["semantic"].x_BND,
             "pixel_z": to_grid(mine["pixel"].x_BND, grid),
             "indices": quantized.indices["main"][..., 0],
-            "indices (end to end)": tokenizer.tokenize(io["image"])[..., 0],
-            "quantized": joined_codes(quantized.codes),
-            "quantized (from indices)": joined_codes(again),
+            "indices (end to end)": tokenizer.quantize(io["image"]).indices["main"][..., 0],
+            "quantized": joined_codes(quantized.codes, grid),
+            "quantized (from indices)": joined_codes(again, grid),
             "semantic_decoded": tokenizer.heads["semantic"](codes),
             "decoded": tokenizer.decode(codes),
             "codebook_loss": losses["codebook"],
@@ -182,8 +182,8 @@ class TokenFlow(ReleasedFamily):
         }
 
 
-def joined_codes(codes: Mapping[str, Stream]) -> Tensor:
-    return torch.cat([to_grid(codes[stream].x_BND, codes[stream].grid) for stream in ("semantic", "pixel")], dim=1)
+def joined_codes(codes: Mapping[str, Stream], grid: Grid) -> Tensor:
+    return torch.cat([to_grid(codes[stream].x_BND, grid) for stream in ("semantic", "pixel")], dim=1)
 
 
 def statistics_of(state: State) -> str:

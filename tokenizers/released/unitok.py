@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ...common.errors import UserError
 from ...common.types import Stream
-from ..quantizers.base import Quantizer
+from ..quantizers.multi_codebook import MultiCodebook
 from ..tokenizer import Tokenizer
-from .base import ReleasedFamily, State
+from .base import ReleasedFamily, State, of_class
 from .tower_names import check_zero, count_of, projection_name
 
 OUR_PREFIXES = {
@@ -148,7 +148,7 @@ class UniTok(ReleasedFamily):
         self, tokenizer: Tokenizer, io: Mapping[str, Tensor], constructor: Mapping[str, Any]
     ) -> dict[str, Tensor]:
         tokenizer.eval()
-        quantizer = tokenizer.quantizer
+        quantizer = of_class(tokenizer.quantizer, MultiCodebook)
         grid = tokenizer.stream_shapes()["main"].grid
         tokens = tokenizer.encoder(io["image"])["main"].x_BND
         stored = quantizer.quantize(io["z"])
@@ -164,7 +164,7 @@ class UniTok(ReleasedFamily):
             "encoder_out": tokens,
             "z": quantizer.project_in(tokens),
             "indices": indices,
-            "indices (end to end)": tokenizer.tokenize(io["image"]).transpose(1, 2),
+            "indices (end to end)": tokenizer.quantize(io["image"]).indices["main"].transpose(1, 2),
             "quantized": stored.codes_BND,
             "quantized (from indices)": quantizer.lookup(io["indices"].transpose(1, 2)),
             "post_quant": post_quant,
@@ -184,11 +184,12 @@ class MedITok(UniTok):
         return constructor.get("causal", True)
 
 
-def mean_entropy(quantizer: Quantizer, z_BND: Tensor) -> Tensor:
+def mean_entropy(quantizer: MultiCodebook, z_BND: Tensor) -> Tensor:
     """H(code | token) - H(code) with 1e-7 in the logarithm; ours has others' 1e-5. Weight 0 in their runs."""
     values = []
     for book, z in zip(quantizer.books, z_BND.chunk(len(quantizer.books), dim=-1), strict=True):
         codes, unit = book.effective_codebook(), F.normalize(z.flatten(0, 1), dim=-1)
+        assert book.entropy_temperature is not None
         logits = -(unit[:, None] - codes).square().sum(dim=-1) / book.entropy_temperature
         p_NK, mean_K = logits.softmax(dim=-1), logits.softmax(dim=-1).mean(dim=0)
         values.append(-(p_NK * logits.log_softmax(dim=-1)).sum(dim=-1).mean() + (mean_K * (mean_K + 1e-7).log()).sum())

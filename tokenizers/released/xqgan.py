@@ -16,9 +16,10 @@ from ...common.errors import UserError
 from ...common.types import Grid, Stream
 from ...layers.resnet import to_grid
 from ..quantizers.base import Quantizer
+from ..quantizers.multi_scale_vq import MultiScaleQuantizer
 from ..quantizers.product_vq import ProductQuantizer
 from ..tokenizer import Tokenizer
-from .base import ReleasedFamily, State
+from .base import ReleasedFamily, State, quantized_in_training
 
 QUANTIZERS = "imtok.tokenizers.quantizers"
 OUR_NAMES = {
@@ -120,7 +121,7 @@ class XQGAN(ReleasedFamily):
         out = {
             "z": z.permute(0, 3, 2, 1).flatten(2).view(io["z"].shape),
             "indices": quantized.indices["main"].transpose(1, 2),
-            "indices (end to end)": tokenizer.tokenize(io["image"]).transpose(1, 2),
+            "indices (end to end)": tokenizer.quantize(io["image"]).indices["main"].transpose(1, 2),
             "quantized": to_grid(quantized.codes["main"].x_BND, grid),
             "quantized (from indices)": to_grid(
                 quantizer.indices_to_codes({"main": io["indices"].transpose(1, 2)}, shapes)["main"].x_BND, grid
@@ -129,7 +130,9 @@ class XQGAN(ReleasedFamily):
         }
         if "quantized_scales0" in io:
             first = quantized.indices["main"][..., 0]
-            steps = [parts[0].partial_codes(first, grid, scales=1 + s) for s in range(io["quantized_scales0"].shape[1])]
+            part = parts[0]
+            assert isinstance(part, MultiScaleQuantizer)
+            steps = [part.partial_codes(first, grid, scales=1 + s) for s in range(io["quantized_scales0"].shape[1])]
             out["quantized_scales0"] = torch.stack([to_grid(step, grid) for step in steps], dim=1)
         return {**out, **training_outputs(quantizer, parts, stored_z, grid, constructor)}
 
@@ -259,23 +262,22 @@ def training_outputs(
     quantizer: Quantizer, parts: Sequence[Quantizer], z_BND: Tensor, grid: Grid, constructor: Mapping[str, Any]
 ) -> dict[str, Tensor]:
     """A training forward without quantizer dropout."""
-    shares = [getattr(part, "quantizer_dropout", 0.0) for part in parts]
-    for part in parts:
+    staged = [part for part in parts if isinstance(part, MultiScaleQuantizer)]
+    shares = [part.quantizer_dropout for part in staged]
+    for part in staged:
         part.quantizer_dropout = 0.0
-    quantizer.train()
-    quantized = quantizer({"main": Stream(z_BND, grid)})
+    quantized = quantized_in_training(quantizer, {"main": Stream(z_BND, grid)})
     # The reference indexes by its keep-mask of ones instead of masking: its entropy is that of sample 1.
-    of_sample_1 = quantizer({"main": Stream(z_BND[1:2], grid)}) if "entropy" in quantized.losses else None
-    quantizer.eval()
-    for part, share in zip(parts, shares, strict=True):
+    entropy = quantized_in_training(quantizer, {"main": Stream(z_BND[1:2], grid)}).losses.get("entropy")
+    for part, share in zip(staged, shares, strict=True):
         part.quantizer_dropout = share
     # Only the single-scale quantizer is given the reference's beta; the others keep 0.25.
-    beta = 0.25 if hasattr(parts[0], "scales") else constructor.get("commit_loss_beta", 0.25)
+    beta = 0.25 if staged else constructor.get("commit_loss_beta", 0.25)
     out = {
         "quantized_train": to_grid(quantized.codes["main"].x_BND, grid),
         "codebook_loss": quantized.losses["codebook"],
         "commitment_loss": beta * quantized.losses["commit"],
     }
-    if of_sample_1 is not None:
-        out["entropy_loss"] = constructor.get("entropy_loss_ratio", 0.1) * of_sample_1.losses["entropy"]
+    if entropy is not None:
+        out["entropy_loss"] = constructor.get("entropy_loss_ratio", 0.1) * entropy
     return out

@@ -34,7 +34,8 @@ class TokenDropout(nn.Module, ABC):
             return codes
         stream = codes["main"]
         batch, num_tokens = stream.x_BND.shape[:2]
-        return {"main": _shortened(stream, self.draw(batch, num_tokens, stream.x_BND.device))}
+        seen_BN = _first(stream, self.draw(batch, num_tokens, stream.x_BND.device))
+        return {"main": hidden_as_zero(replace(stream, mask_BN=seen_BN))}
 
     def keep(self, quantized: Quantized, num_tokens: int | Sequence[int]) -> Quantized:
         """The first tokens only: one number for all (the rest is cut off), or one a picture (the rest is masked)."""
@@ -45,11 +46,12 @@ class TokenDropout(nn.Module, ABC):
             raise UserError(f"num_tokens has {len(lengths)} lengths for {batch} images")
         if not all(1 <= n <= total for n in lengths):
             raise UserError(f"num_tokens={num_tokens}: from 1 to {total} for this tokenizer")
-        shown = _shortened(stream, torch.tensor(lengths, device=stream.x_BND.device))
+        seen_BN = _first(stream, torch.tensor(lengths, device=stream.x_BND.device))
+        shown = hidden_as_zero(replace(stream, mask_BN=seen_BN))
         if indices is None:
             return replace(quantized, codes={"main": shown})
         longest = max(lengths)
-        indices = indices.masked_fill(~shown.mask_BN[..., None], -1)[:, :longest]
+        indices = indices.masked_fill(~seen_BN[..., None], -1)[:, :longest]
         return replace(quantized, codes={"main": shown}, indices={"main": indices})
 
     def padded(self, indices_BMK: Tensor, total: int) -> Tensor:
@@ -60,9 +62,10 @@ class TokenDropout(nn.Module, ABC):
         return nn.functional.pad(indices_BMK, (0, 0, 0, missing), value=-1)
 
 
-def _shortened(stream: Stream, lengths_B: Tensor) -> Stream:
+def _first(stream: Stream, lengths_B: Tensor) -> Tensor:
+    """[B, N], True for the first tokens of each image that are there."""
     places = torch.arange(stream.x_BND.shape[1], device=stream.x_BND.device)
     mask_BN = places < lengths_B[:, None]
     if stream.mask_BN is not None:
         mask_BN = mask_BN & stream.mask_BN
-    return hidden_as_zero(Stream(stream.x_BND, stream.grid, mask_BN))
+    return mask_BN

@@ -24,36 +24,36 @@ class NestedDropout(TokenDropout):
         weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        named = isinstance(lengths, str)
-        if named and lengths not in ("uniform", "power_of_two", "uniform_power_of_two"):
+        if isinstance(lengths, str) and lengths not in ("uniform", "power_of_two", "uniform_power_of_two"):
             raise ValueError(
                 f"lengths={lengths}: expected uniform, power_of_two, uniform_power_of_two or a list of lengths"
             )
-        if not named and (not lengths or min(lengths) < 1):
-            raise ValueError(f"lengths={list(lengths)}: a list of lengths, each 1 or more")
+        listed = () if isinstance(lengths, str) else tuple(lengths)
+        if not isinstance(lengths, str) and (not listed or min(listed) < 1):
+            raise ValueError(f"lengths={list(listed)}: a list of lengths, each 1 or more")
         if weights is not None and (
-            named or len(weights) != len(lengths) or min(weights) < 0 or not any(w > 0 for w in weights)
+            not listed or len(weights) != len(listed) or min(weights) < 0 or not any(w > 0 for w in weights)
         ):
             raise ValueError(f"weights={list(weights)}: needs a list `lengths`, one weight of 0 or more for each of it")
-        self.lengths = lengths if named else tuple(lengths)
+        self.named, self.listed = lengths if isinstance(lengths, str) else None, listed
         self.weights = None if weights is None else tuple(float(w) for w in weights)
 
     def check_lengths(self, num_tokens: int) -> None:
-        if not isinstance(self.lengths, str) and max(self.lengths) > num_tokens:
+        if max(self.listed, default=0) > num_tokens:
             raise ValueError(
-                f"tokenizer.token_dropout.lengths={list(self.lengths)}: there are {num_tokens} tokens; give at most "
+                f"tokenizer.token_dropout.lengths={list(self.listed)}: there are {num_tokens} tokens; give at most "
                 "that many"
             )
 
     def draw(self, batch: int, num_tokens: int, device: torch.device) -> Tensor:
-        if self.lengths in ("uniform", "uniform_power_of_two"):
+        if self.named in ("uniform", "uniform_power_of_two"):
             drawn = torch.randint(1, num_tokens + 1, (batch,), device=device)
-            return drawn if self.lengths == "uniform" else next_power_of_two(drawn).clamp(max=num_tokens)
-        if self.lengths == "power_of_two":
+            return drawn if self.named == "uniform" else next_power_of_two(drawn).clamp(max=num_tokens)
+        if self.named == "power_of_two":
             choices = [2**i for i in range(num_tokens.bit_length())]
             choices = choices if choices[-1] == num_tokens else [*choices, num_tokens]
         else:
-            choices = list(self.lengths)
+            choices = list(self.listed)
             self.check_lengths(num_tokens)
         weights = torch.tensor(self.weights or [1.0] * len(choices), device=device)
         return torch.tensor(choices, device=device)[torch.multinomial(weights, batch, replacement=True)]

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from torch import Tensor
-
 from ...common.types import Quantized, Stream
 from .base import TokenDropout
 
@@ -18,9 +16,9 @@ def prefixes(dropout: TokenDropout, quantized: Quantized, rows: Sequence[int], l
     """Picture `rows[i]` with its first `lengths[i]` tokens; a picture may be asked for several times."""
     rows = list(rows)
 
-    def taken(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor[rows]
-
-    codes = {name: Stream(taken(s.x_BND), s.grid, taken(s.mask_BN)) for name, s in quantized.codes.items()}
-    indices = {name: taken(t) for name, t in quantized.indices.items()}
+    codes = {
+        name: Stream(s.x_BND[rows], s.grid, None if s.mask_BN is None else s.mask_BN[rows])
+        for name, s in quantized.codes.items()
+    }
+    indices = {name: t[rows] for name, t in quantized.indices.items()}
     return dropout.keep(replace(quantized, codes=codes, indices=indices), list(lengths))

@@ -77,7 +77,7 @@ def test_another_size_is_one_clear_line() -> None:
         },
     }
     tokenizer = build(node, key="tokenizer")
-    with pytest.raises(UserError, match=r"data.image_size=\[64, 64\]: .* positions are those of images of \[32, 32\]"):
+    with pytest.raises(UserError, match=r"data.image_size=\[64, 64\]: .* positions are those of inputs of \[32, 32\]"):
         tokenizer.tokenize(torch.zeros(1, 3, 64, 64))
     with pytest.raises(UserError, match="num_heads=5"):
         build(node | {"encoder": node["encoder"] | {"num_heads": 5}}, key="tokenizer")

@@ -40,7 +40,7 @@ def test_every_register_sees_the_whole_picture() -> None:
 
 
 def test_other_sizes_fail_with_a_line() -> None:
-    with pytest.raises(ValueError, match=r"made for inputs of \[8, 8\]"):
+    with pytest.raises(ValueError, match=r"positions are those of inputs of \[8, 8\]"):
         encoder().stream_shapes((16, 16))
     with pytest.raises(ValueError, match="patch_size=4"):
         encoder(input_size=(10, 8))

@@ -2,13 +2,12 @@
 
 import os
 from abc import abstractmethod
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..base import SingleStreamQuantizer, StreamQuantized
+from ..base import StreamQuantized, TokenQuantizer
 from .nearest import nearest_code
 from .softmax_codes import distance_entropies
 from .straight_through import rotate_to, straight_through
@@ -34,7 +33,7 @@ def check_codebook_size(codebook_size: int, code_dim: int, *, name: str = "codeb
         )
 
 
-class CodebookQuantizer(SingleStreamQuantizer):
+class CodebookQuantizer(TokenQuantizer):
     """Each vector becomes its nearest code.
 
     Losses, raw: `codebook` |sg(z) - e|^2 draws codes to vectors (only where gradients train the codebook), `commit`
@@ -46,7 +45,7 @@ class CodebookQuantizer(SingleStreamQuantizer):
         -distance / temperature.
     """
 
-    loss_names: ClassVar[tuple[str, ...]] = ("codebook", "commit")
+    loss_names: tuple[str, ...] = ("codebook", "commit")
 
     def __init__(
         self,

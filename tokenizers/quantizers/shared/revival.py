@@ -13,6 +13,8 @@ class Revival(nn.Module):
     below: share of the even spread under which a code is dead; 0 is off, and then nothing is counted unless `counts`.
     """
 
+    usage: Tensor
+
     def __init__(self, *, codebook_size: int, below: float, decay: float = 0.9, counts: bool = False) -> None:
         super().__init__()
         if not 0 <= below < 1:

@@ -5,19 +5,21 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..base import MAX_CODE_DIM, SingleStreamQuantizer
+from ..base import MAX_CODE_DIM, TokenQuantizer
 
 BitOrder = Literal["lsb_first", "msb_first"]
 MAX_INDEX_BITS = 62  # of one int64; more bits take several indices a token
 
 
-class SignQuantizer(SingleStreamQuantizer):
+class SignQuantizer(TokenQuantizer):
     """`bits` signs a token, written as `groups` indices; channels of group g are g * bits / groups and on.
 
     order: which channel of a group is worth 1 in its index: the first (SEED-Voken, WeTok, XQ-GAN) or the last (BSQ,
         vector-quantize-pytorch). Codes are the same, stored tokens are not.
     scale: size of a code's entries.
     """
+
+    place: Tensor
 
     def __init__(self, *, dim: int, bits: int, groups: int, scale: float, order: BitOrder) -> None:
         if not 1 <= bits <= MAX_CODE_DIM:

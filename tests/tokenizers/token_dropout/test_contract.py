@@ -1,6 +1,5 @@
 """Token dropout with every decoder and quantizer there is: hidden tokens count for nothing, or the build refuses."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,12 @@ import yaml
 
 from imtok.common.build import build
 from imtok.common.errors import UserError
-from imtok.common.types import Stream
 from imtok.configs.compose import compose_config
 from imtok.tokenizers.tokenizer import Tokenizer
 
-FOLDER = Path(__file__).resolve().parents[2] / "configs" / "tokenizer"
+from ...contracts.token_dropout import a_prefix_of_indices_says_its_codes, hidden_tokens_count_for_nothing
+
+FOLDER = Path(__file__).resolve().parents[3] / "configs" / "tokenizer"
 DROPOUTS = sorted(path.stem for path in (FOLDER / "token_dropout").glob("*.yaml"))
 # What a decoder is tried in, and whether a tail may be cut off before it; None: codes of several streams, no dropout.
 DECODERS: dict[str, tuple[list[str], bool | None]] = {
@@ -62,25 +62,7 @@ def test_hidden_tokens_count_for_nothing_or_the_build_refuses(name: str, dropout
         with pytest.raises(UserError, match=r"^tokenizer\.token_dropout=\w+: .*(null|nested)"):
             composed(words, dropout)
         return
-    tokenizer = composed(words, dropout)
-    assert tokenizer.decoder.any_length or not tokenizer.token_dropout.cuts
-    for parameter in tokenizer.parameters():  # what starts at zero would hide what is read
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.02)
-    images = torch.rand(3, 3, *tokenizer.image_size) * 2 - 1
-    tokenizer.train()(images)
-    total = tokenizer.eval().num_tokens
-    for lengths in (max(1, total // 2), [total, 1, max(1, total // 2)]):
-        kept = tokenizer.quantize(images, num_tokens=lengths).codes["main"]
-        picture = tokenizer.decode({"main": kept})
-        assert torch.equal(tokenizer.detokenize(tokenizer.tokenize(images, num_tokens=lengths)), picture.clamp(-1, 1))
-        if tokenizer.decoder.any_length:
-            other = torch.where(kept.mask_BN[..., None], kept.x_BND, torch.randn_like(kept.x_BND))
-            assert torch.equal(tokenizer.decode({"main": replace(kept, x_BND=other)}), picture)
-    if tokenizer.decoder.any_length:  # training's cut-off sequence is what decoding sees
-        half = max(1, total // 2)
-        kept = tokenizer.quantize(images, num_tokens=half).codes["main"]
-        assert torch.equal(tokenizer.decode({"main": Stream(kept.x_BND[:, :half])}), tokenizer.decode({"main": kept}))
+    hidden_tokens_count_for_nothing(composed(words, dropout))
 
 
 @pytest.mark.parametrize("name", QUANTIZERS)
@@ -104,11 +86,7 @@ def test_a_prefix_of_indices_says_its_codes_or_the_build_refuses(name: str) -> N
         assert tokenizer.reconstruct(images, num_tokens=3).shape == images.shape
         return
     for lengths in (5, [64, 1, 17]):
-        shown, tokens = tokenizer.quantize(images, num_tokens=lengths), tokenizer.tokenize(images, num_tokens=lengths)
-        again = tokenizer.token_dropout.padded(tokens, 64)
-        codes = tokenizer.quantizer.indices_to_codes({"main": again}, tokenizer.stream_shapes())["main"]
-        assert torch.equal(codes.mask_BN, shown.codes["main"].mask_BN)
-        torch.testing.assert_close(codes.x_BND, shown.codes["main"].x_BND)
+        a_prefix_of_indices_says_its_codes(tokenizer, lengths)
 
 
 def test_attention_behind_the_codebook_says_what_it_can() -> None:
