@@ -87,5 +87,5 @@ def test_encode_needs_no_captions_and_decode_takes_a_file(tokenizer_folder, tmp_
         decode([*command, "--captions", str(captions)])
     captions.write_text('{"a.png": "a red picture", "b.png": "another"}')
     assert decode([*command, "--captions", str(captions)]) == 0
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == ["a.png", "b.png"]
     capsys.readouterr()
