@@ -47,7 +47,7 @@ class ReleasedFamily(ABC):
         """
 
     @abstractmethod
-    def rename(self, state: State) -> dict[str, str]:
+    def rename(self, state: State, constructor: Mapping[str, Any]) -> dict[str, str]:
         """{name in the file: name in our tokenizer}; names left out are not understood."""
 
     @abstractmethod
@@ -71,10 +71,11 @@ class ReleasedFamily(ABC):
             joined = self.joined(state)
             for name, parts in joined.items():
                 state[name] = torch.cat([state.pop(part) for part in parts])
-            node = self.tokenizer_node(state, image_size=size, constructor=constructor or {})
-            checked = self.check_tables(state, constructor=constructor or {})
+            constructor = constructor or {}
+            node = self.tokenizer_node(state, image_size=size, constructor=constructor)
+            checked = self.check_tables(state, constructor=constructor)
             state = {k: v for k, v in state.items() if k not in checked}
-            names = self.rename(state)
+            names = self.rename(state, constructor)
         except KeyError as error:
             raise UserError(
                 f"the weights have no {error.args[0]!r}, so they are not of the family {'/'.join(self.systems)}"

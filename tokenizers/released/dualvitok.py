@@ -97,7 +97,7 @@ class DualViTok(ReleasedFamily):
             },
         }
 
-    def rename(self, state: State) -> dict[str, str]:
+    def rename(self, state: State, constructor: Mapping[str, Any]) -> dict[str, str]:
         names = {}
         for name in state:
             if m := re.fullmatch(r"(semantic|pixel)_quantizer\.(.+)", name):
