@@ -1,4 +1,4 @@
-"""What a reader of released weights does, and how files are opened without running code from them."""
+"""Base class of the readers of released weights, and how files are opened without running code from them."""
 
 import pickle
 from abc import ABC, abstractmethod
@@ -124,7 +124,7 @@ class ReleasedFamily(ABC):
 
 
 def of_class(part: nn.Module | None, kind: type[Part]) -> Part:
-    """`part`, which the family's own node made one of this class."""
+    """`part` with its class known: the one that the family's node names."""
     assert isinstance(part, kind), type(part)
     return part
 

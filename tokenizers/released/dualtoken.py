@@ -1,4 +1,4 @@
-"""DualToken (songweii/DualToken): SigLIP read at two depths, a residual quantizer each, RQ-VAE's decoder for pixels."""
+"""DualToken (songweii/DualToken): SigLIP read at two depths, two residual quantizers, RQ-VAE's decoder for pixels."""
 
 import re
 from collections.abc import Mapping

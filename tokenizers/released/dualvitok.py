@@ -1,4 +1,4 @@
-"""DualViTok (illume-unified-mllm/ILLUME_plus): Qwen2-VL's tower for meaning, MoVQ for pixels, a SimVQ each."""
+"""DualViTok (illume-unified-mllm/ILLUME_plus): Qwen2-VL's tower for meaning, MoVQ for pixels, a SimVQ for each."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Every encoder on an image that is no square: tokens as promised, gradients everywhere, other sizes refused in a line."""
+"""Every encoder on an image that is no square: promised tokens, gradients everywhere, sizes it refuses in a line."""
 
 from typing import Any
 
