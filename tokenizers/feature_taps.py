@@ -1,4 +1,4 @@
-"""Inner activations that a loss term asks for by the path of their module."""
+"""Taps: activations inside the tokenizer, for loss terms that name a module's path."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,7 +31,7 @@ class FeatureTaps:
 
 
 def tap(tokenizer: nn.Module, wanted: Mapping[str, str], *, key: str) -> None:
-    """wanted: {feature name: path of a module within the tokenizer, as decoder.blocks.2}."""
+    """Tap modules of the tokenizer; wanted: {feature name: path of a module, such as decoder.blocks.2}."""
     taps = tokenizer.taps
     assert isinstance(taps, FeatureTaps)
     for name, path in wanted.items():

@@ -25,7 +25,7 @@ def split_by_stream(
 
 
 class NoSuchToken(UserError):
-    """Told before the decoder looks it up, which ends in a traceback or, on CUDA, in a broken device."""
+    """Raised before the decoder looks it up, which ends in a traceback or, on CUDA, in a broken device."""
 
 
 def check_entries(parts: Mapping[str, Tensor], layout: Sequence[IndexSegment]) -> None:

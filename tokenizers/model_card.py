@@ -34,7 +34,7 @@ def model_card(tokenizer: Tokenizer, config: dict[str, Any]) -> str:
         "image size": "x".join(str(side) for side in config["image"]["size"]),
         "tokens an image": config["codebook"]["tokens_per_image"],
         "codebook": config["codebook"]["size"],
-        "bits an image": f"{config['codebook']['bits_per_image']:g}",
+        "bits per image": f"{config['codebook']['bits_per_image']:g}",
         "parameters": f"{parameters / 1e6:.2f} M",
         "encoder, quantizer, decoder": ", ".join(
             type(part).__name__ for part in (tokenizer.encoder, tokenizer.quantizer, tokenizer.decoder)

@@ -1,4 +1,4 @@
-"""The shortest prefix of tokens that is good enough, picture by picture: `tokenize(images, quality="psnr>=24")`."""
+"""The shortest prefix of tokens that is good enough, image by image: `tokenize(images, quality="psnr>=24")`."""
 
 import re
 import warnings
@@ -16,13 +16,13 @@ from .token_dropout.prefixes import doubling_lengths, prefixes
 if TYPE_CHECKING:
     from .tokenizer import Tokenizer
 
-PSNR_CAP = 100.0  # of identical pictures, as in the reports
+PSNR_CAP = 100.0  # of identical images, as in the reports
 SENSE = {"psnr": ">=", "mse": "<=", "l1": "<="}
 
 
 @dataclass(frozen=True)
 class Quality:
-    """A bound on one picture's reconstruction, measured as the reports do: bytes, rounded once.
+    """A bound on one image's reconstruction, measured as the reports do: bytes, rounded once.
 
     psnr in dB. mse and l1 are means in units of the full range, so mse<=0.01 is psnr>=20.
     """
@@ -56,11 +56,11 @@ class Quality:
 class ShortestPrefixes:
     quantized: Quantized  # cut to `lengths`
     lengths: list[int]
-    missed: list[bool]  # True where no length that was tried reaches the quality; those pictures keep all tokens
+    missed: list[bool]  # True where no length that was tried reaches the quality; those images keep all tokens
 
     def warn_of_missed(self, quality: str) -> None:
         if count := sum(self.missed):
-            text = f"quality={quality}: {count} of {len(self.missed)} pictures miss it, and keep all their tokens"
+            text = f"quality={quality}: {count} of {len(self.missed)} images miss it, and keep all their tokens"
             warnings.warn(text, stacklevel=4)
 
 
@@ -68,12 +68,12 @@ class ShortestPrefixes:
 def shortest_prefixes(
     tokenizer: "Tokenizer", images: Tensor, quality: Quality, *, conditions: Tensor | None = None
 ) -> ShortestPrefixes:
-    """One encode; then decodes, each of all pictures that are still undecided, every one at a length of its own.
+    """One encode; then decodes, each of all images that are still undecided, every one at a length of its own.
 
     Lengths 1, 2, 4 ... all are tried until one reaches the quality, then the gap below it is bisected: at most
-    2 log2(all) decodes a picture. Quality need not grow with every token, so what is promised is what was measured:
+    2 log2(all) decodes an image. Quality need not grow with every token, so what is promised is what was measured:
     the length found reaches it, one token fewer misses it, and so does every smaller power of two. Bisection from all
-    tokens down would need half the decodes, but gives up on a picture whose last tokens harm it, and pays for long
+    tokens down would need half the decodes, but gives up on an image whose last tokens harm it, and pays for long
     prefixes where short ones do.
     """
     quantized = tokenizer.quantize(images)

@@ -29,7 +29,7 @@ class Tokenizer(nn.Module):
     encoder, quantizer, decoder: YAML nodes; the quantizer is given `dim` by the encoder, the decoder by the quantizer.
     space: node of what encoder and decoder work in, pixels when None; frozen.
     token_dropout: node of which tokens the decoder may see in training; a tokenizer with one takes any `num_tokens`.
-    conditioner: node of what turns captions into the tensor that the decoder reads besides codes.
+    conditioner: node of what turns captions into the tensor that the decoder reads in addition to codes.
     heads: nodes of further outputs read from the codes, by name: semantic features.
     """
 
@@ -112,7 +112,7 @@ class Tokenizer(nn.Module):
         return TokenizerOutput(latents, quantized, reconstruction, decoder_losses, heads, self.taps.collect())
 
     def conditions_of(self, batch: Mapping[str, Any]) -> Tensor | None:
-        """What the decoder reads besides codes; None for tokenizers without a conditioner."""
+        """What the decoder reads in addition to codes; None for tokenizers without a conditioner."""
         if self.conditioner is None:
             return None
         if batch.get("caption") is None:
@@ -136,7 +136,7 @@ class Tokenizer(nn.Module):
     def quantize(self, images: Tensor, *, num_tokens: int | Sequence[int] | None = None) -> Quantized:
         """Encode and quantize, all that the quantizer says (codes, indices, stats).
 
-        num_tokens: how many tokens an image keeps, one number or one a picture; for tokenizers of variable length.
+        num_tokens: how many tokens an image keeps, one number or one per image; for tokenizers of variable length.
         """
         self._check_images(images)
         quantized = self.quantizer(self.encoder(images if self.space is None else self.space.encode(images)))
@@ -153,8 +153,8 @@ class Tokenizer(nn.Module):
     ) -> Tensor | dict[str, Tensor]:
         """Images in [-1, 1] to int64 indices [B, M, K]; a dict by stream when the streams' K differ.
 
-        With one `num_tokens` M is that number; with one a picture, M is the longest and -1 stands after the shorter.
-        quality: "psnr>=24", "mse<=0.01" or "l1<=0.05" instead: each picture keeps the shortest prefix that reaches it
+        With one `num_tokens` M is that number; with one per image, M is the longest and -1 stands after the shorter.
+        quality: "psnr>=24", "mse<=0.01" or "l1<=0.05" instead: each image keeps the shortest prefix that reaches it
         (`shortest_prefixes` in quality.py says how it is found; `conditions` are for decoders that read captions).
         """
         if quality is None:
@@ -188,7 +188,7 @@ class Tokenizer(nn.Module):
         """Indices to images in [-1, 1]; `image_size` where they were made from images of another size.
 
         conditions: `tokenizer.conditioner(captions)`, for tokenizers that have one.
-        generator: for decoders that draw noise; without one the same indices give the same picture.
+        generator: for decoders that draw noise; without one the same indices give the same image.
         """
         size = height_width(image_size) if image_size is not None else self.image_size
         if isinstance(indices, Tensor):
@@ -268,7 +268,7 @@ class Tokenizer(nn.Module):
         return next(self.parameters()).device
 
     def variable(self) -> TokenDropout:
-        """The token dropout, for those who ask for a number of tokens; a UserError where every picture has all."""
+        """The token dropout, for those who ask for a number of tokens; a UserError where every image has all."""
         if self.token_dropout is None:
             raise UserError(
                 f"num_tokens, quality: this tokenizer always has {self.num_tokens} tokens; one of variable length is "
@@ -280,7 +280,7 @@ class Tokenizer(nn.Module):
         grids = [s.grid for s in self.index_layout() or self.stream_shapes().values()]
         if self.decoder.needs_grid and not any(grids):
             raise UserError(
-                f"tokenizer.decoder: {type(self.decoder).__name__} paints codes on a grid, and those of "
+                f"tokenizer.decoder: {type(self.decoder).__name__} decodes a grid of codes, and those of "
                 f"tokenizer.encoder ({type(self.encoder).__name__}) have none; tokenizer/decoder=mask_token_vit, "
                 "cnn_qformer, rotary_latents or flow takes such"
             )

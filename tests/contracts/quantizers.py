@@ -110,6 +110,9 @@ def gradients_reach_the_encoder_and_losses_are_declared(node: Node) -> None:
     for loss in out.losses.values():
         assert loss.shape == ()
         assert bool(torch.isfinite(loss))
+    for number in out.stats.values():
+        assert number.shape == ()
+        assert not number.requires_grad
 
 
 def eval_repeats_itself(node: Node) -> None:

@@ -41,7 +41,7 @@ def test_other_image_sizes_work_when_said(tokenizer: Tokenizer) -> None:
 def test_a_decoder_of_grids_refuses_codes_without_one(tokenizer_node) -> None:
     encoder = {"_target_": "imtok.tokenizers.encoders.latent_vit.LatentViTEncoder", "image_size": 32, "dim": 8}
     node = tokenizer_node | {"encoder": encoder | {"num_tokens": 16, "width": 32, "depth": 1, "num_heads": 2}}
-    with pytest.raises(UserError, match=r"tokenizer\.decoder: CNNDecoder paints codes on a grid"):
+    with pytest.raises(UserError, match=r"tokenizer\.decoder: CNNDecoder decodes a grid of codes"):
         build(node, key="tokenizer")
 
 

@@ -1,1 +1,1 @@
-"""Conditioners: captions to what a decoder reads besides codes."""
+"""Conditioners: captions to what a decoder reads in addition to codes."""

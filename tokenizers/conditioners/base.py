@@ -1,4 +1,4 @@
-"""What a conditioner promises."""
+"""Base class of conditioners."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Conditioner(nn.Module, ABC):
-    """Captions to the tensor [B, T, D] that a decoder reads besides codes."""
+    """Captions to the tensor [B, T, D] that a decoder reads in addition to codes."""
 
     dim: int  # D, the decoder's condition_dim
     length: int  # T, tokens of one caption

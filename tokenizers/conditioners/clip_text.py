@@ -48,7 +48,7 @@ class CLIPText(Conditioner):
     @torch.no_grad()
     def forward(self, captions: Sequence[str]) -> Tensor:
         if isinstance(captions, str) or not all(isinstance(text, str) for text in captions):
-            raise UserError("conditioner: give a list of captions, one text a picture")
+            raise UserError("conditioner: give a list of captions, one text per image")
         open_clip = _open_clip()
         tower = self.tower
         if tower is None:

@@ -1,1 +1,1 @@
-"""Encoders: images to streams of vectors. One mechanism a file."""
+"""Encoders: images to streams of vectors. One mechanism per file."""

@@ -1,4 +1,4 @@
-"""What an encoder promises."""
+"""Base classes of encoders."""
 
 from abc import ABC, abstractmethod
 
@@ -17,7 +17,7 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def stream_shapes(self, image_size: tuple[int, int]) -> dict[str, StreamShape]:
-        """Tokens a stream at this image size; ValueError if the size cannot work."""
+        """Tokens of each stream at this image size; ValueError if the size cannot work."""
 
 
 class FixedSizeEncoder(Encoder):
@@ -35,7 +35,7 @@ class FixedSizeEncoder(Encoder):
 
 
 def width_of(encoder: Encoder, key: str) -> int:
-    """Of its one stream."""
+    """Width of the single stream of `encoder`."""
     if not isinstance(encoder.dim, int):
         raise ValueError(f"{key}: gives streams of its own ({', '.join(encoder.dim)}); one is needed")
     return encoder.dim

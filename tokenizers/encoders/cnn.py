@@ -19,10 +19,10 @@ from .grid import GridEncoder
 
 
 class CNNEncoder(GridEncoder):
-    """Residual blocks, halving the side after every level but the last; one vector a cell.
+    """Residual blocks, halving the side after every level but the last; one vector per cell.
 
     dim: width handed to the quantizer, through a 1x1 convolution (`quant_conv` in the published code).
-    channel_multipliers: one a level, times `channels`; five levels shrink the side by 16.
+    channel_multipliers: one per level, times `channels`; five levels shrink the side by 16.
     attention_levels: levels whose residual blocks are each followed by attention; -1 is the last level.
     """
 

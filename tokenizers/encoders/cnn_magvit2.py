@@ -10,10 +10,10 @@ from .grid import GridEncoder
 
 
 class CNNMagvit2Encoder(GridEncoder):
-    """Residual blocks without biases, halving the side after every level but the last; one vector a cell.
+    """Residual blocks without biases, halving the side after every level but the last; one vector per cell.
 
     dim: width handed to the quantizer, straight from the last convolution; for binary codes the number of bits.
-    channel_multipliers: one a level, times `channels`; five levels shrink the side by 16.
+    channel_multipliers: one per level, times `channels`; five levels shrink the side by 16.
     `middle` works at the lowest resolution; it is where a hybrid (UniWeTok) has its transformer.
     """
 

@@ -11,7 +11,7 @@ from .grid import GridEncoder
 
 
 class CNNMaskgitEncoder(GridEncoder):
-    """Residual blocks, a 2x2 mean after every level but the last, no attention; one vector a cell.
+    """Residual blocks, a 2x2 mean after every level but the last, no attention; one vector per cell.
 
     Images come in [-1, 1] like everywhere; the published network reads [0, 1], which is brought about here.
     """

@@ -1,4 +1,4 @@
-"""Convolutions see the picture, queries read their map: GigaTok's hybrid encoder (Xiong et al., arXiv 2504.08736)."""
+"""GigaTok's hybrid encoder: convolutions, then a Q-Former on their map (Xiong et al., arXiv 2504.08736)."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ class CNNQFormerEncoder(FixedSizeEncoder):
     """A VQGAN encoder without attention, then a Q-Former from its map to `num_tokens` vectors without a grid.
 
     dim: width handed to the quantizer. num_tokens: a power of two; the first queries are means over ever smaller parts
-    of the map. input_size: of the pictures, for which positions are learned; given by the tokenizer.
+    of the map. input_size: of the images, for which positions are learned; given by the tokenizer.
     width, depth, num_heads: of the Q-Former; published: S 512/6/8, B 768/12/12, L 1024/24/16, XL 1280/36/20.
     """
 

@@ -1,4 +1,4 @@
-"""What the convolutional grid encoders share: the way down, and the grid that an image of some size gives."""
+"""Base of the convolutional grid encoders: their forward pass, and the grid for a size of images."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from .base import Encoder
 
 
 class GridEncoder(Encoder):
-    """Convolutions that shrink both sides by `factor`; one vector a cell."""
+    """Convolutions that shrink both sides by `factor`; one vector per cell."""
 
     dim: int
     factor: int

@@ -1,4 +1,4 @@
-"""The encoder of TiTok (Yu et al., arXiv 2406.07550): a ViT whose learned latent tokens take the image in."""
+"""The encoder of TiTok (Yu et al., arXiv 2406.07550): a ViT with learned latent tokens."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ class LatentViTEncoder(FixedSizeEncoder):
         token mixes all queries; their weights, One-D-Piece's too, need it.
     position_std: of class token, queries and positions at the start; null: width ** -0.5.
     init_std: of linear layers at the start.
-    located_start: instead of both, every query has a place in the picture and looks there at first: what a small model
+    located_start: instead of both, every query starts with a place in the image and attends there: what a small model
         needs (layers/located_start.py).
     """
 

@@ -1,4 +1,4 @@
-"""One encoder a stream, each with its own tower: dual tokenizers of a semantic and a pixel encoder (DualViTok)."""
+"""One encoder per stream, each with its own tower: dual tokenizers of a semantic and a pixel encoder (DualViTok)."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""A ViT that pours a picture into a row of registers, the first of which must do most: FlexTok's encoder."""
+"""FlexTok's encoder: a ViT with learned register tokens, ordered so that the first carry the most."""
 
 from collections.abc import Sequence
 
@@ -19,12 +19,12 @@ class RegisterEncoder(FixedSizeEncoder):
     """Patches, then registers, in one sequence (Bachmann et al., arXiv 2502.13967, section 3.1).
 
     dim: width handed to the quantizer. num_tokens: registers.
-    input_size, in_channels: of what is encoded, pictures or a VAE's latents; given by the tokenizer.
+    input_size, in_channels: of what is encoded, images or a VAE's latents; given by the tokenizer.
     causal: register i sees all patches and the registers up to i; patches see no register. False: all see all.
     register_std, zero_head: as published, registers begin nearly equal and latents at zero. In a short training, large
         registers (1.0) and latents that differ from the start (false) leave the plateau of codes that say nothing.
-    located_start: registers stand in the picture at first, coarse to fine (prefix_places.py), and look where they stand
-        (see located_start.py); register_std is then what they differ by besides.
+    located_start: registers start with places in the image, coarse to fine (prefix_places.py), and attend there
+        (located_start.py); register_std is then added to that.
     """
 
     positions_ND: Tensor

@@ -1,4 +1,4 @@
-"""Latents in front of patches, rotary positions, a grid that shrinks halfway: Instella-T2I's encoder."""
+"""Instella-T2I's encoder: learned latents before the patches, rotary positions, a grid that is halved midway."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ class RotaryLatentEncoder(FixedSizeEncoder):
     dim: width handed to the quantizer; null: `width`.
     halve_after: numbers of blocks after which the grid of patches is halved.
     axes: channels of a head that turn with a latent's number, a patch's row and its column.
-    span: pixels that any picture's coordinates are stretched over, 1024 as published; null: not stretched.
+    span: pixels that any image's coordinates are stretched over, 1024 as published; null: not stretched.
     Nothing learned depends on the size, so that weights load for another data.image_size.
     """
 

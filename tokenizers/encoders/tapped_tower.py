@@ -1,4 +1,4 @@
-"""One tower read at several depths: pixels early, meaning late (DualToken, Song et al., arXiv 2503.14324)."""
+"""One tower read at several depths: early for pixels, late for semantics (DualToken, Song et al., arXiv 2503.14324)."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Two encoders side by side, one for meaning and one for pixels (TokenFlow, arXiv 2412.03069; ILLUME+, 2504.01934)."""
+"""A semantic and a pixel encoder in parallel (TokenFlow, arXiv 2412.03069; ILLUME+, 2504.01934)."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,7 +10,7 @@ from .base import Encoder, width_of
 class TwoTowerEncoder(Encoder):
     """Streams `semantic` and `pixel`, each from an encoder of one stream.
 
-    same_grid: the pixel encoder sees the picture scaled so that its grid is the semantic one's (TokenFlow: 384 pixels
+    same_grid: the pixel encoder sees the image scaled so that its grid is the semantic one's (TokenFlow: 384 pixels
         are 27 x 27 patches of 14, so its pixel side sees 27 * 16 = 432).
     """
 

@@ -1,4 +1,4 @@
-"""A ViT that gathers an image into latent queries: the encoder of ImageFolder and XQ-GAN.
+"""The encoder of ImageFolder and XQ-GAN: a ViT with a grid of learned queries.
 
 ImageFolder: Li et al., arXiv 2410.01756; XQ-GAN: arXiv 2412.01762.
 """
@@ -15,7 +15,7 @@ from .base import FixedSizeEncoder
 
 
 class QueryViTEncoder(FixedSizeEncoder):
-    """Patches, then a grid of learned queries a branch, in one sequence; what the queries become is the latent.
+    """Patches, then a grid of learned queries per branch, in one sequence; what the queries become is the latent.
 
     dim: width handed to the quantizer: the branches' vectors of dim / branches side by side, so that a product
         quantizer of `branches` parts reads one branch each. The projection to it is shared by the branches.

@@ -1,1 +1,1 @@
-"""Quantizers: vectors to indices and back. One mechanism a file."""
+"""Quantizers: vectors to indices and back. One mechanism per file."""

@@ -1,4 +1,4 @@
-"""What a quantizer promises, and the shell that all single-stream quantizers share."""
+"""Base classes of quantizers."""
 
 import math
 from abc import ABC, abstractmethod
@@ -42,13 +42,13 @@ class Quantizer(nn.Module, ABC):
         """Called before every update, for schedules inside the quantizer."""
 
     def bits(self, shapes: Shapes) -> float:
-        """Nominal bits an image."""
+        """Nominal bits per image."""
         return sum(s.length * sum(math.log2(k) for k in s.vocabulary) for s in self.index_layout(shapes))
 
 
 @dataclass
 class StreamQuantized:
-    """What one stream gives; `SingleStreamQuantizer` wraps it into Quantized."""
+    """Codes, indices and losses of one stream; `SingleStreamQuantizer` makes a Quantized of it."""
 
     codes_BND: Tensor
     indices_BNK: Tensor
@@ -58,7 +58,7 @@ class StreamQuantized:
 
 
 class SingleStreamQuantizer(Quantizer):
-    """Reads the stream `main`, one index group a token; projects in and out where its own width differs."""
+    """Quantizer of the stream `main`, projected in and out where the width of its codes differs."""
 
     out_dim: int
     vocabulary: tuple[int, ...]
@@ -75,7 +75,7 @@ class SingleStreamQuantizer(Quantizer):
 
     @abstractmethod
     def quantize_stream(self, stream: Stream) -> StreamQuantized:
-        """fp32 vectors of width `code_dim` to codes of the same width."""
+        """Projected fp32 vectors, with their grid, to codes of width `code_dim`."""
 
     def forward(self, latents: Latents) -> Quantized:
         return self.forward_with(self.quantize_stream, latents)
@@ -122,7 +122,7 @@ class SingleStreamQuantizer(Quantizer):
 
 
 class TokenQuantizer(SingleStreamQuantizer):
-    """A token's code follows from its own indices, wherever it stands."""
+    """Single-stream quantizer whose codes are looked up token by token."""
 
     @abstractmethod
     def quantize(self, z_BND: Tensor) -> StreamQuantized:

@@ -11,16 +11,16 @@ from .shared.sign import MAX_INDEX_BITS
 
 
 class Bernoulli(TokenQuantizer):
-    """A linear map to one logit a bit, a coin of probability sigmoid(logit), and a linear map of the bits to the code.
+    """A linear map to a logit per bit, a coin of probability sigmoid(logit), and a linear map of the bits to the code.
 
     Raw losses, in ELM with weight 0: `variance` mean p (1 - p), which draws a bit's probability to 0 or 1, and
     `entropy` H(code | token) - H(code) of the coins themselves, jointly over groups of at most 18 bits. The variance is
-    not called `commit`, as every swap would then weigh it like one: at 0.1 coins take a side before they say anything.
+    not called `commit`, as every swap would then weigh it like one: at 0.1 bits are settled before they mean anything.
 
     sample: "always" draws in eval too, as ELM's published models do: then `stochastic` is True and metrics vary;
         "training" thresholds at 1/2 in eval (Instella-T2I); "never" thresholds everywhere (ELM's `deter`).
     temperature: of the coin while it is drawn, sigmoid(logit / temperature); gradients and losses are of the plain one.
-    groups: indices a token, of bits / groups bits each; needed where a token has more bits than int64.
+    groups: indices per token, of bits / groups bits each; needed where a token has more bits than int64.
     """
 
     place: Tensor
@@ -53,7 +53,7 @@ class Bernoulli(TokenQuantizer):
         self.entropy_group_bits = widest_group(bits)
         self.sample = sample
         self.stochastic = sample == "always"
-        self.joined_batch_equal = sample == "never"  # else every process throws its own coins
+        self.joined_batch_equal = sample == "never"  # else every process draws its own bits
         self.register_buffer("place", torch.arange(bits // groups), persistent=False)
 
     def quantize(self, z_BND: Tensor) -> StreamQuantized:

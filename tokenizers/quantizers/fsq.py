@@ -35,7 +35,7 @@ class FSQ(TokenQuantizer):
                 f"levels={levels}: every channel needs at least 3 levels (two are LFQ's signs, tokenizer/quantizer=lfq)"
             )
         if max(levels) > MAX_LEVELS:
-            raise ValueError(f"levels={levels}: at most {MAX_LEVELS} levels a channel, or fp32 cannot tell them apart")
+            raise ValueError(f"levels={levels}: at most {MAX_LEVELS} per channel, or fp32 cannot tell them apart")
         if math.prod(levels) > 2**MAX_INDEX_BITS:
             raise ValueError(f"levels={levels}: {math.prod(levels)} codes do not fit int64; split them with groups")
         if not 1 <= groups * len(levels) <= MAX_CODE_DIM:

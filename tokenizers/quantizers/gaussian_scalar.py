@@ -1,4 +1,4 @@
-"""Post-training scalar quantization of a continuous latent (TokenBridge, arXiv 2503.16430): one index a channel."""
+"""Post-training scalar quantization of a continuous latent (TokenBridge, arXiv 2503.16430): one index per channel."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar

@@ -8,7 +8,7 @@ from .shared.sign import BitOrder
 
 
 class GroupedLFQ(LFQ):
-    """One index a group of bits; losses as LFQ's, over one distribution that the groups of all tokens share.
+    """One index per group of bits; losses as LFQ's, over one distribution that the groups of all tokens share.
 
     over_groups: "pooled" is WeTok's code. It asks that groups be even together, not each; "sum" (BSQ) and "mean" ask
         that of each.

@@ -1,4 +1,4 @@
-"""Hierarchical codebooks (SemHiTok, arXiv 2503.06764): every semantic code opens a small codebook for detail."""
+"""Hierarchical codebooks (SemHiTok, arXiv 2503.06764): every semantic code has a small codebook of pixel codes."""
 
 from collections.abc import Mapping
 
@@ -18,7 +18,7 @@ GATHERED_FLOATS = 2**22  # of the sub-codebooks that one chunk of tokens compare
 
 
 class HierarchicalVQ(TokenQuantizer):
-    """One index a token, semantic * sub_size + sub; the code is both codes side by side.
+    """One index per token, semantic * sub_size + sub; the code is both codes side by side.
 
     Reads the streams `semantic` and `pixel` on one grid and gives `main` of their joined width; with a single stream
     `main`, its first half of channels is the semantic part. The semantic codebook follows running means (no codebook
@@ -124,7 +124,7 @@ class HierarchicalVQ(TokenQuantizer):
 
     @torch.no_grad()
     def _nearest_sub(self, z_ND: Tensor, semantic_N: Tensor, table: Tensor) -> Tensor:
-        """The joint index: nearest of the sub-codebook that the semantic index opens."""
+        """The joint index: nearest of the semantic index's sub-codebook."""
         books = table.view(-1, self.sub_size, table.shape[1])
         rows = max(16, GATHERED_FLOATS // (self.sub_size * table.shape[1]))
         found = []

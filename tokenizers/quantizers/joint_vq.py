@@ -1,4 +1,4 @@
-"""One index, two codebooks (TokenFlow, arXiv 2412.03069): entry k says what is meant and what it looks like."""
+"""One index, two codebooks (TokenFlow, arXiv 2412.03069): entry k has a semantic and a pixel code."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -24,7 +24,7 @@ class JointVQ(Quantizer):
     Losses, raw: `codebook` and `commit` over both codes side by side, so that each stream counts by its width; and
     `entropy`, where entropy_temperature is given. Means over scales.
 
-    pixel_weight: w. unit_length: compare unit vectors, one a stream, and hand on unit codes.
+    pixel_weight: w. unit_length: compare unit vectors, one per stream, and hand on unit codes.
     scales: sides of grids of a residual pyramid without smoothing convolutions, as VAR's: residuals are area-pooled,
         their codes scaled up and taken off; the sum is handed on. The last is a side of the full grid; other
         sizes of images have other scales (TokenFlow-B: 8 of them at 224, 9 at 256). null: the full grid alone.
@@ -162,7 +162,7 @@ class JointVQ(Quantizer):
         return self.pyramid.layout(self._full_grid(shapes), (self.codebook_size,))
 
     def indices_to_codes(self, indices: dict[str, Tensor], shapes: Shapes) -> Latents:
-        """-1 adds nothing: the first scales alone are a coarse picture."""
+        """-1 adds nothing: the first scales alone are a coarse image."""
         full = self._full_grid(shapes)
         with torch.autocast(indices["main"].device.type, enabled=False):
             codebook = self.effective_codebook()

@@ -25,7 +25,7 @@ class LFQ(SignQuantizer):
         log(max(p, 1e-5)) of vector-quantize-pytorch.
     entropy_form: "factorised", or "table": every code of every token in the published arithmetic, for parity; "floor"
         needs it.
-    groups: indices a token; one, as long as it fits an int64. grouped_lfq.py has WeTok's entropy.
+    groups: indices per token; one, as long as it fits an int64. grouped_lfq.py has WeTok's entropy.
     bound: squash z to (-1, 1) by 2 sigmoid(z) - 1 first (SigLu of UniWeTok), so that entropy and commit can agree.
     """
 

@@ -1,6 +1,6 @@
-"""The codebook of running means as vector-quantize-pytorch trains it: its class behind our interface.
+"""The codebook of running means as vector-quantize-pytorch trains it: a wrapper around its VectorQuantize.
 
-EmaVQ stands beside it as own code for three reasons: the library's search makes whole [tokens, codes] tables
+EmaVQ exists as well, for three reasons: the library's search makes whole [tokens, codes] tables
 (nearest.py never holds one), it sums through one-hot tables of that size, and with several processes its revival of
 dead codes draws on each process for itself before it shares. A test holds the two against each other.
 """
@@ -21,7 +21,7 @@ class LibraryVQ(TokenQuantizer):
     """Everything but the projections is the library's; only the raw loss `commit` is left.
 
     unit_length: cosine similarity; codes are renormalised after every update.
-    revive_below_tokens: codes whose running count of tokens an update falls below this are put on random vectors of
+    revive_below_tokens: codes whose running count of tokens per update falls below this are put on random vectors of
         the batch; 0 is off.
     kmeans_init: the first batch's clusters instead of random codes.
     """
@@ -45,7 +45,7 @@ class LibraryVQ(TokenQuantizer):
         if not 0 <= decay < 1:
             raise ValueError(f"decay={decay}: from 0 to below 1; 0.99 is usual")
         if revive_below_tokens < 0:
-            raise ValueError(f"revive_below_tokens={revive_below_tokens}: a number of tokens an update, 0 for never")
+            raise ValueError(f"revive_below_tokens={revive_below_tokens}: a number of tokens per update, 0 for never")
         self.codebook_size = codebook_size
         self.vocabulary = (codebook_size,)
         self.vq = VectorQuantize(

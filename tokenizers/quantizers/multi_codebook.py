@@ -13,7 +13,7 @@ from .vq import VQ
 
 
 class MultiCodebook(TokenQuantizer):
-    """K = codebooks indices a token; losses are means over codebooks.
+    """K = codebooks indices per token; losses are means over codebooks.
 
     codebook_size, code_dim: entries of each codebook, and width of all chunks together (UniTok: 8 x 4096 x 8 of 64).
     projection: between `dim` and `code_dim`, where they differ: linear, attention (UniTok's; the decoder then reads

@@ -36,7 +36,7 @@ class MultiScaleBSQ(MultiScaleQuantizer):
         commit_reduction: Literal["mean", "sum"] = "mean",
     ) -> None:
         if not 1 <= bits <= 62:
-            raise ValueError(f"bits={bits}: from 1 to 62, one int64 index a place")
+            raise ValueError(f"bits={bits}: from 1 to 62, one int64 index per place")
         super().__init__(
             dim=dim,
             code_dim=bits,

@@ -57,7 +57,7 @@ class MultiScaleQuantizer(StagedQuantizer):
         self.pyramid, self.commit_reduction = pyramid, commit_reduction
         self.phi = Phi(width=self.code_dim, convs=phi_convs, ratio=phi_ratio, scales=stages)
 
-    # -- what a kind of codes says --
+    # -- what subclasses define --
 
     @abstractmethod
     def choose(self, residual_ND: Tensor, scale: int) -> Tensor:
@@ -75,7 +75,7 @@ class MultiScaleQuantizer(StagedQuantizer):
         return {}
 
     def learn(self, vectors_ND: Tensor, indices_N: Tensor) -> None:
-        """Once a training forward, vectors and indices of all scales."""
+        """Once per training forward, vectors and indices of all scales."""
 
     # -- the pyramid --
 

@@ -1,4 +1,4 @@
-"""OptVQ (Zhang et al., arXiv 2412.15195; SFTok): a batch's vectors are spread over the codes by optimal transport."""
+"""OptVQ (Zhang et al., arXiv 2412.15195; SFTok): codes are assigned by optimal transport over the batch."""
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from .shared.softmax_codes import chunks
 
 
 class OptVQ(CodebookQuantizer):
-    """Nearest code under Sinkhorn's balance: no code may take more than its share, so none starves.
+    """Nearest code under Sinkhorn's balance: no code takes more than its share of a batch.
 
     The codebook is seen through one shared linear map that starts as the identity.
 

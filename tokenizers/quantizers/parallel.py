@@ -1,4 +1,4 @@
-"""One quantizer a stream: independent codebooks for dual encoders (DualToken, DualViTok, ImageFolder's branches)."""
+"""One quantizer per stream: independent codebooks for dual encoders (DualToken, DualViTok, ImageFolder's branches)."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal

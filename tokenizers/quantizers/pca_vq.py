@@ -1,4 +1,4 @@
-"""PCA-reweighted VQ (DINO-Tok): search along the components that vary; in 768 dimensions all distances look alike."""
+"""PCA-reweighted VQ (DINO-Tok): nearest codes along the principal components."""
 
 from collections.abc import Iterable
 

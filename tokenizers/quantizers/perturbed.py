@@ -1,4 +1,4 @@
-"""Latent perturbation (RobustTok, Qiu et al., arXiv 2503.08354): a decoder that lives with a generator's slips."""
+"""Latent perturbation (RobustTok, Qiu et al., arXiv 2503.08354): a decoder trained on neighbouring codes."""
 
 from collections.abc import Sequence
 
@@ -12,11 +12,11 @@ from .vq import VQ
 
 
 class PerturbedVQ(VQ):
-    """VQ whose training hands on a neighbouring code here and there; eval, indices and losses are VQ's.
+    """VQ whose codes are sometimes replaced by neighbouring ones in training; eval, indices and losses are VQ's.
 
     share: of the images of a batch are perturbed, the first ones.
-    chance: of a token in such an image to be given away.
-    nearest: it then becomes one of so many nearest codes, its own among them, each as likely.
+    chance: that a token of such an image is replaced.
+    nearest: it then becomes one of that many nearest codes, its own among them, each as likely.
     anneal: updates between which chance and nearest shrink to end_ratio of their value; null: they never do.
     """
 

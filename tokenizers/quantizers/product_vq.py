@@ -15,7 +15,7 @@ from .shared.depth_dropout import StagedQuantizer
 
 
 class ProductQuantizer(Quantizer):
-    """K indices a place, one part after the other; losses are means over parts.
+    """K indices per place, one part after the other; losses are means over parts.
 
     part: YAML node of the quantizer that every part gets a copy of.
     split: `channels` cuts each vector; `tokens` the sequence (ImageFolder: the encoder gives parts x N tokens), and

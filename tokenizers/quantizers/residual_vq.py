@@ -20,7 +20,7 @@ MAX_STAGES = 1024
 
 
 class ResidualVQ(StagedQuantizer):
-    """K = stages indices a token; the code is the sum. Losses, raw, are means over stages.
+    """K = stages indices per token; the code is the sum. Losses, raw, are means over stages.
 
     shared: one codebook for all stages (RQ-VAE, VILA-U, DualToken).
     learn_once: all stages see the shared codebook as it was, and it learns from all of them once, after the last

@@ -11,7 +11,7 @@ from .shared.codebook import CodebookQuantizer
 
 
 class SimVQ(CodebookQuantizer):
-    """Codes are W c with c frozen: every code moves whenever W does, so none is left behind.
+    """Codes are W c with c frozen, so that every code moves whenever W does.
 
     bias: a biased map (TA-Tok); SimVQ and DualViTok have none.
     """

@@ -8,13 +8,13 @@ from .ema_vq import EmaVQ
 
 
 class SoftVQ(EmaVQ):
-    """The EMA codebook of All in Tokens: hard, one code a token, in training and when tokenizing."""
+    """The EMA codebook of All in Tokens: hard, one code per token, in training and when tokenizing."""
 
     def decode_soft(self, probabilities_BNK: Tensor, shapes: Shapes) -> Latents:
         """A generator's distribution over the codes, [B, N, codebook_size], to what the decoder reads: sum p e."""
         if probabilities_BNK.shape[-1] != self.codebook_size:
             raise ValueError(
-                f"probabilities have {probabilities_BNK.shape[-1]} entries a token, the codebook {self.codebook_size}"
+                f"probabilities have {probabilities_BNK.shape[-1]} entries per token, the codebook {self.codebook_size}"
             )
         with torch.autocast(probabilities_BNK.device.type, enabled=False):
             codes = self.project_out(probabilities_BNK.float() @ self.effective_codebook())

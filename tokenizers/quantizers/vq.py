@@ -24,7 +24,7 @@ class VQ(CodebookQuantizer):
         of the batch; 0 turns it off.
     reset: `dead` does so; `clustering` moves every code towards its nearest vector instead, the further the less it
         is used (Clustering-VQ); published with usage_decay=0.99.
-    usage_decay: of the running mean; 0.9 calls a code dead that nobody chose for 33 updates (with revive_below=0.03).
+    usage_decay: of the running mean; with 0.9 and revive_below=0.03 a code is dead after 33 updates unchosen.
     """
 
     joined_batch_equal = True

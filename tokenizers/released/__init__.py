@@ -1,4 +1,4 @@
-"""Readers of the weights that others published: one file a family, nothing but key maps and checks.
+"""Readers of the weights that others published: one file per family, nothing but key maps and checks.
 
 A family file defines one subclass of ReleasedFamily; it is found here by being in this folder.
 """

@@ -1,4 +1,4 @@
-"""What a reader of released weights does, and how files are opened without running code from them."""
+"""Base class of the readers of released weights, and how files are opened without running code from them."""
 
 import pickle
 from abc import ABC, abstractmethod
@@ -47,7 +47,7 @@ class ReleasedFamily(ABC):
         """
 
     @abstractmethod
-    def rename(self, state: State) -> dict[str, str]:
+    def rename(self, state: State, constructor: Mapping[str, Any]) -> dict[str, str]:
         """{name in the file: name in our tokenizer}; names left out are not understood."""
 
     @abstractmethod
@@ -71,10 +71,11 @@ class ReleasedFamily(ABC):
             joined = self.joined(state)
             for name, parts in joined.items():
                 state[name] = torch.cat([state.pop(part) for part in parts])
-            node = self.tokenizer_node(state, image_size=size, constructor=constructor or {})
-            checked = self.check_tables(state, constructor=constructor or {})
+            constructor = constructor or {}
+            node = self.tokenizer_node(state, image_size=size, constructor=constructor)
+            checked = self.check_tables(state, constructor=constructor)
             state = {k: v for k, v in state.items() if k not in checked}
-            names = self.rename(state)
+            names = self.rename(state, constructor)
         except KeyError as error:
             raise UserError(
                 f"the weights have no {error.args[0]!r}, so they are not of the family {'/'.join(self.systems)}"
@@ -123,7 +124,7 @@ class ReleasedFamily(ABC):
 
 
 def of_class(part: nn.Module | None, kind: type[Part]) -> Part:
-    """`part`, which the family's own node made one of this class."""
+    """`part` with its class known: the one that the family's node names."""
     assert isinstance(part, kind), type(part)
     return part
 

@@ -1,4 +1,4 @@
-"""DualToken (songweii/DualToken): SigLIP read at two depths, a residual quantizer each, RQ-VAE's decoder for pixels."""
+"""DualToken (songweii/DualToken): SigLIP read at two depths, two residual quantizers, RQ-VAE's decoder for pixels."""
 
 import re
 from collections.abc import Mapping
@@ -45,9 +45,7 @@ class DualToken(ReleasedFamily):
     ) -> dict[str, Any]:
         width, _, patch, _ = state[f"{TOWER}embeddings.patch_embedding.weight"].shape
         code_dim = len(state["prequant_pix.proj.weight"])
-        layers = count_of(state, f"{TOWER}encoder.layers")
-        # The released models quantize before the last layer; names of layers depend on it, so `rename` reads it too.
-        semantic_layer = self.semantic_layer = constructor.get("layer_sem", layers - 1)
+        layers, semantic_layer = count_of(state, f"{TOWER}encoder.layers"), semantic_layer_of(state, constructor)
         said = constructor.get("siglip", {}).get("vision", {})
         sizes = {
             "width": width,
@@ -103,7 +101,7 @@ class DualToken(ReleasedFamily):
             },
         }
 
-    def rename(self, state: State) -> dict[str, str]:
+    def rename(self, state: State, constructor: Mapping[str, Any]) -> dict[str, str]:
         painter = {name for name in state if name.startswith("decoder.")}
         names = {}
         for name in state:
@@ -120,7 +118,7 @@ class DualToken(ReleasedFamily):
                 ours = our_name(name, painter)
                 ours = ours and f"decoder.{ours}"
             elif name.startswith(TOWER):
-                ours = tower_name(name.removeprefix(TOWER), self.semantic_layer)
+                ours = tower_name(name.removeprefix(TOWER), semantic_layer_of(state, constructor))
             if ours is not None:
                 names[name] = ours
         return names
@@ -180,6 +178,11 @@ class DualToken(ReleasedFamily):
             "pooled": head(codes),
             "decoded": tokenizer.decode({"pixel": Stream(io["pixel_quantized"], grid)}),
         }
+
+
+def semantic_layer_of(state: State, constructor: Mapping[str, Any]) -> int:
+    """The released models quantize before the last layer."""
+    return constructor.get("layer_sem", count_of(state, f"{TOWER}encoder.layers") - 1)
 
 
 def quantizer_node(state: State, stream: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""DualViTok (illume-unified-mllm/ILLUME_plus): Qwen2-VL's tower for meaning, MoVQ for pixels, a SimVQ each."""
+"""DualViTok (illume-unified-mllm/ILLUME_plus): Qwen2-VL's tower for meaning, MoVQ for pixels, a SimVQ for each."""
 
 import re
 from collections.abc import Mapping
@@ -97,7 +97,7 @@ class DualViTok(ReleasedFamily):
             },
         }
 
-    def rename(self, state: State) -> dict[str, str]:
+    def rename(self, state: State, constructor: Mapping[str, Any]) -> dict[str, str]:
         names = {}
         for name in state:
             if m := re.fullmatch(r"(semantic|pixel)_quantizer\.(.+)", name):

@@ -92,7 +92,7 @@ class FlexTok(ReleasedFamily):
             },
         }
 
-    def rename(self, state: State) -> dict[str, str]:
+    def rename(self, state: State, constructor: Mapping[str, Any]) -> dict[str, str]:
         names = {name: our_name(name) for name in state}
         vae = autoencoder_kl.our_names(k.removeprefix(VAE) for k in state if k.startswith(VAE))
         names |= {VAE + theirs: f"space.{ours}" for theirs, ours in vae.items()}

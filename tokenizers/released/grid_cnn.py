@@ -65,7 +65,7 @@ class Taming(ReleasedFamily):
     def quantizer_settings(self, constructor: Mapping[str, Any]) -> dict[str, Any]:
         return {"unit_length": False}
 
-    def rename(self, state: State) -> dict[str, str]:
+    def rename(self, state: State, constructor: Mapping[str, Any]) -> dict[str, str]:
         to_taming = self.taming_names(state)
         taming_names = set(to_taming.values())
         renamed = {name: our_name(theirs, taming_names) for name, theirs in to_taming.items()}

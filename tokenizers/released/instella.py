@@ -85,7 +85,7 @@ class Instella(ReleasedFamily):
             },
         }
 
-    def rename(self, state: State) -> dict[str, str]:
+    def rename(self, state: State, constructor: Mapping[str, Any]) -> dict[str, str]:
         names = {name: our_name(name) for name in state}
         return {name: ours for name, ours in names.items() if ours is not None}
 

@@ -38,7 +38,7 @@ class MaskgitVQGAN(ReleasedFamily):
             },
         }
 
-    def rename(self, state: State) -> dict[str, str]:
+    def rename(self, state: State, constructor: Mapping[str, Any]) -> dict[str, str]:
         names = {name: _our_name(name, state) for name in state}
         return {name: ours for name, ours in names.items() if ours is not None}
 

@@ -77,7 +77,7 @@ class OpenMagvit2(ReleasedFamily):
     def grid_steps(self, tokenizer: Tokenizer, io: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return grid_outputs(tokenizer, io)
 
-    def rename(self, state: State) -> dict[str, str]:
+    def rename(self, state: State, constructor: Mapping[str, Any]) -> dict[str, str]:
         names = {name: our_name(name, state) for name in state}
         return {name: ours for name, ours in names.items() if ours is not None}
 

@@ -112,7 +112,7 @@ class TiTok(ReleasedFamily):
     ) -> tuple[Tokenizer, ImportReport]:
         return super().import_state(in_our_range(state), image_size=image_size, constructor=constructor)
 
-    def rename(self, state: State) -> dict[str, str]:
+    def rename(self, state: State, constructor: Mapping[str, Any]) -> dict[str, str]:
         names = {name: our_name(name, state) for name in state}
         return {name: ours for name, ours in names.items() if ours is not None}
 

@@ -40,7 +40,7 @@ class KL16(Taming):
 
 
 class TokenBridge(KL16):
-    """The same with the published post-training quantizer: 64 values a channel."""
+    """The same with the published post-training quantizer: 64 values per channel."""
 
     systems: ClassVar[tuple[str, ...]] = ("tokenbridge",)
 

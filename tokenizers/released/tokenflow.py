@@ -117,10 +117,10 @@ class TokenFlow(ReleasedFamily):
             },
         }
 
-    def rename(self, state: State) -> dict[str, str]:
+    def rename(self, state: State, constructor: Mapping[str, Any]) -> dict[str, str]:
         cnn = {k: v for k, v in state.items() if re.match(r"(encoder|decoder|quant_conv|post_quant_conv)\.", k)}
         names: dict[str, str] = {}
-        for theirs, ours in LlamaGen().rename(cnn).items():
+        for theirs, ours in LlamaGen().rename(cnn, constructor).items():
             side, _, rest = ours.partition(".")
             names[theirs] = f"encoder.pixel.{rest}" if side == "encoder" else f"decoder.decoder.{rest}"
         inner = tower_naming(state)

@@ -118,7 +118,7 @@ class UniTok(ReleasedFamily):
         """Whether the projections around the quantizer are; no shape shows it."""
         return constructor.get("causal", False)
 
-    def rename(self, state: State) -> dict[str, str]:
+    def rename(self, state: State, constructor: Mapping[str, Any]) -> dict[str, str]:
         names = {}
         for name in state:
             if m := re.fullmatch(r"quantizer\.codebooks\.(\d+)\.codebook\.weight", name):

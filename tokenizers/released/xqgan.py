@@ -69,7 +69,7 @@ class XQGAN(ReleasedFamily):
             },
         }
 
-    def rename(self, state: State) -> dict[str, str]:
+    def rename(self, state: State, constructor: Mapping[str, Any]) -> dict[str, str]:
         branches = Sizes.branches_of(state)
         names = {name: our_name(name, branches) for name in state}
         return {name: ours for name, ours in names.items() if ours is not None}

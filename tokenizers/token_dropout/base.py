@@ -1,4 +1,4 @@
-"""What token dropout promises: random lengths in training, chosen ones in use."""
+"""Base class of token dropout."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ from ...layers.masking import hidden_as_zero
 
 
 class TokenDropout(nn.Module, ABC):
-    """Prefixes of the stream `main`: training shows the decoder a random length, use a chosen one.
+    """Prefixes of the stream `main`: of random length in training, of a chosen length in use.
 
     A token that is dropped is not there for anybody: mask_BN is False at its place, its index is -1, and its vector is
-    zero, so that nothing leaks into a decoder that has no attention to mask. `fits.py` says which parts go together.
+    zero, so that nothing leaks into a decoder that has no attention to mask. compatibility.py: which parts go together.
     """
 
     cuts: ClassVar[bool] = False  # True where training shows a shorter sequence, not a masked one
 
     def check_lengths(self, num_tokens: int) -> None:
-        """ValueError where a length it may draw is more than a picture has tokens."""
+        """ValueError where a length it may draw is more than an image has tokens."""
 
     @abstractmethod
     def draw(self, batch: int, num_tokens: int, device: torch.device) -> Tensor:
@@ -38,7 +38,7 @@ class TokenDropout(nn.Module, ABC):
         return {"main": hidden_as_zero(replace(stream, mask_BN=seen_BN))}
 
     def keep(self, quantized: Quantized, num_tokens: int | Sequence[int]) -> Quantized:
-        """The first tokens only: one number for all (the rest is cut off), or one a picture (the rest is masked)."""
+        """The first tokens only: one number for all (the rest is cut off), or one per image (the rest is masked)."""
         stream, indices = quantized.codes["main"], quantized.indices.get("main")
         batch, total = stream.x_BND.shape[:2]
         lengths = [num_tokens] * batch if isinstance(num_tokens, int) else [int(n) for n in num_tokens]

@@ -21,7 +21,7 @@ def check_fit(
     heads: Mapping[str, Head],
     shapes: Mapping[str, StreamShape],
 ) -> None:
-    """A UserError where a prefix would be no picture that training has seen, or no prefix at all."""
+    """A UserError where a prefix would not be an image that training has seen, or no prefix at all."""
     name = type(dropout).__name__
     if isinstance(quantizer.out_dim, dict):
         streams = ", ".join(quantizer.out_dim)

@@ -10,11 +10,11 @@ from .base import TokenDropout
 
 
 class NestedDropout(TokenDropout):
-    """A length a sample; the decoder puts its mask vector in place of what is dropped.
+    """A length for each sample; the decoder puts its mask vector in place of what is dropped.
 
     lengths: `uniform` 1 to all (FlexTok, arXiv 2502.13967); `power_of_two` of 1, 2, 4 ... all, each as likely;
         `uniform_power_of_two` a uniform draw rounded up to the next power of two, so that half the samples keep all;
-        or a list of lengths, each as likely, unless `weights` (one a length) says otherwise.
+        or a list of lengths, each as likely, unless `weights` (one per length) says otherwise.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Prefixes of pictures that are quantized already: which lengths to look at, and some pictures at chosen lengths."""
+"""Prefixes of images that are quantized already: which lengths to look at, and some images at chosen lengths."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +13,7 @@ def doubling_lengths(total: int) -> list[int]:
 
 
 def prefixes(dropout: TokenDropout, quantized: Quantized, rows: Sequence[int], lengths: Sequence[int]) -> Quantized:
-    """Picture `rows[i]` with its first `lengths[i]` tokens; a picture may be asked for several times."""
+    """Image `rows[i]` with its first `lengths[i]` tokens; an image may be asked for several times."""
     rows = list(rows)
 
     codes = {

@@ -1,4 +1,4 @@
-"""Tail token drop of One-D-Piece (Miwa et al., arXiv 2501.10064, section 3.2): a random prefix is all there is."""
+"""Tail token drop of One-D-Piece (Miwa et al., arXiv 2501.10064, section 3.2): the tail is cut off."""
 
 from typing import ClassVar
 

@@ -25,13 +25,20 @@ def imported(folder: Path, system: str) -> Tokenizer:
     return released.find(system).import_state(state, image_size=constructor["image_size"], constructor=constructor)[0]
 
 
-def check_fixture(folder: Path, system: str, *, inputs: tuple[str, ...] = ()) -> None:
+def check_fixture(
+    folder: Path, system: str, *, inputs: tuple[str, ...] = (), only: tuple[str, ...] | None = None
+) -> None:
+    """only: of all outputs those whose names begin so."""
     constructor, state, io = read(folder)
     family = released.find(system)
     tokenizer, report = family.import_state(state, image_size=constructor["image_size"], constructor=constructor)
     assert set(report.used) | set(report.beside) == set(state)
     outputs = family.outputs(tokenizer, io, constructor)
-    assert set(io) - {"image", *inputs} <= {name.split(" (")[0] for name in outputs}
+    if only is None:
+        assert set(io) - {"image", *inputs} <= {name.split(" (")[0] for name in outputs}
+    else:
+        outputs = {name: tensor for name, tensor in outputs.items() if name.startswith(only)}
+        assert outputs
     for name, actual in outputs.items():
         expected = io[name.split(" (")[0]]
         assert actual.shape == expected.shape, name

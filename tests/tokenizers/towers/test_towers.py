@@ -106,3 +106,18 @@ def test_sides_that_do_not_divide_lose_their_rest_and_positions_are_resampled() 
     assert tower(torch.randn(1, 3, 48, 24)).shape == (1, 18, 32)
     with pytest.raises(ValueError, match="smaller than a patch"):
         tower.grid((7, 32))
+
+
+def test_the_defaults_are_vitamin_large() -> None:
+    with torch.device("meta"):
+        theirs = timm.create_model("vitamin_large_224", num_classes=0)
+        ours = ViTaminTower(image_size=224, final_norm=False)
+    expected = {name: tensor.shape for name, tensor in theirs.state_dict().items() if "norm_pre" not in name}
+    own = {name: tensor.shape for name, tensor in ours.state_dict().items()}
+    assert own == {name: shape for name, shape in expected.items() if name in own}
+    assert set(expected) - set(own) <= {"fc_norm.weight", "fc_norm.bias"}
+    assert {block.attn.num_heads for block in ours.blocks} == {block.attn.num_heads for block in theirs.blocks}
+    with pytest.raises(ValueError, match=r"conv_depths=\[2\]"):
+        ViTaminTower(image_size=224, conv_depths=[2])
+    with pytest.raises(ValueError, match="multiples of 16"):
+        ours.grid((224, 225))

@@ -3,7 +3,7 @@
 A token's soft assignment to the 2^b codes of b signs is softmax(2 z.c s / T), and it factorises over the bits: bit i is
 +1 with probability sigmoid(4 z_i s / T) (s: size of a code's entries). Two things follow.
 
-- The entropy of a token's assignment is the sum of the entropies of its bits: exact, b numbers a token.
+- The entropy of a token's assignment is the sum of the entropies of its bits: exact, b numbers per token.
 - The mean assignment over N tokens does not factorise, but each token's does over any two halves of its bits, so
   mean p = P_A^T P_B / N with P_A, P_B [N, 2^(b/2)]. For 2^18 codes that is a product of two [N, 512] matrices, where
   the full form (LFQ, arXiv 2310.05737, and vector-quantize-pytorch) holds several [N, 262144] ones.
@@ -35,7 +35,7 @@ def check_group_bits(*, bits: int, group_bits: int, name: str = "entropy_group_b
         fitting = widest_group(bits)
         raise ValueError(
             f"{name}={group_bits}: the joint distribution of 2^{group_bits} codes is too large; at most "
-            f"{MAX_JOINT_BITS} bits a group, so for {bits} bits for example {name}={fitting}"
+            f"{MAX_JOINT_BITS} bits per group, so for {bits} bits for example {name}={fitting}"
         )
     return group_bits
 

@@ -78,7 +78,7 @@ class CodebookQuantizer(TokenQuantizer):
         return nearest_code(z_ND, codebook_KD)
 
     def learn(self, z_ND: Tensor, indices_N: Tensor) -> None:
-        """After the choice, once a training forward: running means, revival. z as it came, before unit length."""
+        """After the choice, once per training forward: running means, revival. z as it came, before unit length."""
 
     def codes_of(self, indices: Tensor, codebook_KD: Tensor) -> Tensor:
         return F.embedding(indices, codebook_KD)

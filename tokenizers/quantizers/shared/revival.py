@@ -1,4 +1,4 @@
-"""Codes that nobody chooses, put back among the vectors."""
+"""Revival of unused codes."""
 
 import torch
 from torch import Tensor, nn
@@ -38,15 +38,15 @@ class Revival(nn.Module):
 
         finite: `all_finite` of the vectors, where the caller has asked already.
         """
-        nobody = indices_N.new_empty(0), z_ND[:0]
+        none = indices_N.new_empty(0), z_ND[:0]
         if self.below == 0:
-            return nobody
+            return none
         finite = all_finite(z_ND) if finite is None else finite
         self.count(indices_N, finite)
         # The one place where the host waits for a GPU: how many are dead decides how much is drawn.
         dead = ((self.usage < self.below) & (finite > 0)).nonzero()[:, 0]
         if not len(dead):
-            return nobody
+            return none
         # At most as many as there are vectors, or copies of one vector would share its tokens.
         z_ND = gather_equal_rows(z_ND)
         vectors = len(z_ND)

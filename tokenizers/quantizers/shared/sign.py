@@ -8,7 +8,7 @@ from torch import Tensor
 from ..base import MAX_CODE_DIM, TokenQuantizer
 
 BitOrder = Literal["lsb_first", "msb_first"]
-MAX_INDEX_BITS = 62  # of one int64; more bits take several indices a token
+MAX_INDEX_BITS = 62  # of one int64; more bits take several indices per token
 
 
 class SignQuantizer(TokenQuantizer):
