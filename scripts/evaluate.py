@@ -88,7 +88,7 @@ def run(argv: Sequence[str]) -> int:
     resolved = OmegaConf.to_container(config, resolve=True)
     protocol = build(resolved["protocol"], key="protocol")
     check_required(config.require, protocol)
-    data = build_data(resolved["data"])
+    data = build(resolved["data"], key="data")
     if exported["tokenizer"].get("conditioner"):
         data.take_captioned("the model's tokenizer.conditioner", used=[split])
     loader = data.val_loader(config.max_images) if split == "val" else data.all_loader(config.max_images)
@@ -136,14 +136,6 @@ def composed(argv: Sequence[str]) -> "DictConfig":
         initialize_config_module("imtok.configs", version_base="1.3", job_name="evaluate"),
     ):
         return compose("evaluate", overrides=list(argv))
-
-
-def build_data(node: dict[str, Any]) -> Any:
-    """The data module; keys that only feed interpolations are the YAML's own and no arguments."""
-    from imtok.common.build import build, locate
-
-    aliases = getattr(locate(node["_target_"], key="data"), "yaml_aliases", ())
-    return build({k: v for k, v in node.items() if k not in aliases}, key="data")
 
 
 def square_size(size: Sequence[int]) -> int:
