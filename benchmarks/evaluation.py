@@ -34,7 +34,7 @@ def benchmark_evaluate(settings: Mapping[str, str], overrides: Sequence[str]) ->
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (count, 3, height, width), generator=generator, dtype=torch.uint8)
     keys = [f"{number:05d}" for number in range(count)]
-    batches = [
+    batches: list[dict[str, Any]] = [
         {"image": pixels[i : i + batch_size], "key": keys[i : i + batch_size], "skipped": []}
         for i in range(0, count, batch_size)
     ]

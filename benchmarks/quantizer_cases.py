@@ -2,13 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-Step = Callable[[], Any]
+
+@dataclass(frozen=True)
+class Step:
+    """One training step, or one forward, on the vectors `z`."""
+
+    run: Callable[[], None]
+    z: "Tensor"
+
+    def __call__(self) -> None:
+        self.run()
 
 
 @dataclass(frozen=True)
@@ -118,8 +127,9 @@ def make_step(case: Case, side: str, *, tokens: int, device: "torch.device", dty
     from ..common.types import Stream
 
     torch.manual_seed(0)
-    module = (case.ours if side == "imtok" else case.library)()
-    module = module.to(device).train(case.backward)
+    make = case.ours if side == "imtok" else case.library
+    assert make is not None, f"the library has no {case.name}"
+    module = make().to(device).train(case.backward)
     images = max(1, tokens // 256)
     z = torch.randn(images, tokens // images, case.dim, device=device).to(getattr(torch, dtype))
     z.requires_grad_(case.backward)
@@ -143,5 +153,4 @@ def make_step(case: Case, side: str, *, tokens: int, device: "torch.device", dty
             parameter.grad = None
         call(z).backward()
 
-    step.z = z  # for tests
-    return step
+    return Step(step, z)

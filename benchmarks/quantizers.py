@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -128,13 +129,14 @@ def measure(
     sides = [("imtok", tokens)]
     if case.library is not None:
         sides += [("library", fewer)] + ([("imtok", fewer)] if fewer != tokens else [])
-    kinds = {"device": device, "dtype": dtype, "compiled": compiled}
     row: dict[str, Any] = {"case": case.name, "what": case.what, "tokens": tokens, "compiled": compiled, "sides": []}
     memories = {
         side: fresh_process(f"{case.name}:{side[0]}:{side[1]}:{dtype}:{int(compiled)}", device, threads)
         for side in (sides if memory else ())
     }
-    steps = {side: make_step(case, side[0], tokens=side[1], **kinds) for side in sides}
+    steps = {
+        side: make_step(case, side[0], tokens=side[1], device=device, dtype=dtype, compiled=compiled) for side in sides
+    }
     times: dict[tuple[str, int], list[float]] = {side: [] for side in sides}
     cpu_times: dict[tuple[str, int], list[float]] = {side: [] for side in sides}
     for round_ in range((2 if case.slow else rounds) + 1):
@@ -210,16 +212,18 @@ def peak_memory(what: str, device: "torch.device") -> float:
     import torch
     import vector_quantize_pytorch  # noqa: F401 - both sides start with the same imports
 
-    step_of = {"tokens": int(tokens), "device": device, "dtype": dtype, "compiled": compiled == "1"}
+    make = partial(
+        make_step, CASES[name], side, tokens=int(tokens), device=device, dtype=dtype, compiled=compiled == "1"
+    )
     if device.type == "cuda":
-        step = make_step(CASES[name], side, **step_of)
+        step = make()
         step()
         torch.cuda.reset_peak_memory_stats(device)
         step()
         return torch.cuda.max_memory_allocated(device) / MIB
     torch.ones(8).sum().item()
     before = reset_peak()
-    step = make_step(CASES[name], side, **step_of)
+    step = make()
     for _ in range(1 if CASES[name].slow else 3):
         step()
     return (peak_bytes() - before) / MIB

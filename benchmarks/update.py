@@ -85,6 +85,7 @@ class BareModules:
         loss.backward()
         if self.discriminator is None:
             return
+        assert picture is not None, "an adversary judges decoded images"
         torch.clear_autocast_cache()
         with self._cast():
             real, fake = self.discriminator(images).float(), self.discriminator(picture.detach()).float()
@@ -155,11 +156,16 @@ def benchmark_train(settings: Mapping[str, str], overrides: Sequence[str]) -> di
         config["adversary"] |= {"start": 0, "discriminator_warmup": 0, "ramp": 0}
 
     with tempfile.TemporaryDirectory() as folder:
-        training = build_training(config, Path(folder))
+        training: Any = build_training(config, Path(folder))
 
         def arms(device: torch.device) -> dict[str, Arm]:
-            as_set = {"precision": training.settings.precision, "channels_last": training.settings.channels_last}
-            found = {"bare modules": BareModules(training, **as_set, device=device).update}
+            found: dict[str, Arm] = {}
+            found["bare modules"] = BareModules(
+                training,
+                precision=training.settings.precision,
+                channels_last=training.settings.channels_last,
+                device=device,
+            ).update
             if compared:
                 for name, precision, last in (("fp32", "fp32", False), ("bf16 + channels_last", "bf16", True)):
                     bare = BareModules(training, precision=precision, channels_last=last, device=device, own=True)

@@ -2,10 +2,13 @@
 
 import argparse
 import re
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 from .errors import UserError, did_you_mean
+
+if TYPE_CHECKING:  # torch is not imported to print help
+    import torch
 
 
 class Arguments(argparse.ArgumentParser):
@@ -31,7 +34,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto (default), cpu, cuda, cuda:1, mps")
 
 
-def find_device(name: str) -> "torch.device":  # noqa: F821 - torch is not imported to print help
+def find_device(name: str) -> "torch.device":
     """The device that --device names; `auto` takes CUDA where there is one."""
     import torch
 
@@ -71,7 +74,7 @@ def split_overrides(argv: Sequence[str], *, command: str, own: Sequence[str] = (
     return mine, overrides
 
 
-def whole_number(settings: dict[str, str], key: str, default: int) -> int:
+def whole_number(settings: Mapping[str, str], key: str, default: int) -> int:
     """A `key=7` of the command's own settings."""
     text = settings.get(key, str(default))
     if not text.isdigit() or int(text) == 0:

@@ -1,7 +1,8 @@
 """From a YAML node to an object: `_target_` names the class, the other keys are its keyword arguments.
 
-Hydra's own `instantiate` would do, but for three things: its errors are three nested tracebacks long, it cannot be
-given `dim` for a part whose parent knows it, and it runs any callable, which a downloaded config must never do.
+Hydra's own `instantiate` would do, but for three things: its errors are three nested tracebacks long; it passes what
+the parent knows (`dim`) whether or not the class takes it, without comparing it with the YAML's; and it runs any
+callable, which a downloaded config must never do.
 """
 
 import importlib
@@ -82,11 +83,13 @@ def _build(node: Mapping[str, Any], *, key: str, trusted: bool | Sequence[str], 
     find = locate
     if trusted is not True:
         find = partial(locate_trusted_module, within=trusted or PARTS)
-    cls = find(node["_target_"], key=key)
-    helpers = (*HELPER_KEYS, *getattr(cls, "yaml_aliases", ()))  # aliases only feed interpolations: data.root
+    cls: Any = find(node["_target_"], key=key)
+    accepted = inspect.signature(cls.__init__).parameters
+    # Beside a part that `aliases_of` names stand its settings once more, to feed interpolations: data.root.
+    part = node.get(getattr(cls, "aliases_of", ""))
+    helpers = {*HELPER_KEYS, *(part if isinstance(part, Mapping) else ())} - set(accepted)
     own = {k: v for k, v in node.items() if not str(k).startswith("_") and k not in helpers}
 
-    accepted = inspect.signature(cls.__init__).parameters
     for name, value in given.items():
         if name in own and own[name] is not None and own[name] != value:
             raise UserError(

@@ -1,4 +1,4 @@
-"""A file is there whole or not at all: temporary file, fsync, rename."""
+"""Atomic file writes (temporary file, fsync, rename), and the folder of imtok's own caches."""
 
 import os
 import tempfile
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """After a kill, a power cut or a full disk, `path` holds the old contents or the new ones."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".writing_")
@@ -28,6 +28,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         os.fsync(folder)  # the rename itself
     finally:
         os.close(folder)
+
+
+def cache_folder() -> Path:
+    """IMTOK_CACHE, else XDG_CACHE_HOME/imtok, else ~/.cache/imtok."""
+    own, shared = os.environ.get("IMTOK_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    return Path(own or Path(shared or Path.home() / ".cache") / "imtok").expanduser()
 
 
 def write_text(path: Path, text: str) -> None:

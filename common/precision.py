@@ -34,7 +34,7 @@ def chosen_arithmetic(*, precision: str, channels_last: bool | str, accelerator:
         why = f" (auto: {units} has {'' if precision == 'bf16' else 'no '}bf16 matrix units)"
     elif device == "cpu" and precision != "fp32" and not has_matrix_units(precision, device):
         why = f"; {units} has no {precision} matrix units, so this is slower than trainer.precision=fp32 here"
-    if channels_last == "auto":
+    if not isinstance(channels_last, bool):  # auto
         channels_last = precision != "fp32" and has_matrix_units(precision, device)
     layout = "channels_last" if channels_last else "plain layout"
     return Arithmetic(precision=precision, channels_last=channels_last, line=f"{precision}, {layout} on {device}{why}")

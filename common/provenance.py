@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from .. import __version__
 
@@ -32,10 +31,10 @@ def provenance(device: torch.device) -> dict:
 def git_revision() -> str | None:
     """Short hash, with `+changes` when the working tree differs; None for an installed wheel."""
     facts = git_facts()
-    return facts and facts["commit"][:8] + ("+changes" if facts["changed"] else "")
+    return None if facts is None else facts["commit"][:8] + ("+changes" if facts["changed"] else "")
 
 
-def model_facts(tokenizer: nn.Module) -> dict:
+def model_facts(tokenizer: Any) -> dict:
     """Sizes that the module itself knows; the export's own facts come beside them.
 
     A decoder that samples says with what (sampler, steps, guidance, seed) by its `facts()`.

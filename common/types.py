@@ -1,4 +1,4 @@
-"""The words that travel between encoder, quantizer and decoder.
+"""Types passed between encoder, quantizer and decoder.
 
 Shapes: B batch, N latent tokens of a stream, D channels, M indices of a stream, K parallel codebooks, H W pixels.
 """
@@ -18,6 +18,11 @@ class Stream:
     x_BND: Tensor
     grid: Grid | None = None  # (h, w) with h * w == N; None for one-dimensional tokens
     mask_BN: Tensor | None = None  # True where the sample has a token; None: everywhere
+
+    def as_grid(self) -> Tensor:
+        """[B, D, h, w]; comes out channels_last without a copy."""
+        assert self.grid is not None, "codes on a grid are needed here"
+        return self.x_BND.transpose(1, 2).unflatten(2, self.grid)
 
     def mean(self) -> Tensor:
         """Over the tokens that are there."""
@@ -40,7 +45,7 @@ class StreamShape:
 
 @dataclass(frozen=True)
 class IndexSegment:
-    """A stretch of the M axis of `tokenize`'s answer."""
+    """A range of the M axis of what `tokenize` returns."""
 
     stream: str
     length: int

@@ -51,7 +51,7 @@ def settle(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
         apply_tiny(cfg, overrides)
     for key in sorted(OmegaConf.missing_keys(cfg)):
         raise UserError(f"{key}: needs a value, and nothing sets it: add {key}=...")
-    config = OmegaConf.to_container(cfg, resolve=True)
+    config = _plain(cfg, resolve=True)
     check_top_level(config)
     return config
 
@@ -74,13 +74,18 @@ def apply_tiny(cfg: DictConfig, overrides: Sequence[str]) -> None:
         if not any(key == k or k.startswith(f"{key}.") for k in by_hand):
             OmegaConf.update(cfg, key, value, merge=False, force_add=True)
 
-    for key, value in OmegaConf.to_container(cfg.debug.sets, resolve=False).items():
+    for key, value in _plain(cfg.debug.sets).items():
         parent = key.rpartition(".")[0]
         if not parent or OmegaConf.select(cfg, parent) is not None:
             put(key, value)
-    for parent, values in list(_tiny_nodes(OmegaConf.to_container(cfg, resolve=False))):
+    for parent, values in list(_tiny_nodes(_plain(cfg))):
         for name, value in values.items():
             put(f"{parent}.{name}" if parent else name, value)
+
+
+def _plain(cfg: DictConfig, *, resolve: bool = False) -> dict[str, Any]:
+    values: Any = OmegaConf.to_container(cfg, resolve=resolve)
+    return values
 
 
 def _tiny_nodes(node: Any, key: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -203,7 +208,7 @@ def _nearest_key(given: str, config_name: str, overrides: list[str]) -> str:
     for attempt in (groups_only, []):
         try:
             with _composed(config_name, attempt) as cfg:
-                node: Any = OmegaConf.to_container(cfg, resolve=False)
+                node: Any = _plain(cfg)
         except Exception:
             continue
         path: list[str] = []

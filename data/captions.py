@@ -1,4 +1,4 @@
-"""Captions of a folder of pictures: `NAME.txt` beside NAME.jpg, or one file of lines for all."""
+"""Captions of a folder of images: `NAME.txt` next to NAME.jpg, or one file of lines for all."""
 
 import json
 import os
@@ -15,7 +15,7 @@ NONE, WRITTEN, BESIDE = 0, 1, 2  # no caption; a line of the file; a file of its
 
 
 class Captions:
-    """One a picture or none, packed as ImageList packs names: a million must not weigh on every worker process."""
+    """One or none per image, packed as ImageList packs names: a million must not weigh on every worker process."""
 
     def __init__(self, *, texts: Sequence[str | None], beside: Sequence[bool]):
         """texts: None where the file of lines says nothing. beside: whether NAME.txt is there."""
@@ -49,7 +49,7 @@ def captions_of(root: Path, names: Sequence[str], setting: str) -> dict[str, str
 
 
 def _with_text_beside(root: Path, names: Sequence[str]) -> Iterable[str]:
-    """One look at each folder instead of one question a picture."""
+    """Lists each folder once instead of asking for every file."""
     texts: dict[str, set[str]] = {}
     for name in names:
         folder, stem = posixpath.split(posixpath.splitext(name)[0])
@@ -61,7 +61,8 @@ def _with_text_beside(root: Path, names: Sequence[str]) -> Iterable[str]:
 
 def _lines_of(file: Path, root: Path, names: Sequence[str]) -> dict[str, str]:
     """A picture named twice keeps its first caption; empty ones are none."""
-    known, found, lines = set(names), {}, 0
+    known, lines = set(names), 0
+    found: dict[str, str] = {}
     try:
         with open(file, encoding="utf-8", errors="replace") as stream:
             for number, line in enumerate(stream, start=1):

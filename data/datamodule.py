@@ -1,6 +1,5 @@
-"""ImageData: the one door to the data. Batches are pure functions of (seed, sample number)."""
+"""Data module of images. Batches are pure functions of (seed, sample number)."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import Subset
 
+from ..common.cores import usable_cores
 from ..common.errors import UserError
 from ..common.pixels import to_model_range
 from .loading import EvalImages, ImageLoader, TrainImages, collate
@@ -18,25 +18,13 @@ from .transforms import CROPS, AdmCentreCrop, Crop
 
 
 class ImageData(LightningDataModule):
-    """source: where pictures come from. train_crop / val_crop: a name of CROPS, a Crop; null is the ADM centre crop.
+    """source: where images come from. train_crop / val_crop: a name of CROPS, a Crop; null is the ADM centre crop.
 
     Sample s of training (0, 1, 2 ...) is an image of a permutation seeded by (seed, s // len_train), its augmentation
     seeded by (seed, s): nothing depends on the number of workers, and a run resumes exactly where it stopped.
     """
 
-    # Keys of the data YAML that only feed interpolations into `source`: data.root=DIR is what people type.
-    yaml_aliases = (
-        "root",
-        "val_fraction",
-        "max_val",
-        "split_file",
-        "captions",
-        "download",
-        "size",
-        "count",
-        "val_count",
-        "text_share",
-    )
+    aliases_of = "source"  # the YAML repeats its settings one level up: data.root=DIR is what people type
 
     def __init__(
         self,
@@ -58,24 +46,14 @@ class ImageData(LightningDataModule):
             ("eval_batch_size", eval_batch_size),
         ):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise UserError(f"data.{key}={value}: a whole number of at least 1")
+                raise ValueError(f"{key}={value}: a whole number of at least 1")
         if num_workers != "auto" and (not isinstance(num_workers, int) or num_workers < 0):
-            raise UserError(f"data.num_workers={num_workers}: auto, or a whole number of at least 0")
-        crops = {"train_crop": train_crop, "val_crop": val_crop}
-        for key, crop in crops.items():
-            if isinstance(crop, str) and crop in CROPS:
-                crop = crops[key] = CROPS[crop](size=image_size)
-            if crop is not None and not isinstance(crop, Crop):
-                raise UserError(f"data.{key}={crop}: give {', '.join(CROPS)}, or {{_target_: ..., size: ...}}")
-            if crop is not None and crop.size != image_size:
-                raise UserError(
-                    f"data.{key}.size={crop.size}, but data.image_size={image_size}; leave size: ${{data.image_size}}"
-                )
+            raise ValueError(f"num_workers={num_workers}: auto, or a whole number of at least 0")
         self.source, self.image_size, self.seed, self.flip = source, image_size, seed, flip
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.num_workers = num_workers
-        self.train_crop = crops["train_crop"] or AdmCentreCrop(size=image_size)
-        self.val_crop = crops["val_crop"] or AdmCentreCrop(size=image_size)
+        self.train_crop = _crop("train_crop", train_crop, image_size)
+        self.val_crop = _crop("val_crop", val_crop, image_size)
         self._splits: Splits | None = None
 
     @property
@@ -176,7 +154,7 @@ class ImageData(LightningDataModule):
         )
 
     def _workers(self, images: Images) -> int:
-        if self.num_workers != "auto":
+        if isinstance(self.num_workers, int):
             return self.num_workers
         cores = usable_cores()
         return 0 if images.cached and cores <= 4 else min(max(cores - 1, 0), 8)
@@ -216,6 +194,12 @@ def processes() -> tuple[int, int]:
     return 0, 1
 
 
-def usable_cores() -> int:
-    """The cores this process may run on: less than the machine's under a container or scheduler."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _crop(key: str, given: Crop | str | None, image_size: int) -> Crop:
+    crop = AdmCentreCrop(size=image_size) if given is None else given
+    if isinstance(crop, str) and crop in CROPS:
+        crop = CROPS[crop](size=image_size)
+    if not isinstance(crop, Crop):
+        raise ValueError(f"{key}={crop}: give {', '.join(CROPS)}, or {{_target_: ..., size: ...}}")
+    if crop.size != image_size:
+        raise ValueError(f"{key}={crop.size} pixels, but image_size={image_size}: leave size: ${{data.image_size}}")
+    return crop

@@ -1,4 +1,4 @@
-"""Pixels of a scene: dead leaves behind, objects in front, one light over all.
+"""Rendering of a scene: dead-leaves background, foreground objects, shared lighting.
 
 Dead leaves (Matheron 1968; Lee, Mumford & Huang 2001): opaque leaves that hide one another, their radii by a power law
 of exponent 3, have the statistics of natural images: scale invariance, edges, occlusion and a spectrum near 1/f.
@@ -6,7 +6,7 @@ Textures add 1/f noise and stripes to each leaf. Only numpy, so that drawing pro
 """
 
 import math
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -91,7 +91,7 @@ def _leaves(rng: np.random.Generator, size: int, noise: list[np.ndarray]) -> np.
     # Everything that varies slowly is looked up at the final size, the colour (which has the edges) at the full one.
     leaf = front[::2, ::2]
     corners = (front[i::2, j::2].ravel() for i in (0, 1) for j in (0, 1))
-    flat = sum(colour.take(corner, axis=1) for corner in corners).reshape(3, size, size)
+    flat = reduce(np.add, (colour.take(corner, axis=1) for corner in corners)).reshape(3, size, size)
     texture = noise[0] * grain[leaf]
     if striped.any():
         turn, cycles = rng.uniform(0, math.pi), rng.uniform(6, 14) * 2 * math.pi
@@ -138,7 +138,7 @@ def _front_leaf(size: int, centre, radius, aspect, angle) -> tuple[np.ndarray, n
             xs = slice(left, left + tile)
             ends_x = [left, min(left + tile, side) - 1]
             here = np.flatnonzero(rows & (high[0] > grid[ends_x[0]]) & (low[0] < grid[ends_x[1]]))
-            near = np.ix_(here, ends_y), np.ix_(here, ends_x)
+            near = np.ix_(here, np.array(ends_y)), np.ix_(here, np.array(ends_x))
             at_corners = adx[near[1]][:, None] + bdy[near[0]][:, :, None] * dx[near[1]][:, None]
             at_corners += cdy[near[0]][:, :, None]
             filling = at_corners.reshape(-1, 4).max(1) < 1  # an ellipse that holds the corners holds the tile

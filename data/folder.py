@@ -39,11 +39,11 @@ class FolderImages(Source):
         max_pixels: int = MAX_PIXELS,
     ):
         if not root:
-            raise UserError("data.root is not set: data.root=DIR, any folder of images")
+            raise ValueError("root=null: give data.root=DIR, any folder of images")
         if not 0 < val_fraction < 1:
-            raise UserError(f"data.val_fraction={val_fraction}: the share kept for validation, between 0 and 1 (0.1)")
+            raise ValueError(f"val_fraction={val_fraction}: the share kept for validation, between 0 and 1 (0.1)")
         if max_val is not None and max_val < 1:
-            raise UserError(f"data.max_val={max_val}: at least 1 image, or null for no limit")
+            raise ValueError(f"max_val={max_val}: at least 1 image, or null for no limit")
         self.root = Path(root).expanduser().resolve()
         self.val_fraction, self.max_val, self.seed, self.max_pixels = val_fraction, max_val, seed, max_pixels
         self.split_file = Path(split_file).expanduser() if split_file else None
@@ -81,7 +81,8 @@ class FolderImages(Source):
         if own:
             names = [n for n in names if n.split("/")[0] in own["val"] + own["train"]]
         if self.split_file is not None:
-            self._val, self._how = self._recorded_split(names), f"as recorded in {self.split_file}"
+            self._val = _recorded_split(self.split_file, self.root, names)
+            self._how = f"as recorded in {self.split_file}"
         elif own:
             self._val = {n for n in names if n.split("/")[0] in own["val"]}
             self._how = "the folders train and val"
@@ -133,23 +134,6 @@ class FolderImages(Source):
         count = min(max(below, 1), self.max_val or len(names), max(len(names) - 1, 1))
         return set(nearest[:count])
 
-    def _recorded_split(self, names: Sequence[str]) -> set[str]:
-        given = f"data.split_file={self.split_file}"
-        try:
-            split = json.loads(self.split_file.read_text())
-            val = set(split["val"])
-        except FileNotFoundError:
-            raise UserError(f"{given}: no such file; give the split.json of a run, or null to draw a split") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{given}: not a split.json of imtok ({error}); null draws a new split") from None
-        missing = sorted(val - set(names))
-        if missing:
-            raise UserError(
-                f"{given}: {len(missing)} of its {len(val)} validation images are not below data.root={self.root} "
-                f"(first: {missing[0]}); restore them, or data.split_file=null draws a new split"
-            )
-        return val
-
     def write_split(self, folder: str | Path) -> None:
         if not self._val:
             self.split_sources()
@@ -174,3 +158,21 @@ def _place(seed: int, name: str) -> float:
     """Where a name falls in [0, 1)."""
     digest = hashlib.blake2b(f"{seed}:{name}".encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
+
+
+def _recorded_split(file: Path, root: Path, names: Sequence[str]) -> set[str]:
+    given = f"data.split_file={file}"
+    try:
+        split = json.loads(file.read_text())
+        val = set(split["val"])
+    except FileNotFoundError:
+        raise UserError(f"{given}: no such file; give the split.json of a run, or null to draw a split") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{given}: not a split.json of imtok ({error}); null draws a new split") from None
+    missing = sorted(val - set(names))
+    if missing:
+        raise UserError(
+            f"{given}: {len(missing)} of its {len(val)} validation images are not below data.root={root} "
+            f"(first: {missing[0]}); restore them, or data.split_file=null draws a new split"
+        )
+    return val

@@ -1,4 +1,4 @@
-"""Pictures made on the spot, so that everything runs without a file of data: `data=generated`."""
+"""Generated images, so that everything runs without data files: `data=generated`."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..common.errors import UserError
 from .generated_cache import Recipe, cached_pictures
 from .scenes import COLOURS, POSITIONS, SHAPES, SIZES, WORDS, Scene, Thing, draw_scene
 from .source import Images, Joined, Source, Splits
@@ -16,6 +15,8 @@ from .source import Images, Joined, Source, Splits
 
 class GeneratedList(Images):
     """One split. Picture i depends on (seed, split, i) alone; the first one read has the whole split drawn."""
+
+    cached: bool = True
 
     def __init__(self, *, recipe: Recipe, cached: bool, file: Path | None = None):
         self.recipe, self.cached, self.file = recipe, cached, file
@@ -31,7 +32,7 @@ class GeneratedList(Images):
         return {"recipe": self.recipe, "cached": self.cached, "file": self.file}
 
     def __setstate__(self, state: dict) -> None:
-        self.__init__(**state)
+        GeneratedList.__init__(self, **state)
 
     def __len__(self) -> int:
         return self.recipe.count
@@ -67,7 +68,7 @@ def _draw_scene(recipe: Recipe, index: int) -> Scene:
 class GeneratedImages(Source):
     """Dead leaves, 1/f textures and light behind one or two objects of a known shape, colour, size and place.
 
-    count, val_count: pictures a split. text_share: of the pictures, how many show a word.
+    count, val_count: images per split. text_share: share of the images that show a word.
     cache: keep the pixels on disk; false draws each picture anew at every reading.
     """
 
@@ -86,13 +87,13 @@ class GeneratedImages(Source):
     ):
         for key, value in (("count", count), ("val_count", val_count)):
             if value < 1:
-                raise UserError(f"data.{key}={value}: at least 1 picture")
+                raise ValueError(f"{key}={value}: at least 1 image")
         if image_size < 16:
-            raise UserError(f"data.image_size={image_size}: generated pictures need at least 16 pixels a side")
+            raise ValueError(f"image_size={image_size}: generated images need at least 16 pixels a side")
         if not 0 <= text_share <= 1:
-            raise UserError(f"data.text_share={text_share}: a share between 0 and 1")
+            raise ValueError(f"text_share={text_share}: a share between 0 and 1")
         if seed < 0:
-            raise UserError(f"data.seed={seed}: 0 or more")
+            raise ValueError(f"seed={seed}: 0 or more")
         self.recipes = {
             split: Recipe(size=image_size, seed=seed, count=number, split=split, text_share=float(text_share))
             for split, number in (("train", count), ("val", val_count))

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..common.cores import usable_cores
+from ..common.files import cache_folder
 from .drawing import draw_picture
 from .scenes import DRAWING_VERSION, draw_scene
 from .worker import begin_worker
@@ -71,16 +73,9 @@ class Recipe:
         return draw_picture(scene, seed=self.seed, split=self.split, index=index, size=self.size)
 
 
-def cache_folder() -> Path:
-    """IMTOK_CACHE, else XDG_CACHE_HOME/imtok, else ~/.cache/imtok."""
-    own, shared = os.environ.get("IMTOK_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    base = Path(own) if own else Path(shared or Path.home() / ".cache") / "imtok"
-    return base.expanduser() / "generated"
-
-
 def cached_pictures(recipe: Recipe) -> Path | None:
     """The file of uint8 [count, 3, size, size], drawn now unless it is there; None where no disk can hold it."""
-    folder = cache_folder() / recipe.key
+    folder = cache_folder() / "generated" / recipe.key
     try:
         if _intact(folder, recipe):
             return folder / "images.u8"
@@ -197,8 +192,7 @@ def _draw_chunk(images: Path, recipe: Recipe, first: int) -> int:
 
 def _draw_all(images: Path, recipe: Recipe) -> None:
     starts = range(0, recipe.count, CHUNK)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(cores, 16, len(starts))
+    workers = min(usable_cores(), 16, len(starts))
     with _progress(recipe) as advance:
         if workers == 1 or multiprocessing.current_process().daemon:  # daemons may have no children
             for first in starts:
@@ -223,7 +217,7 @@ def _progress(recipe: Recipe) -> Iterator:
     text = "{task.description} {task.completed}/{task.total}"
     columns = (TextColumn(text), *Progress.get_default_columns()[1:3], TimeRemainingColumn())
     bar = Progress(*columns, console=console, transient=True)
-    what = f"drawing {recipe.size} px images ({recipe.split}, once; kept in {cache_folder()})"
+    what = f"drawing {recipe.size} px images ({recipe.split}, once; kept in {cache_folder() / 'generated'})"
     task = bar.add_task(what, total=recipe.count)
     started, shown = time.monotonic(), False
 

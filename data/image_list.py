@@ -46,5 +46,5 @@ class ImageList(Images):
     def caption(self, index: int) -> str | None:
         return None if self._captions is None else self._captions.of(index, self.root / self.key(index))
 
-    def captioned(self) -> Sequence[int]:
+    def captioned(self) -> Sequence[int] | np.ndarray:
         return [] if self._captions is None else np.flatnonzero(self._captions.where)

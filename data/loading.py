@@ -25,7 +25,7 @@ class TrainImages(Dataset):
 
     def __getitem__(self, item: tuple[int, int]) -> dict:
         sample, index = item
-        skipped = []
+        skipped: list[str] = []
         for attempt in range(HASHED_ATTEMPTS + len(self.images)):
             if attempt > HASHED_ATTEMPTS:
                 index = (index + 1) % len(self.images)
@@ -98,8 +98,9 @@ class ImageLoader(DataLoader):
         # complete: training batches; a single sample without a picture means that no image at all can be read.
         self.described_as, self.complete = described_as, complete
 
-    def __iter__(self) -> Iterator[dict]:
-        held, early = None, []
+    def __iter__(self) -> Iterator[dict]:  # type: ignore[override]  # torch names its own iterator classes
+        held: dict | None = None
+        early: list[str] = []
         for batch in super().__iter__():
             if batch["image"] is None:
                 if self.complete:

@@ -12,7 +12,10 @@ from torch import Tensor
 class Images(ABC):
     """A fixed list of pictures. Cheap to pickle: worker processes receive a copy."""
 
-    cached = False  # True where reading costs next to nothing, so that worker processes would only add overhead
+    @property
+    def cached(self) -> bool:
+        """True where reading costs next to nothing, so that worker processes would only add overhead."""
+        return False
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -34,42 +37,81 @@ class Images(ABC):
     def caption(self, index: int) -> str | None:
         return None
 
-    def captioned(self) -> Sequence[int]:
-        """Which pictures have a caption."""
+    def captioned(self) -> Sequence[int] | np.ndarray:
+        """Which images have a caption."""
         return []
 
 
-class Chosen(Images):
-    """Some pictures of a list."""
+class Rearranged(Images):
+    """Images of other lists under other numbers."""
 
-    def __init__(self, images: Images, chosen: Sequence[int]):
-        self.images, self.chosen = images, np.asarray(chosen, dtype=np.int64)
+    def __init__(self, *parts: Images):
+        self.parts = parts
+
+    @abstractmethod
+    def find(self, index: int) -> tuple[Images, int]:
+        """The list that holds image `index`, and its number there."""
 
     @property
     def cached(self) -> bool:
-        return self.images.cached
+        return all(part.cached for part in self.parts)
 
     def prepare(self) -> None:
-        self.images.prepare()
+        for part in self.parts:
+            part.prepare()
+
+    def read(self, index: int, *, at_least: int | None = None) -> Tensor:
+        part, index = self.find(index)
+        return part.read(index, at_least=at_least)
+
+    def key(self, index: int) -> str:
+        part, index = self.find(index)
+        return part.key(index)
+
+    def label(self, index: int) -> int:
+        part, index = self.find(index)
+        return part.label(index)
+
+    def caption(self, index: int) -> str | None:
+        part, index = self.find(index)
+        return part.caption(index)
+
+
+class Chosen(Rearranged):
+    """Some images of a list."""
+
+    def __init__(self, images: Images, chosen: Sequence[int] | np.ndarray):
+        super().__init__(images)
+        self.chosen = np.asarray(chosen, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.chosen)
 
-    def read(self, index: int, *, at_least: int | None = None) -> Tensor:
-        return self.images.read(int(self.chosen[index]), at_least=at_least)
+    def find(self, index: int) -> tuple[Images, int]:
+        return self.parts[0], int(self.chosen[index])
 
-    def key(self, index: int) -> str:
-        return self.images.key(int(self.chosen[index]))
+    def captioned(self) -> np.ndarray:
+        return np.flatnonzero(np.isin(self.chosen, self.parts[0].captioned()))
 
-    def label(self, index: int) -> int:
-        return self.images.label(int(self.chosen[index]))
 
-    def caption(self, index: int) -> str | None:
-        return self.images.caption(int(self.chosen[index]))
+class Joined(Rearranged):
+    """One list after another."""
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    def find(self, index: int) -> tuple[Images, int]:
+        for part in self.parts:
+            if index < len(part):
+                return part, index
+            index -= len(part)
+        raise IndexError(index)
 
     def captioned(self) -> Sequence[int]:
-        have = np.isin(self.chosen, self.images.captioned())
-        return np.flatnonzero(have)
+        if all(len(part.captioned()) == len(part) for part in self.parts):
+            return range(len(self))  # generated images may be a billion
+        starts = np.cumsum([0, *map(len, self.parts)])
+        return [int(first) + int(i) for first, part in zip(starts, self.parts, strict=False) for i in part.captioned()]
 
 
 @dataclass(frozen=True)
@@ -105,50 +147,3 @@ class Source(ABC):
 
     def write_split(self, folder: str | Path) -> None:  # noqa: B027 (sources with a published split have nothing to record)
         """Record a split that was drawn here, so that a later evaluation finds the same one."""
-
-
-class Joined(Images):
-    """One list after another."""
-
-    def __init__(self, *parts: Images):
-        self.parts = parts
-
-    @property
-    def cached(self) -> bool:
-        return all(part.cached for part in self.parts)
-
-    def prepare(self) -> None:
-        for part in self.parts:
-            part.prepare()
-
-    def __len__(self) -> int:
-        return sum(len(part) for part in self.parts)
-
-    def _find(self, index: int) -> tuple[Images, int]:
-        for part in self.parts:
-            if index < len(part):
-                return part, index
-            index -= len(part)
-        raise IndexError(index)
-
-    def read(self, index: int, *, at_least: int | None = None) -> Tensor:
-        part, index = self._find(index)
-        return part.read(index, at_least=at_least)
-
-    def key(self, index: int) -> str:
-        part, index = self._find(index)
-        return part.key(index)
-
-    def label(self, index: int) -> int:
-        part, index = self._find(index)
-        return part.label(index)
-
-    def caption(self, index: int) -> str | None:
-        part, index = self._find(index)
-        return part.caption(index)
-
-    def captioned(self) -> Sequence[int]:
-        if all(len(part.captioned()) == len(part) for part in self.parts):
-            return range(len(self))  # generated pictures may be a billion
-        starts = np.cumsum([0, *map(len, self.parts)])
-        return [int(first) + int(i) for first, part in zip(starts, self.parts, strict=False) for i in part.captioned()]

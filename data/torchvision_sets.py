@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,10 +16,10 @@ from .source import Images, Joined, Source, Splits
 
 def _root(root: str | None, name: str, wanted: str) -> Path:
     if not root:
-        raise UserError(f"data.root is not set: data.root=DIR, {wanted}")
+        raise ValueError(f"root=null: give data.root=DIR, {wanted}")
     folder = Path(root).expanduser().resolve()
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"data.root={folder} is a file; give the folder of {name}")
+        raise ValueError(f"root={folder}: that is a file; give the folder of {name}")
     return folder
 
 
@@ -80,9 +81,7 @@ class Imagenette(_PublishedSplit):
 
     name = "imagenette"
 
-    def __init__(self, *, root: str | None, size: str = "full", download: bool = False):
-        if size not in ("full", "320px", "160px"):
-            raise UserError(f"data.source.size={size}: full, 320px or 160px")
+    def __init__(self, *, root: str | None, size: Literal["full", "320px", "160px"] = "full", download: bool = False):
         super().__init__(
             root=_root(root, "Imagenette", "a folder for Imagenette (data.download=true fetches it)"),
             split=f"Imagenette train / val ({size})",

@@ -7,14 +7,17 @@ None asks for every pixel.
 
 import math
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+Mode = Literal["bicubic", "bilinear"]
 
-def resized(image: Tensor, height: int, width: int, mode: str = "bicubic") -> Tensor:
+
+def resized(image: Tensor, height: int, width: int, mode: Mode = "bicubic") -> Tensor:
     """Antialiased; for bytes torch follows Pillow's arithmetic (at most one level apart)."""
     if image.shape[-2:] == (height, width):
         return image
@@ -34,7 +37,7 @@ def _halved(image: Tensor, axis: int) -> Tensor:
     centre = (np.arange(half) + 0.5) * scale
     first = (centre - scale / 2 + 0.5).astype(np.int64)
     shape = [half if d == axis else 1 for d in range(image.ndim)]
-    sums, counts = 0, torch.zeros(shape, dtype=torch.int32)
+    sums, counts = (torch.zeros(shape, dtype=torch.int32) for _ in range(2))
     for tap in range(4):
         pixel = first + tap
         offset = (pixel - centre + 0.5) * (1 / scale)
@@ -65,12 +68,6 @@ def adm_centre_crop(image: Tensor, size: int) -> Tensor:
     image = adm_resized(image, size)
     top, left = ((side - size) // 2 for side in image.shape[-2:])
     return image[:, top : top + size, left : left + size]
-
-
-def check_mode(mode: str) -> str:
-    if mode not in ("bicubic", "bilinear"):
-        raise ValueError(f"mode={mode}: bicubic or bilinear")
-    return mode
 
 
 def _uniform(generator: Generator) -> float:
@@ -107,7 +104,8 @@ class CentreCrop(Crop):
 
     def __call__(self, image: Tensor, generator: Generator | None = None) -> Tensor:
         scale = self.size / min(image.shape[-2:])
-        image = resized(image, *(max(round(side * scale), self.size) for side in image.shape[-2:]))
+        height, width = (max(round(side * scale), self.size) for side in image.shape[-2:])
+        image = resized(image, height, width)
         top, left = ((side - self.size) // 2 for side in image.shape[-2:])
         return image[:, top : top + self.size, left : left + self.size]
 
@@ -115,9 +113,9 @@ class CentreCrop(Crop):
 class RandomCrop(Crop):
     """Short side to `size` in one step, then a random window: TiTok's (bicubic), Open-MAGVIT2's (bilinear)."""
 
-    def __init__(self, *, size: int, mode: str = "bicubic"):
+    def __init__(self, *, size: int, mode: Mode = "bicubic"):
         super().__init__(size=size)
-        self.mode = check_mode(mode)
+        self.mode = mode
         self.name = f"random crop ({mode})"
         self.decode_at_least = size
 
@@ -172,14 +170,14 @@ class RandomResizedCrop(Crop):
         min_area: float = 0.2,
         max_area: float = 1.0,
         max_aspect: float = 4 / 3,
-        mode: str = "bicubic",
+        mode: Mode = "bicubic",
     ):
         super().__init__(size=size)
         if not 0 < min_area <= max_area <= 1:
             raise ValueError(f"min_area={min_area}, max_area={max_area}: 0 < min <= max <= 1 is needed")
         if max_aspect < 1:
             raise ValueError(f"max_aspect={max_aspect}: the longer side over the shorter, at least 1")
-        self.min_area, self.max_area, self.max_aspect, self.mode = min_area, max_area, max_aspect, check_mode(mode)
+        self.min_area, self.max_area, self.max_aspect, self.mode = min_area, max_area, max_aspect, mode
         self.decode_at_least = math.ceil(size / math.sqrt(min_area / max_aspect))
 
     def __call__(self, image: Tensor, generator: Generator | None = None) -> Tensor:

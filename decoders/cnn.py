@@ -14,13 +14,12 @@ from ..layers.resnet import (
     group_norm,
     level_widths,
     middle_blocks,
-    to_grid,
 )
 from .base import Decoder
 
 
 class CNNDecoder(Decoder):
-    """Mirror of CNNEncoder, with one more residual block a level.
+    """Mirror of CNNEncoder, with one more residual block per level.
 
     Levels are numbered like the encoder's (0 is the full resolution), and run from the last to the first.
     `dim` enters through a 1x1 convolution (`post_quant_conv` in the published code).
@@ -45,7 +44,7 @@ class CNNDecoder(Decoder):
         widths = level_widths(channels, channel_multipliers)
         with_attention = check_levels(attention_levels, len(widths))
 
-        self.project = nn.Conv2d(dim, z_channels, 1)
+        self.project: nn.Module = nn.Conv2d(dim, z_channels, 1)
         width = widths[-1]
         self.conv_in = nn.Conv2d(z_channels, width, 3, padding=1)
         self.middle = middle_blocks(width, dropout)
@@ -64,9 +63,7 @@ class CNNDecoder(Decoder):
         self.conv_out = nn.Conv2d(width, out_channels, 3, padding=1)
 
     def forward(self, codes: Latents) -> Tensor:
-        stream = codes["main"]
-        assert stream.grid is not None, "a convolutional decoder needs codes on a grid"
-        return self.paint(self.project(to_grid(stream.x_BND, stream.grid)))
+        return self.paint(self.project(codes["main"].as_grid()))
 
     def paint(self, z_BChw: Tensor) -> Tensor:
         """From `z_channels` channels on the codes' grid."""
@@ -76,5 +73,5 @@ class CNNDecoder(Decoder):
         return self.conv_out(F.silu(self.norm_out(x)))
 
     @property
-    def last_layer(self) -> nn.Parameter:
+    def last_layer(self) -> Tensor:
         return self.conv_out.weight

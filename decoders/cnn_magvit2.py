@@ -1,6 +1,7 @@
-"""The convolutional grid decoder of Open-MAGVIT2 and WeTok ("B2"), plain or with noise beside the codes."""
+"""The convolutional grid decoder of Open-MAGVIT2 and WeTok ("B2"), with or without added noise."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -8,17 +9,17 @@ from torch import Tensor, nn
 
 from ..common.types import Latents
 from ..layers.magvit2 import AdaptiveGroupNorm, DepthToSpaceUpsample, plain_blocks
-from ..layers.resnet import group_norm, level_widths, to_grid
+from ..layers.resnet import group_norm, level_widths
 from .base import Decoder
 from .noise import noise_of_codes
 
 
 class CNNMagvit2Decoder(Decoder):
-    """Mirror of CNNMagvit2Encoder; every level begins with a group norm that the codes' statistics steer.
+    """Mirror of CNNMagvit2Encoder; every level begins with a group norm conditioned on the codes' statistics.
 
     Levels are numbered like the encoder's (0 is the full resolution), and run from the last to the first.
-    noise: WeTok's generative decoding (arXiv 2508.05599): standard normal noise enters beside the codes. Fresh in
-        training; in eval a pure function of `noise_seed` and the picture's codes, or of a generator that is given.
+    noise: WeTok's generative decoding (arXiv 2508.05599): standard normal noise is concatenated to the codes. Fresh in
+        training; in eval a pure function of `noise_seed` and the image's codes, or of a given generator.
     """
 
     needs_grid = True
@@ -59,19 +60,17 @@ class CNNMagvit2Decoder(Decoder):
         self, codes: Latents, *, noise_BND: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         stream = codes["main"]
-        assert stream.grid is not None, "a convolutional decoder needs codes on a grid"
-        style = to_grid(stream.x_BND, stream.grid)
-        x = style
+        x = style = stream.as_grid()
         if self.draws_noise:
             noise_BND = noise_BND if noise_BND is not None else self._noise(stream.x_BND, generator)
-            x = torch.cat([x, to_grid(noise_BND, stream.grid)], dim=1)
+            x = torch.cat([x, replace(stream, x_BND=noise_BND).as_grid()], dim=1)
         x = self.middle(self.conv_in(x))
         for norm, level in zip(self.norms, self.levels, strict=True):
             x = level(norm(x, style))
         return self.conv_out(F.silu(self.norm_out(x)))
 
     @property
-    def last_layer(self) -> nn.Parameter:
+    def last_layer(self) -> Tensor:
         return self.conv_out.weight
 
     def _noise(self, codes_BND: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -80,7 +79,7 @@ class CNNMagvit2Decoder(Decoder):
         return torch.randn_like(codes_BND) if self.training else noise_of_codes(codes_BND, seed=self.noise_seed)
 
     def adapted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Weights of the decoder without noise, made to fit one with it: at first the noise counts for nothing.
+        """Weights of the decoder without noise, padded to fit one with it: at first the noise has no effect.
 
         How WeTok's second stage starts from its first.
         """

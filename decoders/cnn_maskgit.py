@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 from ..common.types import Latents
 from ..layers.maskgit import maskgit_blocks
-from ..layers.resnet import Upsample, group_norm, level_widths, to_grid
+from ..layers.resnet import Upsample, group_norm, level_widths
 from .base import Decoder
 
 
 class CNNMaskgitDecoder(Decoder):
-    """Mirror of CNNMaskgitEncoder, with as many residual blocks a level; levels run from the last to the first.
+    """Mirror of CNNMaskgitEncoder, with as many residual blocks per level; levels run from the last to the first.
 
-    The published network paints in [0, 1]; the picture leaves in [-1, 1].
+    The published network's output is in [0, 1]; this one's in [-1, 1].
     """
 
     needs_grid = True
@@ -47,13 +47,11 @@ class CNNMaskgitDecoder(Decoder):
         self.conv_out = nn.Conv2d(width, out_channels, 3, padding=1)
 
     def forward(self, codes: Latents) -> Tensor:
-        stream = codes["main"]
-        assert stream.grid is not None, "a convolutional decoder needs codes on a grid"
-        x = self.middle(self.conv_in(to_grid(stream.x_BND, stream.grid)))
+        x = self.middle(self.conv_in(codes["main"].as_grid()))
         for level in self.levels:
             x = level(x)
         return 2 * self.conv_out(F.silu(self.norm_out(x))) - 1
 
     @property
-    def last_layer(self) -> nn.Parameter:
+    def last_layer(self) -> Tensor:
         return self.conv_out.weight

@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 from ..common.types import Latents
 from ..layers.movq import ShuffleUp, SpatialNorm, SpatialNormAttention, SpatialResBlock
-from ..layers.resnet import check_levels, level_widths, to_grid
+from ..layers.resnet import check_levels, level_widths
 from .base import Decoder
 
 
 class CNNMoVQDecoder(Decoder):
-    """Every norm reads the codes again, of all streams side by side.
+    """Every norm reads the codes again, of all streams concatenated.
 
-    dim: with several streams, the last one's grid is the picture's; the others are brought to it by bicubic
+    dim: with several streams, the last one's grid is the image's; the others are brought to it by bicubic
         interpolation.
     swapped, swapped_samples: share of the last stream's codes that training replaces by those of the sample before, and
         share of the samples where it does, so that the other streams are needed (ILLUME+: 0.1 and 0.1).
@@ -77,21 +77,15 @@ class CNNMoVQDecoder(Decoder):
         codes_BDhw = self.joined(codes)
         z = self.project(codes_BDhw)
         x = self.conv_in(z) + z.repeat_interleave(self.conv_in.out_channels // z.shape[1], dim=1)
-        for block in self.middle:
-            x = block(x, codes_BDhw)
-        for level in self.levels:
-            for block in level:
-                x = block(x) if isinstance(block, ShuffleUp) else block(x, codes_BDhw)
+        for block in (*self.middle, *(block for level in self.levels for block in level.children())):
+            x = block(x) if isinstance(block, ShuffleUp) else block(x, codes_BDhw)
         return self.conv_out(F.silu(self.norm_out(x, codes_BDhw)))
 
     def joined(self, codes: Latents) -> Tensor:
         """[B, sum of widths, h, w] on the last stream's grid."""
-        grid = codes[self.streams[-1]].grid
-        assert grid is not None, "a convolutional decoder needs codes on a grid"
-        parts = []
-        for name in self.streams:
-            part = to_grid(codes[name].x_BND, codes[name].grid)
-            parts.append(part if codes[name].grid == grid else F.interpolate(part, grid, mode="bicubic"))
+        grid = codes[self.streams[-1]].as_grid().shape[-2:]
+        parts = [codes[name].as_grid() for name in self.streams]
+        parts = [p if p.shape[-2:] == grid else F.interpolate(p, grid, mode="bicubic") for p in parts]
         if self.training and self.swapped:
             parts[-1] = self._some_swapped(parts[-1])
         return torch.cat(parts, dim=1)
@@ -103,5 +97,5 @@ class CNNMoVQDecoder(Decoder):
         return torch.where(samples & places, part_BDhw.roll(1, dims=0).detach(), part_BDhw)
 
     @property
-    def last_layer(self) -> nn.Parameter:
+    def last_layer(self) -> Tensor:
         return self.conv_out.weight

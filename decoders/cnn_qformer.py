@@ -1,4 +1,4 @@
-"""Queries on a grid read the codes, convolutions paint what they found: GigaTok's hybrid decoder (arXiv 2504.08736)."""
+"""GigaTok's hybrid decoder (arXiv 2504.08736): a Q-Former from codes to a grid, then convolutions to pixels."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -10,16 +10,17 @@ from torch import Tensor, nn
 from ..common.types import Latents
 from ..layers.magvit2 import AdaptiveGroupNorm, DepthToSpaceUpsample
 from ..layers.masking import seen_tokens
-from ..layers.qformer import QFormerBlock, init_as_published
+from ..layers.qformer import QFormerBlock
 from ..layers.resnet import ResBlock, group_norm, level_widths, to_grid
+from ..layers.transformer import init_linear
 from .base import Decoder
 
 
 class CNNQFormerDecoder(Decoder):
-    """Mirror of CNNQFormerEncoder; every level of the convolutions begins with a norm that the map's statistics steer.
+    """Mirror of CNNQFormerEncoder; every level of the convolutions begins with a norm that reads the map's statistics.
 
-    All queries begin as the first token. input_size: of the pictures; given by the tokenizer.
-    align_after: what the queries are after so many blocks goes through an MLP to `align_dim` channels, in training
+    All queries begin as the first token. input_size: of the images; given by the tokenizer.
+    align_after: the queries after so many blocks go through an MLP to `align_dim` channels, in training
         only: tap `decoder.align` to compare it with a teacher. None: no such MLP.
     """
 
@@ -81,7 +82,7 @@ class CNNQFormerDecoder(Decoder):
             self.levels.append(blocks)
         self.norm_out = group_norm(before)
         self.conv_out = nn.Conv2d(before, out_channels, 3, padding=1)
-        init_as_published(self)
+        init_linear(self)
         self.project = nn.Linear(dim, z_channels)
 
     def map_of(self, codes: Latents) -> Tensor:
@@ -107,5 +108,5 @@ class CNNQFormerDecoder(Decoder):
         return self.paint(self.map_of(codes))
 
     @property
-    def last_layer(self) -> nn.Parameter:
+    def last_layer(self) -> Tensor:
         return self.conv_out.weight

@@ -1,21 +1,22 @@
 """RQ-VAE's convolutional decoder behind an attention projection: DualToken's pixels (arXiv 2503.14324)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..common.types import Latents, height_width
 from ..layers.attention_projection import AttentionProjection
-from ..layers.resnet import ResBlock, to_grid
+from ..layers.resnet import ResBlock
 from .cnn import CNNDecoder
 
 
 class RQVAEDecoder(CNNDecoder):
     """Codes to `width` by attention, onto a grid of its own, through a residual block into the CNN.
 
-    grid: side or height and width that codes are brought to by bilinear interpolation, so that the picture has the
-        image's size (27 x 27 patches of 14 are painted from 24 x 24 cells of 16); null: the codes' own.
+    grid: side or height and width that codes are brought to by bilinear interpolation, so that the decoded
+        image has the input's size (27 x 27 patches of 14 are decoded from 24 x 24 cells of 16); null: the codes' own.
     causal: of the projection. projection_heads: the ratio of the widths by default.
     """
 
@@ -49,13 +50,12 @@ class RQVAEDecoder(CNNDecoder):
         )
         self.grid = None if grid is None else height_width(grid)
         self.expand = AttentionProjection(dim_in=dim, dim_out=width, num_heads=projection_heads, causal=causal)
-        self.project = ResBlock(channels_in=width, channels_out=z_channels)
-        self.project.conv1 = nn.Conv2d(width, z_channels, 1)
+        self.project = block = ResBlock(channels_in=width, channels_out=z_channels)
+        block.conv1 = nn.Conv2d(width, z_channels, 1)
 
     def forward(self, codes: Latents) -> Tensor:
         stream = codes["main"]
-        assert stream.grid is not None, "a convolutional decoder needs codes on a grid"
-        x_BDhw = to_grid(self.expand(stream.x_BND), stream.grid)
+        x_BDhw = replace(stream, x_BND=self.expand(stream.x_BND)).as_grid()
         if self.grid is not None and self.grid != stream.grid:
             x_BDhw = F.interpolate(x_BDhw, self.grid, mode="bilinear")
         return self.paint(self.project(x_BDhw))

@@ -1,13 +1,14 @@
-"""A ViT that paints an image from latent tokens: the decoder of TiTok's one-stage models and of TA-TiTok."""
+"""ViT decoder with mask tokens: that of TiTok's one-stage models and of TA-TiTok."""
 
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ..common.types import Latents
-from ..layers.joint_transformer import init_linear
+from ..common.types import Latents, height_width
 from ..layers.mask_token_vit import MaskTokenViT
+from ..layers.patches import from_patches
 from ..layers.timm_vit import patch_grid
+from ..layers.transformer import init_linear
 from .base import Decoder
 
 
@@ -38,12 +39,11 @@ class MaskTokenViTDecoder(Decoder):
         located_start: bool = False,
     ) -> None:
         super().__init__()
-        self.dim, self.patch_size, self.out_channels = dim, patch_size, out_channels
-        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        self.dim, self.patch_size = dim, patch_size
         self.vit = MaskTokenViT(
             dim=dim,
             num_tokens=num_tokens,
-            grid=patch_grid(size, patch_size),
+            grid=patch_grid(height_width(image_size), patch_size),
             width=width,
             depth=depth,
             num_heads=num_heads,
@@ -64,9 +64,8 @@ class MaskTokenViTDecoder(Decoder):
 
     def forward(self, codes: Latents, conditions: Tensor | None = None) -> Tensor:
         patches = self.to_patches(self.vit(codes["main"], conditions))
-        x = patches.unflatten(2, (self.patch_size, self.patch_size, self.out_channels)).unflatten(1, self.vit.grid)
-        return self.conv_out(x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3))  # [B, C, h p, w p]
+        return self.conv_out(from_patches(patches, self.patch_size, self.vit.grid))
 
     @property
-    def last_layer(self) -> nn.Parameter:
+    def last_layer(self) -> Tensor:
         return self.conv_out.weight

@@ -1,4 +1,4 @@
-"""Noise for decoders that invent detail: the same tokens give the same picture, whatever shares their batch."""
+"""Deterministic noise for sampling decoders: the same tokens give the same image in any batch."""
 
 import hashlib
 
@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 
 def noise_of_codes(codes_BND: Tensor, *, seed: int) -> Tensor:
-    """Standard normal, shaped like the codes; each picture's is a pure function of (seed, its own codes).
+    """Standard normal, shaped like the codes; each sample's is a pure function of (seed, its own codes).
 
     Only the signs of the codes are read, so that rounding on another device draws the same noise.
     """
@@ -19,9 +19,9 @@ def noise_of_codes(codes_BND: Tensor, *, seed: int) -> Tensor:
 
 
 def picture_noise(codes_BND: Tensor, shape: tuple[int, ...], *, seed: int) -> Tensor:
-    """Standard normal [B, *shape]; a pure function of (seed, the picture's first token), in coarse steps of its values.
+    """Standard normal [B, *shape]; a pure function of (seed, the sample's first token), in coarse steps of its values.
 
-    So pictures of one image at growing lengths differ by what their tokens say, not by their noise.
+    So reconstructions of one image at growing lengths differ by their tokens, not by their noise.
     """
     if isinstance(codes_BND, FakeTensor):  # shapes only, as `imtok plan` has them
         return codes_BND.new_empty((len(codes_BND), *shape))

@@ -1,10 +1,10 @@
-"""A picture from one of several streams: TokenFlow's and DualToken's pixel codes."""
+"""Decoder of one of several streams: of TokenFlow's and DualToken's pixel codes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..common.build import build
 from ..common.types import Latents, height_width
@@ -15,10 +15,10 @@ from .heads.streams import width_of
 class OneStreamDecoder(Decoder):
     """Hands `stream` to a decoder of one stream; the other streams are for heads.
 
-    decoder: its node. image_size: where given, the picture is brought to this size by bicubic interpolation.
+    decoder: its node. image_size: where given, the image is resized to it by bicubic interpolation.
     """
 
-    builds_own_parts: ClassVar[bool] = True
+    builds_own_parts = True
 
     def __init__(
         self,
@@ -46,5 +46,5 @@ class OneStreamDecoder(Decoder):
         return F.interpolate(picture, self.image_size, mode="bicubic")
 
     @property
-    def last_layer(self) -> nn.Parameter | None:
+    def last_layer(self) -> Tensor | None:
         return self.decoder.last_layer

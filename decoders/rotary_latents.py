@@ -1,4 +1,4 @@
-"""Codes in front of mask tokens, rotary positions, a grid that grows halfway: Instella-T2I's decoder."""
+"""Instella-T2I's decoder: codes and mask tokens with rotary positions, on a grid that grows between blocks."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from .base import Decoder
 
 
 class RotaryLatentDecoder(Decoder):
-    """Mirror of RotaryLatentEncoder (arXiv 2506.21022): one mask vector a cell of the small grid becomes the picture.
+    """Mirror of RotaryLatentEncoder (arXiv 2506.21022): one mask vector per cell of the small grid becomes the image.
 
     double_after: numbers of blocks after which the grid is doubled. The other settings are the encoder's.
     """
@@ -73,5 +73,5 @@ class RotaryLatentDecoder(Decoder):
         return from_patches(patches_BNP, self.patch_size, self.grid)
 
     @property
-    def last_layer(self) -> nn.Parameter:
+    def last_layer(self) -> Tensor:
         return self.to_pixels.weight

@@ -1,19 +1,20 @@
-"""A ViT that paints an image from latent tokens: the decoder of ImageFolder (arXiv 2410.01756) and XQ-GAN."""
+"""ViT decoder over mask tokens and codes: that of ImageFolder (arXiv 2410.01756) and XQ-GAN."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ..common.types import Latents
+from ..common.types import Latents, height_width
+from ..layers.patches import from_patches
 from ..layers.timm_vit import TimmViT, patch_grid, start_from_pretrained
 from .base import Decoder
 
 
 class QueryViTDecoder(Decoder):
-    """One mask token a patch, then the codes, in one sequence; what the mask tokens become is painted, patch by patch.
+    """One mask token per patch, then the codes, in one sequence; each mask token becomes the pixels of its patch.
 
-    dim: width of the codes, all branches side by side. Both sets have a class token and the ViT's positions.
+    dim: width of the codes, all branches concatenated. Both sets have a class token and the ViT's positions.
     pretrained: name of timm weights to start from.
     """
 
@@ -35,7 +36,7 @@ class QueryViTDecoder(Decoder):
         super().__init__()
         self.dim = dim
         self.patch_size = patch_size
-        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        size = height_width(image_size)
         self.project = nn.Linear(dim, width)
         self.mask_token = nn.Parameter(torch.randn(1, 1, width) * 1e-6)
         self.sets = nn.Parameter(nn.init.normal_(torch.empty(2, width), std=(1 / width / 3) ** 0.5))
@@ -59,9 +60,8 @@ class QueryViTDecoder(Decoder):
         picture = self.vit.placed(masks, self.vit.grid, with_class=True) + self.sets[0]
         latents = self.vit.placed(self.project(stream.x_BND), stream.grid, with_class=True) + self.sets[1]
         x_BND = self.vit(torch.cat([picture, latents], dim=1))[:, 1 : 1 + height * width]
-        patches = self.to_pixels(x_BND).unflatten(2, (self.patch_size, self.patch_size, 3)).unflatten(1, self.vit.grid)
-        return patches.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)  # [B, 3, h p, w p]
+        return from_patches(self.to_pixels(x_BND), self.patch_size, self.vit.grid)
 
     @property
-    def last_layer(self) -> nn.Parameter:
+    def last_layer(self) -> Tensor:
         return self.to_pixels.weight

@@ -1,11 +1,11 @@
-"""ViTamin run backwards: the decoder of UniTok (Ma et al., arXiv 2502.20321)."""
+"""Mirror of the ViTamin tower: the decoder of UniTok (Ma et al., arXiv 2502.20321)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor, nn
 
 from ..common.types import Latents
-from ..layers.resnet import to_grid
 from ..layers.transformer import init_transformer
 from ..layers.vitamin import Doubling, MBConv, Stem, vitamin_blocks
 from .base import Decoder
@@ -15,7 +15,7 @@ class ViTaminDecoder(Decoder):
     """Transformer, then convolutions that double the side four times.
 
     dim: width of the codes, which is the transformer's.
-    conv_widths, conv_depths: as in the tower, named from the picture inwards; the stages are run the other way.
+    conv_widths, conv_depths: as in the tower, from the pixels inwards; the stages run the other way.
     """
 
     needs_grid = True
@@ -56,12 +56,11 @@ class ViTaminDecoder(Decoder):
 
     def forward(self, codes: Latents) -> Tensor:
         stream = codes["main"]
-        assert stream.grid is not None, "this decoder needs codes on a grid"
-        x = self.widen(to_grid(self.norm(self.blocks(stream.x_BND)), stream.grid))
+        x = self.widen(replace(stream, x_BND=self.norm(self.blocks(stream.x_BND))).as_grid())
         for stage in self.stages:
             x = stage(x)
         return self.stem(x)
 
     @property
-    def last_layer(self) -> nn.Parameter:
+    def last_layer(self) -> Tensor:
         return self.stem.conv2.weight

@@ -1,4 +1,4 @@
-"""SigLIP's pooling: one learned query looks at all tokens, then an mlp (arXiv 2303.15343; Set Transformer's PMA)."""
+"""SigLIP's attention pooling (arXiv 2303.15343; the Set Transformer's PMA): one learned query over all tokens."""
 
 import torch
 from torch import Tensor, nn

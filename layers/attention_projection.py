@@ -1,4 +1,4 @@
-"""Attention that changes the width: what UniTok (arXiv 2502.20321, section 3.3) has around its quantizer."""
+"""Attention that changes the width, as around UniTok's quantizer (arXiv 2502.20321, section 3.3)."""
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +10,9 @@ from .transformer import GatedMlp
 class AttentionProjection(nn.Module):
     """y = linear(x) + attention(x), then y + gated mlp(y).
 
-    Towards a smaller width the heads' outputs are averaged, towards a larger one they stand side by side. Keys have no
-    bias. num_heads: by default the ratio of the widths. causal: each token sees only those before it (DualToken's way
-    out of the quantizer, UniTok's first release).
+    Towards a smaller width the heads' outputs are averaged, towards a larger one they are concatenated. Keys have no
+    bias. num_heads: by default the ratio of the widths. causal: each token sees only those before it (DualToken behind
+    its quantizer, UniTok's first release).
     """
 
     def __init__(

@@ -1,6 +1,4 @@
-"""FlexTok's transformer blocks (Bachmann et al., arXiv 2502.13967): plain, and steered by a condition (adaLN-zero)."""
-
-from collections.abc import Iterable
+"""FlexTok's transformer blocks (Bachmann et al., arXiv 2502.13967): plain, and conditioned by adaLN-zero."""
 
 import torch
 import torch.nn.functional as F
@@ -61,7 +59,7 @@ class FlexBlock(nn.Module):
         return x_BND + self.mlp(normed(x_BND))
 
 
-class ConditionedFlexBlock(FlexBlock):
+class ConditionedFlexBlock(nn.Module):
     """Several token sets attend to each other; the condition scales, shifts and gates each set in its own way.
 
     All gates are `gate_start` at first: zero is adaLN-zero (Peebles and Xie, arXiv 2212.09748), the block begins as the
@@ -69,7 +67,9 @@ class ConditionedFlexBlock(FlexBlock):
     """
 
     def __init__(self, *, width: int, head_dim: int = 64, sets: int = 2, gate_start: float = 0.0) -> None:
-        super().__init__(width=width, head_dim=head_dim)
+        super().__init__()
+        self.attention = Attention(width=width, head_dim=head_dim)
+        self.mlp = SwiGLU(width=width)
         self.sets = sets
         self.modulation = zeroed(width, 6 * sets * width)
         with torch.no_grad():  # of every set the first two of six
@@ -95,10 +95,11 @@ class ConditionedFlexBlock(FlexBlock):
 
 
 @torch.no_grad()
-def match_like_with_like(blocks: Iterable[FlexBlock]) -> None:
+def match_like_with_like(blocks: nn.Module) -> None:
     """Queries and keys are one matrix at first: a token looks at those that are like it, also in place."""
-    for block in blocks:
-        block.attention.k.weight.copy_(block.attention.q.weight)
+    for part in blocks.modules():
+        if isinstance(part, Attention):
+            part.k.weight.copy_(part.q.weight)
 
 
 def xavier(width_in: int, width_out: int, *, bias: bool = True) -> nn.Linear:

@@ -1,8 +1,11 @@
-"""The transformer of TiTok (Yu et al., arXiv 2406.07550): patches and latent tokens in one sequence, all seeing all."""
+"""The transformer of TiTok (Yu et al., arXiv 2406.07550): full attention over patches and latent tokens together."""
 
 import torch
+from timm.layers import Attention
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+
+from .transformer import init_linear
 
 
 class JointTransformer(nn.Module):
@@ -21,14 +24,17 @@ class JointTransformer(nn.Module):
         )
         self.norm_out = nn.LayerNorm(width)
         init_linear(self, init_std)
-        for block in self.blocks:  # one matrix for q, k and v, as PyTorch's own attention starts it
-            nn.init.xavier_uniform_(block.attn.qkv.weight)
-            nn.init.zeros_(block.attn.qkv.bias)
-            nn.init.zeros_(block.attn.proj.bias)
+        for part in self._attentions():  # one matrix for q, k and v, as PyTorch's own attention starts it
+            nn.init.xavier_uniform_(part.qkv.weight)
+            nn.init.zeros_(part.qkv.bias)
+            nn.init.zeros_(part.proj.bias)
 
     def attentions(self) -> list[nn.Linear]:
         """The layers that make q, k and v."""
-        return [block.attn.qkv for block in self.blocks]
+        return [part.qkv for part in self._attentions()]
+
+    def _attentions(self) -> list[Attention]:
+        return [part for part in self.modules() if isinstance(part, Attention)]
 
     def forward(self, x_BND: Tensor, visible_BN: Tensor | None = None) -> Tensor:
         """visible_BN: False at places that no token may look at."""
@@ -37,17 +43,6 @@ class JointTransformer(nn.Module):
         for block in self.blocks:
             x_BND = block(x_BND, attn_mask=mask)
         return x_BND
-
-
-def init_linear(module: nn.Module, std: float | None) -> None:
-    """What TiTok does to every linear layer and convolution, with 0.02; null leaves them as PyTorch starts them."""
-    if std is None:
-        return
-    for part in module.modules():
-        if isinstance(part, (nn.Linear, nn.Conv2d)):
-            nn.init.normal_(part.weight, std=std)  # published: cut off at 2, a hundred deviations away
-            if part.bias is not None:
-                nn.init.zeros_(part.bias)
 
 
 def learned(*shape: int, std: float | None) -> nn.Parameter:

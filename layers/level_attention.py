@@ -10,11 +10,14 @@ from torch import Tensor, nn
 
 
 class LevelMask(nn.Module):
-    """levels: one a token; a query sees every key of no higher level than its own.
+    """levels: one per token; a query sees every key of no higher level than its own.
 
     `[0] * patches + [1, 2, 3, ...]` is the causal_last of FlexTok (arXiv 2502.13967): patches see patches, register
-    i all patches and registers up to i. One number a scale is the block-causal mask of coarse-to-fine tokenizers.
+    i all patches and registers up to i. One number per scale is the block-causal mask of coarse-to-fine tokenizers.
     """
+
+    levels: Tensor
+    dense_NN: Tensor
 
     def __init__(self, *, levels: Sequence[int]) -> None:
         super().__init__()
@@ -24,7 +27,7 @@ class LevelMask(nn.Module):
         self.blocks_of_device: dict[torch.device, Any] = {}
 
     def blocks(self) -> Any:
-        """The same mask for flex_attention, made once a device."""
+        """The same mask for flex_attention, made once per device."""
         from torch.nn.attention.flex_attention import create_block_mask
 
         levels, length = self.levels, len(self.levels)

@@ -1,4 +1,4 @@
-"""LLaMA's blocks with positions of three axes: those of Instella-T2I's binary tokenizer (arXiv 2506.21022)."""
+"""LLaMA blocks with rotary positions of three axes, as in Instella-T2I's binary tokenizer (arXiv 2506.21022)."""
 
 from collections.abc import Sequence
 
@@ -37,7 +37,7 @@ class RotaryBlock(nn.Module):
 class ThreeAxes(nn.Module):
     """Channels of a head in three shares: the first turns with a latent's number, the others with row and column.
 
-    Both stand at 0 on the other's axes. span: grid coordinates are stretched so that any picture spans 0 to span - 1.
+    Both stand at 0 on the other's axes. span: grid coordinates are stretched so that any image spans 0 to span - 1.
     """
 
     def __init__(self, *, axes: Sequence[int], theta: float = 10000.0) -> None:

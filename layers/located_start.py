@@ -1,6 +1,6 @@
-"""A start from which a small ViT with latent tokens learns in minutes: tokens have places, and look where they stand.
+"""Sine-cosine positions and matched q and k at the start: a small ViT with latent tokens then trains in minutes.
 
-TiTok's own start (random positions, N(0, 0.02) weights) leaves a narrow model painting the picture's mean colour for
+TiTok's own start (random positions, N(0, 0.02) weights) leaves a narrow model decoding the image's mean colour for
 thousands of updates: attention is uniform, every latent says the same, and neither side has a reason to change.
 """
 

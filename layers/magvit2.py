@@ -9,9 +9,9 @@ from .resnet import ResBlock
 
 
 class AdaptiveGroupNorm(nn.Module):
-    """Group norm whose scale and shift are read off the spread and the mean of the codes over the picture.
+    """Group norm whose scale and shift are computed from the deviation and the mean of the codes over the image.
 
-    They are statistics of all positions, so a picture decoded in tiles gets other colours than in one piece.
+    They are statistics of all positions, so an image decoded in tiles gets other colours than in one piece.
     """
 
     def __init__(self, *, channels: int, style_channels: int) -> None:

@@ -1,17 +1,17 @@
-"""The body of TiTok's decoder (Yu et al., arXiv 2406.07550): a mask token a patch, then latent tokens, then text."""
+"""The ViT in TiTok's decoder (Yu et al., arXiv 2406.07550): one mask token per patch, latent tokens, then text."""
 
 import torch
 from torch import Tensor, nn
 
-from ..common.errors import UserError
 from ..common.types import Grid, Stream
-from .joint_transformer import JointTransformer, init_linear, learned
+from .joint_transformer import JointTransformer, learned
 from .located_start import sincos_places, start_located, token_grid
 from .masking import seen_tokens
+from .transformer import init_linear
 
 
 class MaskTokenViT(nn.Module):
-    """Latent tokens [B, n, dim], n up to num_tokens, to one vector a patch [B, h w, width].
+    """Latent tokens [B, n, dim], n up to num_tokens, to one vector per patch [B, h w, width].
 
     condition_dim, condition_tokens: width and length of the text features at the end of the sequence (TA-TiTok).
     position_std: of tokens and positions at the start; null: width ** -0.5. init_std: of linear layers;
@@ -43,7 +43,8 @@ class MaskTokenViT(nn.Module):
         self.class_token = learned(1, 1, width, std=position_std) if class_token else None
         self.positions = learned(class_token + patches, width, std=position_std)
         self.latent_positions = learned(num_tokens, width, std=position_std)
-        self.condition_embed = self.condition_positions = None
+        self.condition_embed: nn.Linear | None = None
+        self.condition_positions: nn.Parameter | None = None
         if condition_dim is not None:
             self.condition_embed = nn.Linear(condition_dim, width)
             self.condition_positions = learned(condition_tokens, width, std=position_std)
@@ -60,8 +61,8 @@ class MaskTokenViT(nn.Module):
         x_BND, visible_BN = seen_tokens(stream)
         batch, length = x_BND.shape[:2]
         if length > self.num_tokens:
-            raise UserError(
-                f"tokenizer.decoder.num_tokens={self.num_tokens}: {length} tokens came; give the encoder's number"
+            raise ValueError(
+                f"num_tokens={self.num_tokens} in the decoder, but {length} tokens; give the encoder's number"
             )
         patches = self.grid[0] * self.grid[1]
         picture = self.mask_token.expand(batch, patches, -1)
@@ -78,10 +79,11 @@ class MaskTokenViT(nn.Module):
         return self.transformer.norm_out(out[:, first : first + patches])
 
     def _placed_conditions(self, conditions: Tensor | None, batch: int) -> Tensor:
+        assert self.condition_embed is not None and self.condition_positions is not None
         assert conditions is not None, "Tokenizer.decode asks for them"
         if conditions.ndim != 3 or len(conditions) != batch or conditions.shape[1] > self.condition_tokens:
-            raise UserError(
+            raise ValueError(
                 f"conditions have shape {list(conditions.shape)}; expected [{batch}, up to {self.condition_tokens}, "
-                f"{self.condition_embed.in_features}], one row a picture"
+                f"{self.condition_embed.in_features}], one row per image"
             )
         return self.condition_embed(conditions) + self.condition_positions[: conditions.shape[1]]

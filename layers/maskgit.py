@@ -11,8 +11,8 @@ from .resnet import group_norm
 class MaskgitResBlock(nn.Module):
     """norm, SiLU, 3x3 convolution without bias, twice.
 
-    Where the width changes, the 1x1 convolution works on the branch and the block's own input is dropped: a slip of
-    the published network that its weights have learned with. Nothing else should be built on this block.
+    Where the width changes, the 1x1 convolution works on the branch and the block's own input is dropped: a mistake
+    of the published network that its weights were trained with. Nothing else should be built on this block.
     """
 
     def __init__(self, *, channels_in: int, channels_out: int, dropout: float = 0.0) -> None:

@@ -1,4 +1,4 @@
-"""Tokens that are not there: what a decoder is given in their place."""
+"""Masked tokens: what a decoder is given in their place."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from ..common.types import Stream
 
 
 def with_mask_vector(x_BND: Tensor, mask_BN: Tensor | None, vector_D: Tensor) -> Tensor:
-    """What decoders of a fixed length do about tokens that are not there."""
+    """Masked tokens replaced by a learned vector, for decoders of a fixed length."""
     return x_BND if mask_BN is None else torch.where(mask_BN[..., None], x_BND, vector_D.to(x_BND.dtype))
 
 
@@ -22,7 +22,7 @@ def hidden_as_zero(stream: Stream) -> Stream:
 
 
 def seen_tokens(stream: Stream) -> tuple[Tensor, Tensor | None]:
-    """Tokens and mask, for decoders of any length; outside training, places that no picture uses are cut off."""
+    """Tokens and mask, for decoders of any length; outside training, positions that no sample uses are cut off."""
     x_BND, mask_BN = stream.x_BND, stream.mask_BN
     if mask_BN is None or x_BND.requires_grad or isinstance(x_BND, FakeTensor):
         return x_BND, mask_BN

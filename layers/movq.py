@@ -10,7 +10,7 @@ from .resnet import ResBlock, SpatialAttention, group_norm
 
 
 class SpatialNorm(nn.Module):
-    """Group norm, then scale and shift that codes say for every place (eq. 4)."""
+    """Group norm, then a scale and shift per position computed from the codes (eq. 4)."""
 
     def __init__(self, *, channels: int, code_dim: int) -> None:
         super().__init__()
@@ -24,28 +24,20 @@ class SpatialNorm(nn.Module):
 
 
 class SpatialResBlock(ResBlock):
-    """A residual block whose norms read the codes."""
+    """A residual block whose norms read the codes: forward(x_BCHW, codes_BDhw)."""
 
     def __init__(self, *, channels_in: int, channels_out: int, code_dim: int, dropout: float = 0.0) -> None:
         super().__init__(channels_in=channels_in, channels_out=channels_out, dropout=dropout)
         self.norm1 = SpatialNorm(channels=channels_in, code_dim=code_dim)
         self.norm2 = SpatialNorm(channels=channels_out, code_dim=code_dim)
 
-    def forward(self, x_BCHW: Tensor, codes_BDhw: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x_BCHW, codes_BDhw)))
-        h = self.conv2(self.dropout(F.silu(self.norm2(h, codes_BDhw))))
-        return self.skip(x_BCHW) + h
-
 
 class SpatialNormAttention(SpatialAttention):
-    """One head over all places behind a norm that reads the codes."""
+    """One head over all places behind a norm that reads the codes: forward(x_BCHW, codes_BDhw)."""
 
     def __init__(self, *, channels: int, code_dim: int) -> None:
         super().__init__(channels=channels)
         self.norm = SpatialNorm(channels=channels, code_dim=code_dim)
-
-    def forward(self, x_BCHW: Tensor, codes_BDhw: Tensor) -> Tensor:
-        return x_BCHW + self.attend(self.norm(x_BCHW, codes_BDhw))
 
 
 class UnshuffleDown(nn.Module):

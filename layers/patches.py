@@ -1,4 +1,4 @@
-"""Pictures to sequences of patches and back, and the fixed positions of a grid of them."""
+"""Images to sequences of patches and back, and fixed sine-cosine positions of a grid."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Where the tokens of a prefix stand at first: from the whole picture to ever smaller parts of it."""
+"""Initial positions of prefix tokens: from the whole image to ever smaller parts of it."""
 
 from torch import Tensor
 
@@ -7,9 +7,9 @@ from .qformer import pyramid
 
 
 def prefix_places(num_tokens: int, width: int) -> Tensor:
-    """[num_tokens, width]: mean places over the picture, twice, then over halves, quarters ...
+    """[num_tokens, width]: mean positions over the image, twice, then over halves, quarters ...
 
-    Every prefix of 1, 2, 4 ... tokens but the second so covers the picture once more, at twice as many places.
+    Every prefix of 1, 2, 4 ... tokens but the second so covers the image once more, at twice as many positions.
     """
     if num_tokens & (num_tokens - 1):
         raise ValueError(f"num_tokens={num_tokens}: a located start needs a power of two")

@@ -54,9 +54,9 @@ class QFormerBlock(nn.Module):
 
 
 def pyramid(x_BCHW: Tensor, tokens: int) -> Tensor:
-    """[B, tokens, C]: means over the picture, its halves, its quarters ...: 1, 1, 2, 4 ... tokens / 2 of them.
+    """[B, tokens, C]: means over the image, its halves, its quarters ...: 1, 1, 2, 4 ... tokens / 2 of them.
 
-    The width is split first, then the height, in turns: GigaTok's first queries.
+    The width is split first, then the height, alternately: GigaTok's first queries.
     """
     height, width = x_BCHW.shape[-2:]
     groups = [x_BCHW.mean(dim=(2, 3))[:, None]]
@@ -74,11 +74,3 @@ def check_pyramid(tokens: int, grid: tuple[int, int]) -> None:
         raise ValueError(
             f"num_tokens={tokens}: a power of two whose halvings divide the grid {grid[0]}x{grid[1]} of the features"
         )
-
-
-def init_as_published(module: nn.Module) -> None:
-    """Normal of deviation 0.02 everywhere, biases zero. (Published as truncated, but at a hundred deviations.)"""
-    for part in module.modules():
-        if isinstance(part, nn.Linear | nn.Conv2d):
-            nn.init.normal_(part.weight, std=0.02)
-            nn.init.zeros_(part.bias)

@@ -18,16 +18,16 @@ class ResBlock(nn.Module):
     def __init__(self, *, channels_in: int, channels_out: int, dropout: float = 0.0, bias: bool = True) -> None:
         super().__init__()
         same_width = channels_in == channels_out
-        self.norm1 = group_norm(channels_in)
+        self.norm1: nn.Module = group_norm(channels_in)
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=bias)
-        self.norm2 = group_norm(channels_out)
+        self.norm2: nn.Module = group_norm(channels_out)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=bias)
         self.skip = nn.Identity() if same_width else nn.Conv2d(channels_in, channels_out, 1, bias=bias)
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x_BCHW)))
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+    def forward(self, x_BCHW: Tensor, *read_by_norms: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x_BCHW, *read_by_norms)))
+        h = self.conv2(self.dropout(F.silu(self.norm2(h, *read_by_norms))))
         return self.skip(x_BCHW) + h
 
 
@@ -36,19 +36,17 @@ class SpatialAttention(nn.Module):
 
     def __init__(self, *, channels: int) -> None:
         super().__init__()
-        self.norm = group_norm(channels)
+        self.norm: nn.Module = group_norm(channels)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
         self.project = nn.Conv2d(channels, channels, 1)
 
-    def attend(self, normed_BCHW: Tensor) -> Tensor:
+    def forward(self, x_BCHW: Tensor, *read_by_norm: Tensor) -> Tensor:
+        normed_BCHW = self.norm(x_BCHW, *read_by_norm)
         q, k, v = (to_tokens(layer(normed_BCHW)) for layer in (self.q, self.k, self.v))
         attended_BND = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
-        return self.project(to_grid(attended_BND, normed_BCHW.shape[-2:]))
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        return x_BCHW + self.attend(self.norm(x_BCHW))
+        return x_BCHW + self.project(to_grid(attended_BND, x_BCHW.shape[-2:]))
 
 
 class Downsample(nn.Module):

@@ -1,4 +1,4 @@
-"""A few blocks with rotary positions between two linear layers: ILLUME+'s way from a tower to codes, and back."""
+"""Rotary transformer adapter between tower and code widths (ILLUME+, arXiv 2504.01934)."""
 
 from torch import Tensor, nn
 

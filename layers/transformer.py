@@ -54,7 +54,7 @@ class GatedMlp(nn.Module):
 class SelfAttention(nn.Module):
     """All tokens to all tokens. `rotation`, where given: (cos, sin) of each token's angles, [N, width / heads].
 
-    key_bias: off in BEiT's blocks; a key's bias moves all scores of a query alike, so it says nothing.
+    key_bias: off in BEiT's blocks; a key's bias moves all scores of a query alike, so it has no effect.
     """
 
     def __init__(self, *, width: int, num_heads: int, key_bias: bool = True) -> None:
@@ -110,10 +110,23 @@ class Block(nn.Module):
         return branch_BND * kept_B11 / (1 - self.drop_path)
 
 
-def init_transformer(module: nn.Module) -> None:
-    """Linear layers from a normal of 0.02, biases zero, as ViTs start."""
+def init_linear(
+    module: nn.Module,
+    std: float | None = 0.02,
+    *,
+    kinds: tuple[type[nn.Linear | nn.Conv2d], ...] = (nn.Linear, nn.Conv2d),
+) -> None:
+    """Weights from a normal of deviation `std`, biases zero; null leaves them as PyTorch starts them.
+
+    What TiTok and GigaTok do with 0.02 (published as truncated, but at a hundred deviations).
+    """
     for part in module.modules():
-        if isinstance(part, nn.Linear):
-            nn.init.normal_(part.weight, std=0.02)
+        if std is not None and isinstance(part, kinds):
+            nn.init.normal_(part.weight, std=std)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
+
+
+def init_transformer(module: nn.Module) -> None:
+    """As ViTs start: convolutions keep PyTorch's own start."""
+    init_linear(module, kinds=(nn.Linear,))

@@ -26,9 +26,9 @@ def check_ibq(config: Mapping[str, Any], io: Tensors, weights: Tensors | None) -
     z_BDhw = io["z"].clone().requires_grad_()
     with torch.enable_grad():
         quantizer.codebook.data.copy_(io["codebook"])
-        grid = z_BDhw.shape[-2:]
+        grid = (z_BDhw.shape[2], z_BDhw.shape[3])
         tokens_BND = z_BDhw.flatten(2).transpose(1, 2)
-        out = quantizer({"main": Stream(tokens_BND, tuple(grid))})
+        out = quantizer({"main": Stream(tokens_BND, grid)})
         quantized = out.codes["main"].x_BND.transpose(1, 2).unflatten(2, grid)
         per_token, of_mean = dot_entropies(tokens_BND.flatten(0, 1), quantizer.codebook, facts["entropy_temperature"])
         sample_weight, batch_weight = (facts[f"{k}_weight"] for k in ("sample_minimization", "batch_maximization"))

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..common.arguments import Arguments
+from ..common.cores import usable_cores
+from ..common.files import cache_folder
 from .shared.run_verdict import Line, check_run
 
 EXAMPLES = ("imtok doctor", "imtok doctor runs/quickstart/STAMP")
@@ -57,15 +59,11 @@ def _torch() -> list[Line]:
         lines.append(Line(None, "cuda", "none that torch sees; training runs on the CPU"))
     from imtok.common.precision import has_matrix_units
 
-    said = f"{_cores()} cores for this process, torch uses {torch.get_num_threads()} threads; "
+    said = f"{usable_cores()} cores for this process, torch uses {torch.get_num_threads()} threads; "
     fast = has_matrix_units("bf16", "cpu")
     said += "bf16 matrix units (AMX)" if fast else "no bf16 matrix units: trainer.precision=fp32 is far quicker here"
     lines.append(Line(None, "cpu", said))
     return lines
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _memory() -> Line:
@@ -94,9 +92,7 @@ def _optional() -> list[Line]:
 
 
 def _cache() -> Line:
-    from .recipes import cache_file
-
-    folder = cache_file().parent
+    folder = cache_folder()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     return Line(os.access(existing, os.W_OK), "cache", str(folder), "not writable: set IMTOK_CACHE=DIR")
 

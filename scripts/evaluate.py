@@ -90,7 +90,7 @@ def run(argv: Sequence[str]) -> int:
     resolved = OmegaConf.to_container(config, resolve=True)
     protocol = build(resolved["protocol"], key="protocol")
     check_required(config.require, protocol)
-    data = build_data(resolved["data"])
+    data = build(resolved["data"], key="data")
     if exported["tokenizer"].get("conditioner"):
         data.take_captioned("the model's tokenizer.conditioner", used=[split])
     training = {k: v for k, v in exported.get("training", {}).items() if isinstance(v, str | int | float | bool)}
@@ -143,14 +143,6 @@ def composed(argv: Sequence[str]) -> "DictConfig":
         initialize_config_module("imtok.configs", version_base="1.3", job_name="evaluate"),
     ):
         return compose("evaluate", overrides=list(argv))
-
-
-def build_data(node: dict[str, Any]) -> Any:
-    """The data module; keys that only feed interpolations are the YAML's own and no arguments."""
-    from imtok.common.build import build, locate
-
-    aliases = getattr(locate(node["_target_"], key="data"), "yaml_aliases", ())
-    return build({k: v for k, v in node.items() if k not in aliases}, key="data")
 
 
 def square_size(size: Sequence[int]) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from ..common.arguments import Arguments
 from ..common.console import codebook_words
 from ..common.errors import one_line
+from ..common.files import cache_folder
 
 COMPUTED = ("tokens", "codebook", "bits", "parameters", "image_size")
 
@@ -24,11 +25,6 @@ def experiment_files() -> list[Path]:
     """Also those of several stages, a folder each; shared/ holds what experiments have in common, and none itself."""
     folder = experiments_folder()
     return sorted(f for f in folder.rglob("*.yaml") if f.relative_to(folder).parts[0] != "shared")
-
-
-def cache_file() -> Path:
-    base = os.environ.get("IMTOK_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imtok"
-    return Path(base) / "recipes.json"
 
 
 def fingerprint() -> str:
@@ -78,7 +74,7 @@ def header(path: Path) -> dict[str, Any]:
 
 def recipes() -> list[dict[str, Any]]:
     """A row an experiment; sizes come from the cache while no YAML and no part has changed."""
-    key, path = fingerprint(), cache_file()
+    key, path = fingerprint(), cache_folder() / "recipes.json"
     try:
         cached = json.loads(path.read_text())
         known: dict[str, Any] = cached["sizes"] if cached["key"] == key else {}

@@ -124,7 +124,7 @@ class Tokenizer(nn.Module):
         return self.conditioner(batch["caption"])
 
     @property
-    def last_layer(self) -> nn.Parameter | None:
+    def last_layer(self) -> Tensor | None:
         return self.decoder.last_layer
 
     def set_update(self, update: int) -> None:

@@ -52,8 +52,8 @@ def is_current(name: str, folder: Path) -> bool:
 
 def reads_one_stream(name: str) -> bool:
     node = yaml.safe_load((YAMLS / f"{name}.yaml").read_text())
-    streams = node.get("quantizers") or locate(node["_target_"], key="tokenizer.quantizer").reads
-    return list(streams) == ["main"]
+    quantizer: Any = locate(node["_target_"], key="tokenizer.quantizer")
+    return list(node.get("quantizers") or quantizer.reads) == ["main"]
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from imtok.common.cores import usable_cores
 from imtok.configs.compose import compose_config
 
 RUNS = ("quickstart", "quickstart_dual", "quickstart_clip")
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="a new folder for the runs, or one of this script to go on in")
     parser.add_argument("--only", nargs="*", default=RUNS, choices=RUNS)
     parser.add_argument("--scale", type=float, default=1.0, help="of all numbers of updates")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=usable_cores())
     options = parser.parse_args()
     folder = options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)

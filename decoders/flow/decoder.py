@@ -1,7 +1,7 @@
-"""A rectified-flow transformer that draws a picture, or a VAE's latents, from noise and codes: FlexTok's decoder."""
+"""FlexTok's decoder: a rectified-flow transformer from noise and codes to an image or a VAE's latents."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from ...layers.patches import from_patches, grid_of, sincos_grid, to_patches
 from ...layers.prefix_places import prefix_places
 from ..base import Decoder
 from ..noise import picture_noise
+from .guidance import Guidance
 from .rectified import logit_normal_times, on_the_line, step_times, time_waves, velocity_of_line, velocity_to
 from .samplers import SAMPLERS
 
@@ -22,23 +23,24 @@ from .samplers import SAMPLERS
 class FlowDecoder(Decoder):
     """Bachmann et al., arXiv 2502.13967, section 3.2: noisy patches and codes in one sequence, adaLN-zero by time.
 
-    dim: width of the codes. num_tokens: of how many there are at most; dropped ones become a learned mask vector.
-    input_size, out_channels: of what is drawn, pictures or a VAE's latents; given by the tokenizer.
+    dim: width of the codes. num_tokens: how many there are at most; dropped ones become a learned mask vector.
+    input_size, out_channels: of what is sampled, images or a VAE's latents; given by the tokenizer.
     position_std, gate_start, patch_gain: of the codes' learned positions, of adaLN's gates and of the noisy patches'
         embedding at first; 0.5, 1.0 and 0.2 where training is short: then codes are read before the noise is.
-    located_start: codes stand in the picture at first, as the encoder's registers do with the same switch (see there);
+    located_start: codes have positions in the image at first, as the encoder's registers do with the same switch;
         position_std is then what they differ by besides.
-    time_waves: numbers that say the time, before a small MLP. condition_dropout: share of training samples that learn
-        to do without codes, which guidance needs.
+    time_waves: sines and cosines of the time, before a small MLP. condition_dropout: share of training samples
+        without codes, which guidance needs.
     time_mean, time_deviation: training times are the sigmoid of such a normal.
-    predicts: what the last layer says: the velocity, or the data, from which the velocity follows. A patch of pixels
+    predicts: output of the last layer: the velocity, or the data, from which the velocity follows. A patch of pixels
         has more channels than the transformer is wide, so that its noise cannot pass; its data can (arXiv 2511.13720).
     Sampling, all part of the export: sampler euler or heun, steps, time_shift (above 1: more steps near the noise),
     guidance (a module, None: none) and noise_seed.
     """
 
-    loss_names: ClassVar[tuple[str, ...]] = ("velocity",)
-    cheap_sample: ClassVar[bool] = False
+    positions_ND: Tensor
+    loss_names = ("velocity",)
+    cheap_sample = False
     draws_noise = True
 
     def __init__(
@@ -61,17 +63,13 @@ class FlowDecoder(Decoder):
         time_mean: float = 0.0,
         time_deviation: float = 1.0,
         predicts: Literal["velocity", "data"] = "velocity",
-        sampler: str = "euler",
+        sampler: Literal["euler", "heun"] = "euler",
         steps: int = 20,
         time_shift: float = 1.0,
-        guidance: nn.Module | None = None,
+        guidance: Guidance | None = None,
         noise_seed: int = 0,
     ) -> None:
         super().__init__()
-        if sampler not in SAMPLERS:
-            raise ValueError(f"sampler={sampler}: expected {' or '.join(SAMPLERS)}")
-        if predicts not in ("velocity", "data"):
-            raise ValueError(f"predicts={predicts}: expected velocity or data")
         if steps < 1:
             raise ValueError(f"steps={steps}: 1 or more")
         if not 0 <= condition_dropout < 1:
@@ -103,7 +101,7 @@ class FlowDecoder(Decoder):
         )
         if located_start:
             with torch.no_grad():
-                self.token_positions += prefix_places(num_tokens, width)
+                self.token_positions.add_(prefix_places(num_tokens, width))
                 match_like_with_like(self.blocks)
         self.modulation = zeroed(width, 2 * width)
         self.to_patches = zeroed(width, out_channels * patch_size**2)
@@ -126,7 +124,7 @@ class FlowDecoder(Decoder):
             return said_BCHW
         return velocity_to(said_BCHW.float(), x_BCHW, times_B)
 
-    def training_losses(self, codes: Latents, images: Tensor) -> dict[str, Tensor]:
+    def training_losses(self, codes: Latents, images: Tensor, conditions: Tensor | None = None) -> dict[str, Tensor]:
         registers = self.registers(codes)
         dropped_B = torch.rand(len(images), device=images.device) < self.condition_dropout
         registers = torch.where(dropped_B[:, None, None], self.no_codes.to(registers.dtype), registers)

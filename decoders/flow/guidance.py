@@ -1,5 +1,6 @@
-"""Guidance: what the codes change in the velocity, exaggerated."""
+"""Guidance: amplifies the difference that the codes make to the velocity."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch.nn.functional as F
@@ -8,7 +9,15 @@ from torch import Tensor, nn
 Guide = Callable[[Tensor, Tensor], Tensor]  # (velocity with codes, velocity without) -> velocity to walk
 
 
-class ClassifierFreeGuidance(nn.Module):
+class Guidance(nn.Module, ABC):
+    scale: float  # 1 is no guidance
+
+    @abstractmethod
+    def start(self) -> Guide:
+        """A guide for one image."""
+
+
+class ClassifierFreeGuidance(Guidance):
     """Ho and Salimans, arXiv 2207.12598: v = v0 + scale (v1 - v0)."""
 
     def __init__(self, *, scale: float = 1.0) -> None:
@@ -22,11 +31,11 @@ class ClassifierFreeGuidance(nn.Module):
         return f"classifier-free, scale {self.scale:g}"
 
 
-class AdaptiveProjectedGuidance(nn.Module):
+class AdaptiveProjectedGuidance(Guidance):
     """Sadat et al., arXiv 2410.02416: of the difference only what is orthogonal to the prediction counts in full.
 
-    momentum: share of the previous differences that is added (negative: it is taken away). threshold: longest
-    difference of a picture, as an L2 norm. parallel: share of the difference along the prediction that is kept.
+    momentum: share of the previous differences that is added (negative: it is subtracted). threshold: largest
+    difference of an image, as an L2 norm. parallel: share of the difference along the prediction that is kept.
     """
 
     def __init__(

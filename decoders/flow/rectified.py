@@ -28,7 +28,7 @@ def logit_normal_times(batch: int, *, mean: float, deviation: float, device: tor
 
 
 def shifted(t: float, shift: float) -> float:
-    """Above 1: more of the way is spent near the noise, as larger pictures need (arXiv 2403.03206, eq. 23)."""
+    """Above 1: more steps near the noise, as larger images need (arXiv 2403.03206, eq. 23)."""
     return shift * t / (1 + (shift - 1) * t)
 
 

@@ -1,1 +1,1 @@
-"""Heads: what else is read from the codes beside the picture."""
+"""Heads: other outputs than the image, computed from the codes."""

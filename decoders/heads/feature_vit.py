@@ -1,4 +1,4 @@
-"""Features of a teacher from codes, through a few transformer blocks: VQ-KD's decoder (BEiT v2, arXiv 2208.06366)."""
+"""ViT head that predicts a teacher's features: VQ-KD's decoder (BEiT v2, arXiv 2208.06366)."""
 
 from collections.abc import Mapping, Sequence
 

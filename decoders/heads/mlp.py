@@ -1,4 +1,4 @@
-"""A head of linear layers on one stream's codes, a token at a time."""
+"""MLP head on one stream's codes, per token."""
 
 from collections.abc import Mapping
 
@@ -24,9 +24,8 @@ class MLPHead(Head):
         super().__init__()
         if depth < 1:
             raise ValueError(f"depth={depth}: at least 1")
-        self.dim = dim if isinstance(dim, int) else dict(dim)
+        self.dim, self.out_dim = dim, out_dim
         self.stream, width = width_of(dim, stream)
-        self.out_dim = out_dim
         sizes = [width, *[hidden] * (depth - 1), out_dim]
         layers: list[nn.Module] = []
         for number in range(depth):

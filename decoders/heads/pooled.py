@@ -1,4 +1,4 @@
-"""One vector an image from the mean of its codes: what UniTok, MedITok align with text."""
+"""Pooled head: one vector per image from the mean of its codes, which UniTok and MedITok align with text."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from .streams import width_of
 
 
 class PooledHead(Head):
-    """Mean over the tokens of a stream, layer norm, linear. It reads codes, so what it says went through the quantizer.
+    """Mean over the tokens of a stream, layer norm, linear. It reads codes, so its output went through the quantizer.
 
     out_dim: of the embedding space, the text tower's. stream: whose codes; null is the only one.
     """

@@ -1,4 +1,4 @@
-"""Features of a tower from codes, through blocks with rotary positions (ILLUME+'s DualViTok, arXiv 2504.01934)."""
+"""Rotary transformer head that predicts a tower's features (ILLUME+'s DualViTok, arXiv 2504.01934)."""
 
 from collections.abc import Mapping
 

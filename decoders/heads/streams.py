@@ -1,4 +1,4 @@
-"""Which stream a head reads, and how wide it is."""
+"""Name and width of the stream that a head reads."""
 
 from collections.abc import Mapping
 

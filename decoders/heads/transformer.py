@@ -1,4 +1,4 @@
-"""A head of transformer blocks on one stream's codes: features of a teacher are rarely a token's own affair."""
+"""Transformer head on one stream's codes, which mixes tokens."""
 
 from collections.abc import Mapping, Sequence
 
@@ -31,9 +31,8 @@ class TransformerHead(Head):
         super().__init__()
         if width % num_heads:
             raise ValueError(f"num_heads={num_heads}: width={width} cannot be split into that many heads")
-        self.dim = dim if isinstance(dim, int) else dict(dim)
+        self.dim, self.out_dim = dim, out_dim
         self.stream, code_width = width_of(dim, stream)
-        self.out_dim = out_dim
         self.project_in = nn.Linear(code_width, width)
         count = num_tokens if num_tokens is None or isinstance(num_tokens, int) else num_tokens[0] * num_tokens[1]
         self.positions = nn.Parameter(torch.randn(1, count, width) * 0.02) if count else None

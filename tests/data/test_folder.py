@@ -98,5 +98,5 @@ def test_unusable_folders_in_one_line(tmp_path, make, said):
 
 @pytest.mark.parametrize("wrong", [{"root": None}, {"val_fraction": 0}, {"val_fraction": 1.0}, {"max_val": 0}])
 def test_unusable_settings(wrong):
-    with pytest.raises(UserError, match=f"data.{next(iter(wrong))}"):
+    with pytest.raises(ValueError, match=f"^{next(iter(wrong))}="):
         FolderImages(**({"root": "x"} | wrong))

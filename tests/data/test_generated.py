@@ -1,15 +1,13 @@
 import pickle
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 
-import imtok.configs
 from imtok.common.build import build
 from imtok.common.errors import UserError
+from imtok.configs.compose import compose_config
 from imtok.data import generated_cache
 from imtok.data.datamodule import ImageData
 from imtok.data.generated import GeneratedImages
@@ -144,26 +142,40 @@ def test_pictures_use_the_whole_range_and_differ(sample):
 
 @pytest.mark.parametrize("name", ["generated", "folder", "imagenet", "imagenette", "cifar10"])
 def test_every_yaml_builds_and_explains_itself(name, tmp_path):
-    file = Path(imtok.configs.__file__).parent / "data" / f"{name}.yaml"
-    config = OmegaConf.create({"seed": 0, "data": OmegaConf.load(file)})
-    assert {"image_size", "batch_size", "eval_batch_size", "num_workers", "seed", "tiny"} <= set(config.data)
-    for key, value in config.data.tiny.items():
-        assert key in config.data
-        config.data[key] = value
-    if "root" in config.data:
-        with pytest.raises(UserError, match=r"data.root is not set"):
-            build(OmegaConf.to_container(config.data, resolve=True), key="data")
-        config.data.root = str(tmp_path)
-    data = build(OmegaConf.to_container(config.data, resolve=True), key="data")
+    words = [f"data={name}", "debug=tiny"]
+    node = compose_config("train", words)["data"]
+    assert {"image_size", "batch_size", "eval_batch_size", "num_workers", "seed", "tiny"} <= set(node)
+    assert set(node["tiny"]) <= set(node)
+    if "root" in node:
+        with pytest.raises(UserError, match=r"^data.source.root=null: give data.root=DIR"):
+            build(node, key="data")
+        node = compose_config("train", [*words, f"data.root={tmp_path}"])["data"]
+    data = build(node, key="data")
     assert data.batch_size == 2 and data.train_crop.size == data.image_size
     if name == "generated":
         batch = next(iter(data.train_loader(num_batches=1)))
-        assert batch["image"].shape == (2, 3, 256, 256) and len(batch["caption"]) == 2
+        assert batch["image"].shape == (2, 3, 32, 32) and len(batch["caption"]) == 2
+
+
+def test_settings_beside_the_source_feed_it_and_others_are_refused() -> None:
+    """A new data source is a class and a YAML: no list names its settings."""
+    node = {
+        "_target_": "imtok.data.datamodule.ImageData",
+        "source": {"_target_": f"{GeneratedImages.__module__}.GeneratedImages"},
+    }
+    with pytest.raises(UserError, match=r"^data.count=4: ImageData has no such setting"):
+        build(node | {"count": 4}, key="data")
+    node["source"] |= {"count": 4}
+    assert build(node | {"count": 4}, key="data").source.recipes["train"].count == 4
+    with pytest.raises(UserError, match=r"^data.counts=4: ImageData has no such setting"):
+        build(node | {"counts": 4}, key="data")
+    with pytest.raises(UserError, match=r"^data.batch_size=0: a whole number"):
+        build(node | {"batch_size": 0}, key="data")
 
 
 @pytest.mark.parametrize("wrong", [{"count": 0}, {"image_size": 8}, {"text_share": 1.5}, {"seed": -1}])
 def test_unusable_settings(wrong):
-    with pytest.raises(UserError, match=f"data.{next(iter(wrong))}="):
+    with pytest.raises(ValueError, match=f"^{next(iter(wrong))}="):
         GeneratedImages(**wrong)
 
 

@@ -3,6 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
+from imtok.common.build import build
 from imtok.data.transforms import (
     AdmCentreCrop,
     AdmRandomCrop,
@@ -155,5 +156,5 @@ def test_impossible_settings(wrong):
 
 @pytest.mark.parametrize("crop", [RandomCrop, RandomResizedCrop])
 def test_an_unknown_filter_is_refused(crop):
-    with pytest.raises(ValueError, match="mode=lanczos: bicubic or bilinear"):
-        crop(size=32, mode="lanczos")
+    with pytest.raises(ValueError, match=r"crop.mode=lanczos: .* takes one of bicubic, bilinear"):
+        build({"_target_": f"imtok.data.transforms.{crop.__name__}", "size": 32, "mode": "lanczos"}, key="crop")

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...common.types import Latents, Stream, height_width
-from ...layers.qformer import QFormerBlock, check_pyramid, init_as_published, pyramid
+from ...layers.qformer import QFormerBlock, check_pyramid, pyramid
 from ...layers.resnet import Downsample, ResBlock, group_norm, level_widths, to_tokens
+from ...layers.transformer import init_linear
 from .base import FixedSizeEncoder
 
 
@@ -72,7 +73,7 @@ class CNNQFormerEncoder(FixedSizeEncoder):
         )
         self.norm = nn.LayerNorm(width)
         self.to_z = nn.Linear(width, z_channels)
-        init_as_published(self)
+        init_linear(self)
         self.project = nn.Linear(z_channels, dim)
 
     def features(self, images: Tensor) -> Tensor:

@@ -1,21 +1,17 @@
-from pathlib import Path
-
 import pytest
 import torch
-import yaml
 
 from imtok.common.build import build
 from imtok.common.errors import UserError
+from imtok.configs.compose import compose_config
 from imtok.losses.adversarial.adversary import Adversary
 from imtok.losses.adversarial.lecam import LeCam
 from imtok.losses.adversarial.patchgan import PatchGAN
 from imtok.losses.total import WeightedLosses
 
-YAML = Path(__file__).parents[3] / "configs/adversary/patchgan.yaml"
-
 
 def from_yaml(**changed):
-    node = yaml.safe_load(YAML.read_text())
+    node = compose_config("train", ["adversary=patchgan"])["adversary"]
     node["discriminator"] |= {"ndf": 4, "n_layers": 1}
     return build(node | changed, key="adversary")
 
@@ -252,8 +248,7 @@ def test_check_against_tokenizer_and_losses(FakeTokenizer):
 
 
 def test_none_is_null():
-    assert yaml.safe_load((YAML.parent / "none.yaml").read_text()) == {"adversary": None}
-    assert (YAML.parent / "none.yaml").read_text().startswith("# @package _global_\n")
+    assert compose_config("train", ["adversary=none"])["adversary"] is None
 
 
 def test_a_real_decoder_without_a_cheap_sample_is_refused(tokenizer_node, monkeypatch):
