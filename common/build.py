@@ -6,6 +6,7 @@ given `dim` for a part whose parent knows it, and it runs any callable, which a 
 
 import importlib
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -54,7 +55,7 @@ def build(node: Mapping[str, Any], *, key: str, trusted: bool | Sequence[str] = 
     key: where the node stands in the YAML, for error lines.
     given: arguments the caller knows (`dim=...`); the YAML may state them too and is then checked.
     trusted: False for configs that came with a checkpoint; or where their classes may be defined, if not in PARTS.
-    A class with `builds_own_parts = True` receives its nested nodes unbuilt.
+    A class with `builds_own_parts = True` receives its nested nodes unbuilt, one with `keeps_nodes` those it names.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise UserError(f"{key}: no _target_ here, so nothing says which class to build")
@@ -92,16 +93,20 @@ def build(node: Mapping[str, Any], *, key: str, trusted: bool | Sequence[str] = 
         if wanted:
             raise UserError(f"{key}.{name}={_shown(value)}: {cls.__name__} takes {wanted} here")
     if not getattr(cls, "builds_own_parts", False):
-        arguments = {k: _build_nested(v, key=f"{key}.{k}", trusted=trusted) for k, v in arguments.items()}
+        kept = getattr(cls, "keeps_nodes", ())
+        arguments |= {
+            k: _build_nested(v, key=f"{key}.{k}", trusted=trusted) for k, v in arguments.items() if k not in kept
+        }
     elif "trusted" in accepted:
         arguments["trusted"] = trusted
     try:
         return cls(**arguments)
-    except UserError:
-        raise
     except ValueError as error:
-        named = str(error).partition("=")[0] in accepted  # "channels=30: ..." is about a key of this node
-        raise UserError(f"{key}.{error}" if named else f"{key}: {error}") from error
+        named = re.split(r"[=.:]", str(error), maxsplit=1)[0] in accepted  # "channels=30: ..." is a key of this node
+        if isinstance(error, UserError) and not named:
+            raise  # it names its place itself
+        kind = type(error) if isinstance(error, UserError) else UserError
+        raise kind(f"{key}.{error}" if named else f"{key}: {error}") from error
     except (TypeError, RuntimeError, OverflowError, MemoryError, RecursionError) as error:
         said = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(

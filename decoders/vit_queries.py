@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..common.types import Latents
-from ..layers.timm_vit import TimmViT, patch_grid, start_from_pretrained
+from ..common.timm_weights import start_from
+from ..common.types import Latents, height_width
+from ..layers.timm_vit import TimmViT, patch_grid
 from .base import Decoder
 
 
@@ -35,7 +36,7 @@ class QueryViTDecoder(Decoder):
         super().__init__()
         self.dim = dim
         self.patch_size = patch_size
-        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        size = height_width(image_size)
         self.project = nn.Linear(dim, width)
         self.mask_token = nn.Parameter(torch.randn(1, 1, width) * 1e-6)
         self.sets = nn.Parameter(nn.init.normal_(torch.empty(2, width), std=(1 / width / 3) ** 0.5))
@@ -48,8 +49,7 @@ class QueryViTDecoder(Decoder):
             drop_path=drop_path,
         )
         self.to_pixels = nn.Linear(width, 3 * patch_size**2)
-        if pretrained is not None:
-            start_from_pretrained({"": self.vit}, pretrained, image_size=size, patch_size=patch_size)
+        start_from(self.vit, pretrained, img_size=size, patch_size=patch_size)
 
     def forward(self, codes: Latents) -> Tensor:
         stream = codes["main"]

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ...common.types import Latents, Stream, StreamShape
-from ...layers.timm_vit import TimmViT, patch_grid, start_from_pretrained
+from ...common.timm_weights import start_from
+from ...common.types import Latents, Stream, StreamShape, height_width
+from ...layers.timm_vit import TimmViT, patch_grid
 from .base import Encoder
 
 
@@ -44,7 +45,7 @@ class QueryViTEncoder(Encoder):
         self.dim = dim
         self.branches = branches
         self.latent_grid = (latent_side, latent_side)
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        self.image_size = height_width(image_size)
         grid = patch_grid(self.image_size, patch_size)
 
         self.patches = nn.Conv2d(3, width, patch_size, stride=patch_size)
@@ -55,9 +56,8 @@ class QueryViTEncoder(Encoder):
             width=width, depth=depth, num_heads=num_heads, grid=grid, layer_scale=layer_scale, drop_path=drop_path
         )
         self.project = nn.Linear(width, dim // branches)
-        if pretrained is not None:
-            parts = {"": self.vit, "patch_embed.proj.": self.patches}
-            start_from_pretrained(parts, pretrained, image_size=self.image_size, patch_size=patch_size)
+        parts = {"": self.vit, "patch_embed.proj.": self.patches}
+        start_from(parts, pretrained, img_size=self.image_size, patch_size=patch_size)
 
     def forward(self, images: Tensor) -> Latents:
         x_BND = self.patches(images).flatten(2).transpose(1, 2)

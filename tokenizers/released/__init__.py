@@ -1,4 +1,4 @@
-"""Readers of the weights that others published: one file a family, nothing but key maps and checks.
+"""Readers of the weights that others published: one file per family, nothing but key maps and checks.
 
 A family file defines one subclass of ReleasedFamily; it is found here by being in this folder.
 """
@@ -7,9 +7,9 @@ import importlib
 import pkgutil
 
 from ...common.errors import UserError, did_you_mean
-from .base import ImportReport, ReleasedFamily, read_state_dict
+from .base import ImportReport, ReleasedFamily
 
-__all__ = ["ImportReport", "ReleasedFamily", "families", "find", "read_state_dict", "systems"]
+__all__ = ["ImportReport", "ReleasedFamily", "families", "find", "systems"]
 
 
 def families() -> list[ReleasedFamily]:

@@ -1,10 +1,8 @@
-"""What a reader of released weights does, and how files are opened without running code from them."""
+"""Base class of readers of released weights."""
 
-import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -12,10 +10,9 @@ from torch import Tensor
 
 from ...common.build import build
 from ...common.errors import UserError
-from ..hub import check_state
+from ...common.types import height_width
+from ...common.weights import State, check_state
 from ..tokenizer import Tokenizer
-
-State = dict[str, Tensor]
 
 
 @dataclass
@@ -57,7 +54,7 @@ class ReleasedFamily(ABC):
         self, state: State, *, image_size: int | tuple[int, int] = 256, constructor: Mapping[str, Any] | None = None
     ) -> tuple[Tokenizer, ImportReport]:
         """Build the tokenizer and fill it; every key is used, knowingly ignored, or an error by name."""
-        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        size = height_width(image_size)
         copies = self.ema_copies(state)
         state = {k: state[copies.get(k, k)] for k in state if k not in set(copies.values())}
         ignored = [k for k in state if k.startswith(self.ignored_prefixes)] if self.ignored_prefixes else []
@@ -117,43 +114,3 @@ class ReleasedFamily(ABC):
     def not_in_release(self, own: State) -> set[str]:
         """Our own training-time buffers that no release has; they keep their initial values."""
         return set()
-
-
-def read_state_dict(file: str | Path) -> State:
-    """A flat state dict from .safetensors, .pt, .pth, .ckpt or .bin; pickles are read with weights_only."""
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; give the checkpoint that the authors published")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(str(path))
-        except SafetensorError as error:
-            raise UserError(f"{path} cannot be read as safetensors ({error})") from None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{path} holds more than tensors, and running code from a checkpoint is not allowed ({reason}); save its "
-            "state dict alone: torch.save(checkpoint['state_dict'], FILE)"
-        ) from None
-    except Exception as error:  # what is no checkpoint at all makes torch raise whatever its bytes lead to
-        reason = (str(error) or "cut off").splitlines()[0].split(". ")[0]
-        raise UserError(
-            f"{path} cannot be read ({type(error).__name__}: {reason}); cut off, or no checkpoint: download it again"
-        ) from None
-    return _state_within(content, path)
-
-
-def _state_within(content: Any, path: Path) -> State:
-    """Training checkpoints keep weights under `ema`, `model` or `state_dict`; EMA copies are what papers evaluate."""
-    for key in ("ema", "model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict) and content[key]:
-            content = content[key]
-            break
-    if not (isinstance(content, dict) and content and all(isinstance(v, Tensor) for v in content.values())):
-        raise UserError(f"{path}: no state dict in it (looked at the top and under ema, model and state_dict)")
-    return {k.removeprefix("module."): v for k, v in content.items()}

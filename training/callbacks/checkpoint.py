@@ -8,10 +8,10 @@ from types import FrameType
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from lightning.pytorch import Callback, Trainer
 
 from ...common.console import say
+from ...common.distributed import max_over_processes
 from ...common.errors import one_line
 from ..checkpoint import gather, write
 from ..module import TokenizerTraining
@@ -96,11 +96,7 @@ class Checkpoint(Callback):
 
     def _any_rank_asked(self, device: torch.device) -> int:
         """A signal may reach one rank an update earlier than another, and all have to stop after the same one."""
-        if not (dist.is_available() and dist.is_initialized()):
-            return self.asked_by or 0
-        asked = torch.tensor(self.asked_by or 0, device=device)
-        dist.all_reduce(asked, op=dist.ReduceOp.MAX)
-        return int(asked)
+        return max_over_processes(self.asked_by or 0, device)
 
 
 def point_to(last: Path, numbered: Path) -> None:
