@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..common.arguments import whole_number
 from ..common.errors import UserError
+from ..common.frozen import frozen_networks
 from ..common.precision import DTYPES, device_type, has_matrix_units
 from ..common.types import TokenizerOutput
 from .timing import print_result, ratio
@@ -31,9 +32,7 @@ class BareModules:
         parts = (training.tokenizer, training.adversary.discriminator if training.adversary is not None else None)
         self.tokenizer, self.discriminator = copy.deepcopy(parts) if own else parts
         terms = list(training.losses.terms.values())
-        self.networks = [
-            n for t in terms if t.needs_reconstruction and isinstance(n := t.__dict__.get("net"), nn.Module)
-        ]
+        self.networks = [n for t in terms if t.needs_reconstruction for n in frozen_networks(t)]
         self.teachers = [t for t in terms if not t.needs_reconstruction and t.taps]  # read what is tapped, not pictures
         self.taps = training.tokenizer.taps  # a copy's hooks, too, fill those of the original
         self.conditions: Tensor | None = None

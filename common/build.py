@@ -7,6 +7,7 @@ callable, which a downloaded config must never do.
 
 import importlib
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -59,7 +60,7 @@ def build(node: Mapping[str, Any], *, key: str, trusted: bool | Sequence[str] = 
     given: arguments the caller knows (`dim=...`); the YAML may state them too and is then checked.
     trusted: False for configs that came with a checkpoint; or where their classes may be defined, if not in PARTS.
         Then every failure is one UserError, and no argument names weights or files (loaded_config.py).
-    A class with `builds_own_parts = True` receives its nested nodes unbuilt.
+    A class with `builds_own_parts = True` receives its nested nodes unbuilt, one with `keeps_nodes` those it names.
     """
     if trusted is True:
         return _build(node, key=key, trusted=True, **given)
@@ -115,18 +116,22 @@ def _build(node: Mapping[str, Any], *, key: str, trusted: bool | Sequence[str], 
     if trusted is not True:
         arguments = restricted(cls, arguments, key=key)
     if not getattr(cls, "builds_own_parts", False):
-        arguments = {k: _build_nested(v, key=f"{key}.{k}", trusted=trusted) for k, v in arguments.items()}
+        kept = getattr(cls, "keeps_nodes", ())
+        arguments |= {
+            k: _build_nested(v, key=f"{key}.{k}", trusted=trusted) for k, v in arguments.items() if k not in kept
+        }
     elif "trusted" in accepted:
         arguments["trusted"] = trusted
     elif trusted is not True:  # it would build its parts as if they were ours
         raise UserError(f"{key}._target_={cls.__name__}: not a part that a loaded config may name")
     try:
         return cls(**arguments)
-    except UserError:
-        raise
     except ValueError as error:
-        named = str(error).partition("=")[0] in accepted  # "channels=30: ..." is about a key of this node
-        raise UserError(f"{key}.{error}" if named else f"{key}: {error}") from error
+        named = re.split(r"[=.:]", str(error), maxsplit=1)[0] in accepted  # "channels=30: ..." is a key of this node
+        if isinstance(error, UserError) and not named:
+            raise  # it names its place itself
+        kind = type(error) if isinstance(error, UserError) else UserError
+        raise kind(f"{key}.{error}" if named else f"{key}: {error}") from error
     except (TypeError, RuntimeError, OverflowError, MemoryError, RecursionError) as error:
         said = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(

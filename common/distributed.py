@@ -1,14 +1,25 @@
-"""Sums, gathers and broadcasts over the processes of a run; each also works with one process."""
+"""Ranks, sums, gathers and broadcasts over the processes of a run; each also works with one process."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+T = TypeVar("T")
+
 
 def process_count() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def wait_for_all() -> None:
+    if process_count() > 1:
+        dist.barrier()
 
 
 def sum_over_processes(tensor: Tensor) -> Tensor:
@@ -40,6 +51,22 @@ def joined_sum(x: Tensor) -> Tensor:
     return _JoinedSum.apply(x) if process_count() > 1 else x
 
 
+def max_over_processes(value: int, device: torch.device | str) -> int:
+    largest = torch.tensor(value, device=device)
+    if process_count() > 1:
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return int(largest)
+
+
+def gather_objects(own: T) -> list[T]:
+    """What every process holds, in the order of ranks; anything that can be pickled, its tensors on the CPU."""
+    if process_count() == 1:
+        return [own]
+    found: list[Any] = [None] * process_count()
+    dist.all_gather_object(found, own)
+    return found
+
+
 def gather_over_processes(tensor: Tensor) -> Tensor:
     """Rows of all ranks, in the order of ranks; the ranks must hold equally many."""
     if process_count() == 1:
@@ -67,12 +94,12 @@ def from_first_process(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def all_finite(z: Tensor) -> Tensor:
-    """May codebooks learn from these vectors? One inf or NaN would stay in them for good, so all processes agree.
+def all_finite(*tensors: Tensor) -> Tensor:
+    """1 where all values of all processes are finite, else 0.
 
-    A number on the device, 1 or 0, to multiply a rate with: a question of the host would make it wait.
+    On the device, to multiply a rate with: codebooks skip such a batch, and the host need not wait for the answer.
     """
-    finite = torch.isfinite(z).all().float()
+    finite = torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all().float()
     if process_count() > 1:
         dist.all_reduce(finite, op=dist.ReduceOp.MIN)
     return finite
@@ -94,5 +121,5 @@ def of_all_processes(x_B: Tensor) -> Tensor:
         return gather_over_processes(x_B.to(torch.uint8)).to(x_B.dtype)
     rows = list(gather_over_processes(x_B.detach()).chunk(process_count()))
     # Every process computes the whole loss and so its own part's whole gradient, which averaging divides by the number.
-    rows[torch.distributed.get_rank()] = x_B.detach() + (x_B - x_B.detach()) * process_count()
+    rows[rank()] = x_B.detach() + (x_B - x_B.detach()) * process_count()
     return torch.cat(rows)

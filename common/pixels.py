@@ -3,6 +3,10 @@
 import torch
 from torch import Tensor
 
+# Mean and deviation of images in [0, 1] that classifiers and CLIPs were trained with.
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_MEAN, CLIP_DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
 
 def to_model_range(pixels: Tensor) -> Tensor:
     """uint8 0..255 to float32 [-1, 1]: x / 127.5 - 1."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 Grid = tuple[int, int]
 
@@ -84,3 +85,8 @@ Shapes = Mapping[str, StreamShape]
 
 def height_width(size: int | Sequence[int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def has_values(tensor: Tensor) -> bool:
+    """False for tensors of a shape without data, with which `imtok plan` counts: nothing may depend on their values."""
+    return not (tensor.is_meta or isinstance(tensor, FakeTensor))

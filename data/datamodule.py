@@ -9,6 +9,7 @@ from lightning import LightningDataModule
 from torch.utils.data import Subset
 
 from ..common.cores import usable_cores
+from ..common.distributed import process_count, rank
 from ..common.errors import UserError
 from ..common.pixels import to_model_range
 from .loading import EvalImages, ImageLoader, TrainImages, collate
@@ -81,7 +82,7 @@ class ImageData(LightningDataModule):
                     f"{asked_by} reads captions, and no picture of {where}, {name} split, has one; caption some of "
                     f"its {len(getattr(whole, name))}, or divide them anew (data.val_fraction, data.seed)"
                 )
-        if missing["all"] and processes()[0] == 0:
+        if missing["all"] and rank() == 0:
             print(
                 f"imtok: note: {missing['all']} of {len(whole.all)} pictures have no caption, which {asked_by} reads; "
                 f"they are left out ({missing['train']} of training, {missing['val']} of validation)",
@@ -105,15 +106,14 @@ class ImageData(LightningDataModule):
 
     def train_loader(self, *, start_sample: int = 0, num_batches: int) -> ImageLoader:
         """`num_batches` batches for this process, the first beginning at sample `start_sample` of all processes."""
-        rank, world_size = processes()
         images = self.splits.train
         batches = TrainBatches(
             order=EpochOrder(length=len(images), seed=self.seed),
             start_sample=start_sample,
             num_batches=num_batches,
             batch_size=self.batch_size,
-            rank=rank,
-            world_size=world_size,
+            rank=rank(),
+            world_size=process_count(),
         )
         dataset = TrainImages(images=images, crop=self.train_crop, flip=self.flip, seed=self.seed)
         return self._loader(dataset, images, complete=True, batch_sampler=batches)
@@ -131,10 +131,9 @@ class ImageData(LightningDataModule):
         return self._eval_loader(self.splits.train, max_images)
 
     def _eval_loader(self, images: Images, max_images: int | None) -> ImageLoader:
-        rank, world_size = processes()
         count = len(images) if max_images is None else min(max_images, len(images))
         chosen = [i * len(images) // count for i in range(count)]  # evenly: names are often sorted by class
-        dataset = Subset(EvalImages(images=images, crop=self.val_crop), chosen[rank::world_size])
+        dataset = Subset(EvalImages(images=images, crop=self.val_crop), chosen[rank() :: process_count()])
         return self._loader(dataset, images, complete=False, batch_size=self.eval_batch_size, shuffle=False)
 
     def _loader(self, dataset, images: Images, *, complete: bool, **how) -> ImageLoader:
@@ -185,13 +184,6 @@ class ImageData(LightningDataModule):
 
     def write_split(self, folder: str | Path) -> None:
         self.source.write_split(folder)
-
-
-def processes() -> tuple[int, int]:
-    """(rank, number of processes)."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
 
 
 def _crop(key: str, given: Crop | str | None, image_size: int) -> Crop:

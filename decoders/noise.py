@@ -5,11 +5,12 @@ import hashlib
 import numpy as np
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
+
+from ..common.types import has_values
 
 
 def noise_of_codes(codes_BND: Tensor, *, seed: int) -> Tensor:
-    """Standard normal, shaped like the codes; each sample's is a pure function of (seed, its own codes).
+    """Standard normal, shaped like the codes; each image's is a pure function of (seed, its own codes).
 
     Only the signs of the codes are read, so that rounding on another device draws the same noise.
     """
@@ -19,11 +20,11 @@ def noise_of_codes(codes_BND: Tensor, *, seed: int) -> Tensor:
 
 
 def picture_noise(codes_BND: Tensor, shape: tuple[int, ...], *, seed: int) -> Tensor:
-    """Standard normal [B, *shape]; a pure function of (seed, the sample's first token), in coarse steps of its values.
+    """Standard normal [B, *shape]; a pure function of (seed, the image's first token), in coarse steps of its values.
 
-    So reconstructions of one image at growing lengths differ by their tokens, not by their noise.
+    So reconstructions of one image at growing lengths differ by what their tokens say, not by their noise.
     """
-    if isinstance(codes_BND, FakeTensor):  # shapes only, as `imtok plan` has them
+    if not has_values(codes_BND):
         return codes_BND.new_empty((len(codes_BND), *shape))
     # The offset keeps the levels of FSQ and of signs away from where a step begins.
     steps = (codes_BND[:, 0].detach().float() * 8 + 0.37).floor().to(torch.int32).cpu().numpy()

@@ -1,12 +1,13 @@
-"""TiTok's two-stage decoder (arXiv 2406.07550, section 3.3): a ViT predicts MaskGIT-VQGAN's codes, a CNN paints."""
+"""TiTok's two-stage decoder (arXiv 2406.07550, section 3.3): a ViT predicts MaskGIT-VQGAN's codes, a CNN decodes."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..common.types import Latents, Stream
+from ..common.types import Latents, Stream, height_width
+from ..common.weights import are_left_out
 from ..layers.joint_transformer import init_linear
 from ..layers.mask_token_vit import MaskTokenViT
 from ..layers.timm_vit import patch_grid
@@ -16,11 +17,11 @@ from .cnn_maskgit import CNNMaskgitDecoder
 
 
 class ProxyCodeDecoder(Decoder):
-    """Logits over the proxy's codebook at every patch; the picture is what the proxy's decoder makes of them.
+    """Logits over the proxy's codebook at every patch, which the proxy's decoder turns into an image.
 
     trains: "codes", stage 1: the loss `proxy_codes` reads the logits, `codebook` and `pixels` are the frozen proxy's,
-        and pictures (samples, reports, export) take the likeliest code. "pixels", stage 2: all of it trains on
-        pictures, which take the mean code under the predicted distribution.
+        and images (samples, reports, export) take the likeliest code. "pixels", stage 2: all of it trains on
+        images, which take the mean code under the predicted distribution.
     pretrained: where the proxy's half starts: pretrained, random, a file or an imtok folder of MaskGIT's VQGAN; null:
         stage 1's export (init_from) has it.
     codebook_size, code_dim, channels, channel_multipliers, blocks_per_level: the proxy's.
@@ -50,8 +51,6 @@ class ProxyCodeDecoder(Decoder):
         pretrained: str | None = None,
     ) -> None:
         super().__init__()
-        if trains not in ("codes", "pixels"):
-            raise ValueError(f"trains={trains}: codes (stage 1) or pixels (stage 2)")
         factor = 2 ** (len(channel_multipliers) - 1)
         if factor != patch_size:
             raise ValueError(
@@ -59,8 +58,7 @@ class ProxyCodeDecoder(Decoder):
             )
         self.dim, self.trains = dim, trains
         self.cheap_sample = trains == "pixels"
-        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-        self.proxy_sizes = {
+        self.proxy_sizes: dict[str, Any] = {
             "codebook_size": codebook_size,
             "code_dim": code_dim,
             "channels": channels,
@@ -70,7 +68,7 @@ class ProxyCodeDecoder(Decoder):
         self.vit = MaskTokenViT(
             dim=dim,
             num_tokens=num_tokens,
-            grid=patch_grid(size, patch_size),
+            grid=patch_grid(height_width(image_size), patch_size),
             width=width,
             depth=depth,
             num_heads=num_heads,
@@ -87,7 +85,7 @@ class ProxyCodeDecoder(Decoder):
             channel_multipliers=channel_multipliers,
             blocks_per_level=blocks_per_level,
         )
-        if pretrained is not None:
+        if pretrained is not None and not are_left_out():
             self._start_from(pretrained)
         if trains == "codes":
             self.codebook.requires_grad_(False)
@@ -116,8 +114,7 @@ class ProxyCodeDecoder(Decoder):
         return self.pixels.conv_out.weight
 
     def _start_from(self, weights: str) -> None:
-        proxy = proxy_vqgan(weights=weights, setting="tokenizer.decoder.pretrained", like=self, **self.proxy_sizes)
-        if proxy is not None:
-            self.pixels.load_state_dict(proxy.decoder.state_dict())
-            with torch.no_grad():
-                self.codebook.copy_(proxy.quantizer.codebook)
+        proxy, _ = proxy_vqgan(weights=weights, setting="pretrained", **self.proxy_sizes)
+        self.pixels.load_state_dict(proxy.decoder.state_dict())
+        with torch.no_grad():
+            self.codebook.copy_(proxy.quantizer.codebook)

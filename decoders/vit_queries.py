@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..common.timm_weights import start_from
 from ..common.types import Latents, height_width
 from ..layers.patches import from_patches
-from ..layers.timm_vit import TimmViT, patch_grid, start_from_pretrained
+from ..layers.timm_vit import TimmViT, patch_grid
 from .base import Decoder
 
 
@@ -49,8 +50,7 @@ class QueryViTDecoder(Decoder):
             drop_path=drop_path,
         )
         self.to_pixels = nn.Linear(width, 3 * patch_size**2)
-        if pretrained is not None:
-            start_from_pretrained({"": self.vit}, pretrained, image_size=size, patch_size=patch_size)
+        start_from(self.vit, pretrained, img_size=size, patch_size=patch_size)
 
     def forward(self, codes: Latents) -> Tensor:
         stream = codes["main"]

@@ -31,7 +31,7 @@ class Networks:
             if min(image_size) < smallest:
                 del self.lpips[key]
                 reason = f"needs images of {smallest} pixels or more, these have {min(image_size)}"
-                self.not_computed[key.removesuffix("[random]")] = reason
+                self.not_computed[key.partition("[")[0]] = reason
                 if key in self.random:
                     self.random.remove(key)
 
@@ -83,10 +83,13 @@ def _resolve_lpips(found: Networks, net: str, weights: str, device: torch.device
         return
     if isinstance(network, torch.nn.Module):
         network = network.to(device).eval().requires_grad_(False)
+    origin = getattr(network, "origin", None)
+    mark = "random" if network.weights_are_random else "" if origin is None else origin.label
     if network.weights_are_random:
         found.random.append(f"{key}[random]")
         found.lines.append(f"{key}: RANDOM trunk, the number is marked")
-        key = f"{key}[random]"
     else:
-        found.lines.append(f"{key}: {weights}")
+        other = f"; not the published file, the number is marked [{mark}]" if mark else ""
+        found.lines.append(f"{key}: {weights}{other}")
+    key = f"{key}[{mark}]" if mark else key
     found.lpips[key] = network

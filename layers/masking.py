@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
-from ..common.types import Stream
+from ..common.types import Stream, has_values
 
 
 def with_mask_vector(x_BND: Tensor, mask_BN: Tensor | None, vector_D: Tensor) -> Tensor:
@@ -24,7 +23,7 @@ def hidden_as_zero(stream: Stream) -> Stream:
 def seen_tokens(stream: Stream) -> tuple[Tensor, Tensor | None]:
     """Tokens and mask, for decoders of any length; outside training, positions that no sample uses are cut off."""
     x_BND, mask_BN = stream.x_BND, stream.mask_BN
-    if mask_BN is None or x_BND.requires_grad or isinstance(x_BND, FakeTensor):
+    if mask_BN is None or x_BND.requires_grad or not has_values(x_BND):
         return x_BND, mask_BN
     used = mask_BN.any(dim=0).nonzero()
     longest = int(used[-1]) + 1 if len(used) else 1

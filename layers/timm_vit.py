@@ -1,21 +1,19 @@
-"""timm's vision transformer taken apart: token sets of one sequence each get positions on a grid of their own.
+"""timm's vision transformer for several sets of tokens in one sequence, each with positions on its own grid.
 
 Attributes keep timm's names, so that its pretrained weights and the checkpoints built on it load without renaming.
 """
 
-from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 
-from ..common.errors import MissingWeights, UserError
 from ..common.types import Grid
 
-NORM = partial(nn.LayerNorm, eps=1e-6)
+NORM: Any = partial(nn.LayerNorm, eps=1e-6)
 
 
 class TimmViT(nn.Module):
@@ -76,36 +74,3 @@ def patch_grid(image_size: tuple[int, int], patch_size: int) -> Grid:
             f"patch_size={patch_size}: both sides of image_size={list(image_size)} must be multiples of it"
         )
     return height // patch_size, width // patch_size
-
-
-def start_from_pretrained(
-    parts: Mapping[str, nn.Module], name: str, *, image_size: tuple[int, int], patch_size: int
-) -> None:
-    """Fill {prefix of timm's names: our module} with the weights timm publishes, resampled to image and patch size.
-
-    Nothing is fetched where the tokenizer is only measured, on tensors without content.
-    """
-    if any(isinstance(p, FakeTensor) or p.is_meta for part in parts.values() for p in part.parameters()):
-        return
-    import timm
-
-    if not timm.is_model(name):
-        raise UserError(f"pretrained={name}: timm knows no such model; DINOv2's is vit_base_patch14_dinov2.lvd142m")
-    try:
-        model = timm.create_model(name, pretrained=True, num_classes=0, img_size=image_size, patch_size=patch_size)
-    except Exception as error:  # the hub client raises a dozen unrelated types
-        raise MissingWeights(
-            f"pretrained={name}: timm could not fetch these weights ({type(error).__name__}); set pretrained to null "
-            "to start from random ones"
-        ) from error
-    fill_from_timm(parts, model.state_dict(), source=name)
-
-
-def fill_from_timm(parts: Mapping[str, nn.Module], state: Mapping[str, Tensor], *, source: str) -> None:
-    """Every tensor of `parts` has one in timm's state; what timm has besides (a head, a mask token) is left out."""
-    for prefix, part in parts.items():
-        own = part.state_dict()
-        unfit = [k for k in own if prefix + k not in state or state[prefix + k].shape != own[k].shape]
-        if unfit:
-            raise UserError(f"pretrained={source}: other sizes than this ViT's ({prefix}{unfit[0]} ...); match them")
-        part.load_state_dict({k: state[prefix + k] for k in own})

@@ -1,39 +1,41 @@
-"""What a loss term promises."""
+"""Base class of loss terms."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..common.types import TokenizerOutput
+from ..common.weights import origins
 
 
 class LossTerm(nn.Module, ABC):
     """One unweighted, named number; its weight and its schedule live in WeightedLosses.
 
     Parameters of a term (projectors, logit scales) train with the generator and are checkpointed, never exported.
+    A frozen network is held as `self.net = Frozen(network)`.
     """
 
-    needs_reconstruction: ClassVar[bool] = False
-    needs_captions: ClassVar[bool] = False
+    needs_reconstruction: bool = False
+    needs_captions: bool = False
     taps: Mapping[str, str] = MappingProxyType({})  # {name in output.features: module path in the tokenizer}
-    free: ClassVar[bool] = False  # True: costs nothing, so it is logged at weight 0 as well
+    free: bool = False  # True: costs nothing, so it is logged at weight 0 as well
     optional: bool = False  # True: left out, with a note, where the tokenizer does not offer what it reads
-    teacher: str | None = (
-        None  # name in cfg.teacher, of terms that are WithTeacher: they get that network before `misfit`
-    )
+    teacher: str | None = None  # name in cfg.teacher, of a TeacherTerm, which gets that network before `misfit`
+    kept_beside_export: bool = False  # True: has a `reading`, and is saved in alignment/ next to the tokenizer
 
     @abstractmethod
     def forward(self, batch: Mapping[str, Any], output: TokenizerOutput) -> Tensor: ...
 
     def misfit(self, tokenizer: nn.Module) -> str | None:
         """Why this term cannot work with this tokenizer, to be read after `loss.NAME`; None: it can."""
-        if self.needs_reconstruction and not tokenizer.decoder.cheap_sample:
-            decoder = type(tokenizer.decoder).__name__
-            return f": it compares a reconstruction, and tokenizer.decoder ({decoder}) gives none in training"
+        decoder: Any = tokenizer.decoder
+        if self.needs_reconstruction and not decoder.cheap_sample:
+            kind = type(decoder).__name__
+            return f": it compares a reconstruction, and tokenizer.decoder ({kind}) gives none in training"
         return None
 
     def set_update(self, update: int) -> None:
@@ -42,6 +44,11 @@ class LossTerm(nn.Module, ABC):
     def is_available(self, output: TokenizerOutput) -> bool:
         """False where this output has nothing to read: in eval mode parts may leave their training losses out."""
         return True
+
+    @property
+    def weights_are_random(self) -> bool:
+        """Of a frozen network of this term: its numbers then mean nothing, and reports say so."""
+        return any(origin.random for origin in origins(self))
 
 
 def mean_over_samples(values_B: Tensor, keep_B: Tensor | None) -> Tensor:

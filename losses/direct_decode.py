@@ -1,9 +1,10 @@
-"""A second picture, painted from what the encoder's convolutions saw, past queries and codes: GigaTok's warm start."""
+"""Reconstruction loss of an image decoded from the encoder's feature map, without codes: GigaTok's warm start."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..common.types import TokenizerOutput
@@ -21,22 +22,24 @@ class DirectDecode(LossTerm):
         self.feature = feature
         self.taps = {feature: feature}
         self.terms = nn.ModuleDict(dict(terms))
+        self.paint: Callable[[Tensor], Tensor] | None = None
 
     def misfit(self, tokenizer: nn.Module) -> str | None:
-        """Called once, before training: here the term meets the decoder, hidden from its own module tree."""
-        if not hasattr(tokenizer.decoder, "paint"):
-            return f": tokenizer.decoder ({type(tokenizer.decoder).__name__}) cannot paint a map without codes"
-        self.__dict__["decoder"] = tokenizer.decoder
-        return next(filter(None, (term.misfit(tokenizer) for term in self.terms.values())), None)
+        """Called once, before training: takes the decoder's method, which makes the decoder no part of this term."""
+        decoder: Any = tokenizer.decoder
+        if not hasattr(decoder, "paint"):
+            return f": tokenizer.decoder ({type(decoder).__name__}) cannot decode a map without codes"
+        self.paint = decoder.paint
+        for name, term in self.terms.items():
+            assert isinstance(term, LossTerm)
+            if reason := term.misfit(tokenizer):
+                return f".term.terms.{name}{reason.removeprefix('.term')}"
+        return None
 
     def forward(self, batch: Mapping[str, Any], output: TokenizerOutput) -> Tensor:
-        picture = self.decoder.paint(output.features[self.feature]).float()
-        painted = replace(output, reconstruction=picture)
-        return sum(term(batch, painted) for term in self.terms.values())
+        assert self.paint is not None, "misfit comes first"
+        decoded = replace(output, reconstruction=self.paint(output.features[self.feature]).float())
+        return torch.stack([term(batch, decoded) for term in self.terms.values()]).sum()
 
     def is_available(self, output: TokenizerOutput) -> bool:
         return self.feature in output.features
-
-    @property
-    def weights_are_random(self) -> bool:
-        return any(getattr(term, "weights_are_random", False) for term in self.terms.values())

@@ -1,4 +1,4 @@
-"""Inner features of the tokenizer as a frozen teacher sees the picture: REPA (Yu et al., arXiv 2410.06940), GigaTok."""
+"""Cosine loss between inner features of the tokenizer and a frozen teacher's (REPA, Yu et al., arXiv 2410.06940)."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -9,13 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..common.types import Grid, Stream, TokenizerOutput
-from .teacher_term import resampled
+from .teacher_term import TeacherTerm, resampled
 from .teachers.base import SemanticTeacher
-from .with_teacher import WithTeacher
 
 
-class FeatureAlignment(WithTeacher):
-    """1 - cosine to the teacher's tokens, mean over positions.
+class FeatureAlignment(TeacherTerm):
+    """1 - cosine to the teacher's tokens, mean over positions; GigaTok has it too.
 
     teacher: a name of cfg.teacher. feature: path of the module whose output is aligned, one vector a patch, as
         decoder.blocks.7. The teacher's tokens are resampled to as many.
@@ -35,6 +34,7 @@ class FeatureAlignment(WithTeacher):
     def learn_from(self, teacher: SemanticTeacher) -> None:
         super().learn_from(teacher)
         if self.hidden is not None:
+            assert self.dim is not None, "checked above"
             sizes = (self.dim, self.hidden, self.hidden, teacher.tokens_dim)
             first, second, third = (nn.Linear(a, b) for a, b in pairwise(sizes))
             self.projector = nn.Sequential(first, nn.SiLU(), second, nn.SiLU(), third)
@@ -43,17 +43,17 @@ class FeatureAlignment(WithTeacher):
         with torch.no_grad():
             seen = self.network(batch["image"])
         ours = self.projector(output.features[self.feature]).float()
-        grid = picture_grid(ours.shape[1], batch["image"].shape[-2:])
+        grid = image_grid(ours.shape[1], batch["image"].shape[-2:])
         theirs = resampled(seen, Stream(ours, grid)).float()
         return (1 - F.cosine_similarity(ours, theirs, dim=-1)).mean()
 
     def is_available(self, output: TokenizerOutput) -> bool:
-        """Flow decoders and alignment heads are asked in training only."""
+        """Flow decoders and alignment heads run in training only."""
         return self.feature in output.features
 
 
-def picture_grid(count: int, image_size: Sequence[int]) -> Grid:
-    """Of `count` cells, shaped like the picture."""
+def image_grid(count: int, image_size: Sequence[int]) -> Grid:
+    """Of `count` cells, shaped like the image."""
     rows = round((count * image_size[0] / image_size[1]) ** 0.5)
-    assert rows > 0 and count % rows == 0, f"{count} vectors are no grid over a picture of {tuple(image_size)}"
+    assert rows > 0 and count % rows == 0, f"{count} vectors are no grid over an image of {tuple(image_size)}"
     return rows, count // rows

@@ -1,4 +1,4 @@
-"""Two modules of the tokenizer should say the same: the second is the target and learns nothing from it."""
+"""Mean squared error between the outputs of two modules of the tokenizer; the second is the target."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,9 +11,9 @@ from .base import LossTerm
 
 
 class FeatureMatch(LossTerm):
-    """Mean squared error of what two modules, named by their paths, give: of one shape.
+    """feature, target: paths of the modules, whose outputs are of one shape.
 
-    GigaTok (arXiv 2504.08736) so brings its Q-Formers' map near the map that its convolutions saw, for a start.
+    GigaTok (arXiv 2504.08736) warms up its Q-Formers so: their map comes near the map of its convolutions.
     """
 
     def __init__(self, *, feature: str, target: str) -> None:

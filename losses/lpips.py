@@ -1,16 +1,17 @@
 """LPIPS v0.1 (Zhang et al., arXiv:1801.03924): distance of images in the features of a frozen classifier."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..common.errors import MissingWeights, UserError
+from ..common.errors import UserError
+from ..common.frozen import Frozen
 from ..common.types import TokenizerOutput
-from ..common.weights import first_misfit, read_state_dict, torch_hub_file
+from ..common.weights import load, torchvision_file
 from .base import LossTerm, mean_over_samples
 
 # The layers of torchvision's `features`, with the same numbers: (channels, kernel, stride, padding) a convolution with
@@ -31,25 +32,30 @@ class LPIPSNet(nn.Module):
 
     weights: "pretrained" (torchvision's file in TORCH_HOME, else fetched), PATH of such a file, or "random" (seeded).
     The linear heads are the published ones in every case; they come with torchmetrics.
-    setting: how the user names `weights`, for error lines.
+    setting: the user's name for `weights`, for error lines.
     """
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(
-        self, *, net: str = "vgg", weights: str = "pretrained", setting: str = "loss.lpips.term.weights"
+        self, *, net: Literal["vgg", "alex"] = "vgg", weights: str = "pretrained", setting: str = "weights"
     ) -> None:
         super().__init__()
-        if net not in _NETS:
-            raise UserError(f"{setting.rpartition('.')[0]}.net={net}: give vgg or alex")
         facts = _NETS[net]
         self.net = net
         self.smallest_image: int = facts["smallest"]
-        self.weights_are_random = weights == "random"
         self.features = _trunk(facts["layers"])
         self.taps: tuple[int, ...] = facts["taps"]
-        if self.weights_are_random:
-            _randomise(self.features, seed=0)
-        else:
-            self._load_trunk(weights, facts["file"], setting)
+        _randomise(self.features, seed=0)
+        self.origin = load(
+            self.features,
+            weights,
+            published=torchvision_file(facts["file"]),
+            setting=setting,
+            prefixes=("features.", ""),
+            network=f"torchvision's {net}",
+        )
         for number, head in enumerate(_published_heads(net)):
             self.register_buffer(f"head_{number}", head)
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188])[:, None, None])
@@ -74,13 +80,14 @@ class LPIPSNet(nn.Module):
                 distance = distance + (difference * head).sum(1).mean((1, 2))
         return distance
 
-    def train(self, mode: bool = True) -> "LPIPSNet":
-        return super().train(False)
+    @property
+    def weights_are_random(self) -> bool:
+        return self.origin.random
 
     def _features(self, images: Tensor) -> list[Tensor]:
         with torch.autocast(images.device.type, enabled=False):
             x = (images.float() - self.shift) / self.scale
-        x = x.to(self.features[0].weight.dtype).contiguous(memory_format=torch.channels_last)
+        x = x.to(next(self.features.parameters()).dtype).contiguous(memory_format=torch.channels_last)
         found = []
         for number, layer in enumerate(self.features):
             x = layer(x)
@@ -88,56 +95,33 @@ class LPIPSNet(nn.Module):
                 found.append(x)
         return found
 
-    def _load_trunk(self, weights: str, file: str, setting: str) -> None:
-        if weights == "pretrained":
-            try:
-                weights = str(torch_hub_file(f"https://download.pytorch.org/models/{file}"))
-            except MissingWeights as error:
-                raise MissingWeights(
-                    f"{setting}=pretrained: {error}; use {setting}=PATH or {setting}=random"
-                ) from error
-        state = read_state_dict(weights, key=setting)
-        trunk = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")} or state
-        wanted = self.features.state_dict()
-        if wrong := first_misfit(wanted, trunk):
-            raise UserError(
-                f"{setting}={weights}: not torchvision's {self.net} (features.{wrong} missing or misshapen)"
-            )
-        self.features.load_state_dict({k: trunk[k] for k in wanted})
-
 
 class LPIPS(LossTerm):
     """Mean LPIPS distance of reconstruction and image.
 
-    The network is hidden from the module tree: no checkpoint, export or optimizer finds it, but it moves with `.to`.
     skip_masked_samples: as in losses/pixel.py.
     """
 
-    needs_reconstruction: ClassVar[bool] = True
+    needs_reconstruction = True
 
-    def __init__(self, *, net: str = "vgg", weights: str = "pretrained", skip_masked_samples: bool = False) -> None:
+    def __init__(
+        self, *, net: Literal["vgg", "alex"] = "vgg", weights: str = "pretrained", skip_masked_samples: bool = False
+    ) -> None:
         super().__init__()
         self.skip_masked_samples = skip_masked_samples
-        self.__dict__["net"] = LPIPSNet(net=net, weights=weights)
-
-    @property
-    def weights_are_random(self) -> bool:
-        return self.net.weights_are_random
+        self.net = Frozen(LPIPSNet(net=net, weights=weights))
 
     def forward(self, batch: Mapping[str, Any], output: TokenizerOutput) -> Tensor:
         distance = self.net(output.reconstruction, batch["image"])
         return mean_over_samples(distance, output.quantized.sample_mask if self.skip_masked_samples else None)
 
     def misfit(self, tokenizer: nn.Module) -> str | None:
+        sides: Any = tokenizer.image_size
         smallest = self.net.smallest_image
-        if min(tokenizer.image_size) < smallest:
-            size = list(tokenizer.image_size)
-            return f": LPIPS with {self.net.net} needs images of {smallest} pixels, data.image_size={size}; remove it"
+        if min(sides) < smallest:
+            size = f"data.image_size={list(sides)}"
+            return f": LPIPS with {self.net.net} needs images of {smallest} pixels, {size}; remove it"
         return super().misfit(tokenizer)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LPIPS":
-        self.net._apply(fn)
-        return super()._apply(fn, recurse)
 
 
 def _unit(features: Tensor) -> Tensor:
@@ -152,8 +136,9 @@ def _trunk(layers: list[tuple[int, ...]]) -> nn.Sequential:
         if len(layer) == 2:
             modules.append(nn.MaxPool2d(*layer))
         else:
-            modules += [nn.Conv2d(width, *layer), nn.ReLU(inplace=True)]
-            width = layer[0]
+            wider, kernel, stride, padding = layer
+            modules += [nn.Conv2d(width, wider, kernel, stride, padding), nn.ReLU(inplace=True)]
+            width = wider
     return nn.Sequential(*modules)
 
 
@@ -163,6 +148,7 @@ def _randomise(trunk: nn.Sequential, *, seed: int) -> None:
     for module in trunk:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+            assert module.bias is not None
             nn.init.zeros_(module.bias)
 
 

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
@@ -17,13 +17,14 @@ class PixelLoss(LossTerm):
     sets the mask, keeps its samples in the pixel terms and takes them out of the semantic ones only.
     """
 
-    needs_reconstruction: ClassVar[bool] = True
+    needs_reconstruction = True
 
     def __init__(self, *, skip_masked_samples: bool = False) -> None:
         super().__init__()
         self.skip_masked_samples = skip_masked_samples
 
     def forward(self, batch: Mapping[str, Any], output: TokenizerOutput) -> Tensor:
+        assert output.reconstruction is not None, "misfit refuses decoders without one"
         difference = output.reconstruction.float() - batch["image"].float()
         per_sample = self.penalty(difference).flatten(1).mean(1)
         return mean_over_samples(per_sample, output.quantized.sample_mask if self.skip_masked_samples else None)

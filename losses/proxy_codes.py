@@ -1,6 +1,6 @@
 """The first stage of TiTok (Yu et al., arXiv 2406.07550, section 3.3): cross-entropy against a frozen VQGAN's codes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -9,21 +9,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..common.errors import UserError
+from ..common.frozen import Frozen
 from ..common.precision import has_matrix_units
 from ..common.types import TokenizerOutput
+from ..common.weights import Weights
 from ..tokenizers.proxy_vqgan import proxy_vqgan
 from .base import LossTerm
 
-SETTING = "loss.proxy_codes.term"
-
 
 class ProxyCodes(LossTerm):
-    """Mean over batch and patches. The proxy is hidden from the module tree: no checkpoint or export finds it.
+    """Mean over batch and patches; the proxy is frozen.
 
     weights: pretrained (MaskGIT's VQGAN from the hub), FILE or imtok folder of it, or random (seeded).
     precision: the proxy's own: auto is bf16 where the device multiplies it in hardware, else fp32.
-    store: keep every picture's codes in memory by its key (1 KiB each at 256 px): the proxy, more than half of an
-        update, then runs once a picture. Only for crops that never change: data.flip=false and a fixed data.train_crop.
+    store: keep the codes of every image in memory by its key (1 KiB each at 256 px): the proxy, more than half of an
+        update, then runs once per image. Only for crops that never change: data.flip=false and a fixed data.train_crop.
     """
 
     taps: Mapping[str, str] = MappingProxyType({"proxy_logits": "decoder.to_logits"})
@@ -36,15 +36,9 @@ class ProxyCodes(LossTerm):
         store: bool = False,
     ) -> None:
         super().__init__()
-        if precision not in ("auto", "fp32", "bf16"):
-            raise UserError(f"{SETTING}.precision={precision}: auto, fp32 or bf16")
         self.weights, self.precision = weights, precision
         self.stored: StoredCodes | None = StoredCodes() if store else None
-        self.__dict__["net"] = None
-
-    @property
-    def weights_are_random(self) -> bool:
-        return self.weights == "random"
+        self.net: Frozen | None = None
 
     def misfit(self, tokenizer: nn.Module) -> str | None:
         """Called once, before training: here the term learns the proxy's sizes."""
@@ -54,11 +48,12 @@ class ProxyCodes(LossTerm):
             return f": tokenizer.decoder ({decoder}) predicts no codes; tokenizer/decoder=proxy_codes does"
         if trains != "codes":
             return f": tokenizer.decoder.trains={trains}: codes are learned with trains=codes"
-        proxy = proxy_vqgan(weights=self.weights, setting=f"{SETTING}.weights", **sizes)
-        self.__dict__["net"] = ProxyNet(encoder=proxy.encoder, quantizer=proxy.quantizer, precision=self.precision)
+        proxy, origin = proxy_vqgan(weights=self.weights, setting="weights", **sizes)
+        self.net = Frozen(ProxyNet(proxy.encoder, proxy.quantizer, precision=self.precision, origin=origin))
         return None
 
     def forward(self, batch: Mapping[str, Any], output: TokenizerOutput) -> Tensor:
+        assert self.net is not None, "misfit comes first"
         if self.stored is not None and self.training:
             codes_BN = self.stored.codes(batch, self.net)
         else:
@@ -69,22 +64,14 @@ class ProxyCodes(LossTerm):
     def is_available(self, output: TokenizerOutput) -> bool:
         return self.training or "proxy_logits" in output.features
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ProxyCodes":
-        if self.net is not None:
-            self.net._apply(fn)
-        return super()._apply(fn, recurse)
-
 
 class ProxyNet(nn.Module):
     """Images in [-1, 1] to codes [B, h w]."""
 
-    def __init__(self, *, encoder: nn.Module, quantizer: nn.Module, precision: str) -> None:
+    def __init__(self, encoder: nn.Module, quantizer: nn.Module, *, precision: str, origin: Weights) -> None:
         super().__init__()
-        self.encoder, self.quantizer, self.precision = encoder, quantizer, precision
+        self.encoder, self.quantizer, self.precision, self.origin = encoder, quantizer, precision, origin
         self.requires_grad_(False).eval().to(memory_format=torch.channels_last)
-
-    def train(self, mode: bool = True) -> "ProxyNet":
-        return super().train(False)
 
     def forward(self, images: Tensor) -> Tensor:
         kind = images.device.type
@@ -96,7 +83,7 @@ class ProxyNet(nn.Module):
 
 
 class StoredCodes:
-    """Codes by key; a picture that comes back with other pixels is an error, not another answer."""
+    """Codes by key; an image that comes back with other pixels is an error, not another answer."""
 
     def __init__(self) -> None:
         self.known: dict[str, tuple[int, Tensor]] = {}
@@ -111,8 +98,8 @@ class StoredCodes:
         for key, print_ in zip(keys, prints, strict=True):
             if self.known[key][0] != print_:
                 raise UserError(
-                    f"{SETTING}.store=true: {key} came back with other pixels; stored codes need data.flip=false and a "
-                    "data.train_crop without chance (imtok.data.transforms.AdmCentreCrop), or store=false"
+                    f"ProxyCodes, store=true: {key} came back with other pixels; stored codes need data.flip=false and "
+                    "a data.train_crop without chance (imtok.data.transforms.AdmCentreCrop), or store=false"
                 )
         return torch.stack([self.known[key][1] for key in keys]).to(images.device, torch.int64)
 

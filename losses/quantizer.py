@@ -1,7 +1,7 @@
-"""Terms that give a weight to what quantizer and decoder compute themselves."""
+"""Loss terms that the quantizer or the decoder computes itself."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -15,7 +15,7 @@ class QuantizerTerm(LossTerm):
     optional: left out, with a note, when tokenizer.quantizer offers no such loss, so that quantizers can be swapped.
     """
 
-    free: ClassVar[bool] = True
+    free = True
 
     def __init__(self, *, key: str, optional: bool = False) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class QuantizerTerm(LossTerm):
 class DecoderTerm(LossTerm):
     """output.decoder_losses[key]: what a decoder without a cheap sample (flow, proxy codes) trains on."""
 
-    free: ClassVar[bool] = True
+    free = True
 
     def __init__(self, *, key: str, optional: bool = False) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ def _pick(losses: Mapping[str, Tensor], key: str, part: str) -> Tensor:
     return losses[key]
 
 
-def _not_offered(key: str, part: nn.Module, name: str) -> str | None:
+def _not_offered(key: str, part: Any, name: str) -> str | None:
     offered = tuple(getattr(part, "loss_names", ()))
     if key in offered:
         return None

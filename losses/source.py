@@ -1,6 +1,7 @@
-"""What a semantic term looks at: `heads.NAME`, `codes.STREAM`, `latents.STREAM` or `features.PATH`."""
+"""The tensors of a tokenizer that a loss reads: `heads.NAME`, `codes.STREAM`, `latents.STREAM` or `features.PATH`."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -46,20 +47,24 @@ class Reading:
     def width(self, tokenizer: nn.Module) -> int | None:
         """Channels, known before anything runs; None for module outputs."""
         if self.kind == "heads":
-            return getattr(tokenizer.heads[self.name], "out_dim", None)
+            return getattr(tokenizer.get_submodule(f"heads.{self.name}"), "out_dim", None)
         if self.kind == "features":
             return None
-        widths = tokenizer.quantizer.out_dim if self.kind == "codes" else tokenizer.encoder.dim
+        widths = self._widths(tokenizer)
         return widths if isinstance(widths, int) else widths[self.name]
+
+    def _widths(self, tokenizer: nn.Module) -> int | dict[str, int]:
+        parts: Any = tokenizer
+        return parts.quantizer.out_dim if self.kind == "codes" else parts.encoder.dim
 
     def misfit(self, tokenizer: nn.Module) -> str | None:
         if self.kind == "heads":
-            known = list(getattr(tokenizer, "heads", {}))
+            known = [str(name) for name in getattr(tokenizer, "heads", {})]
         elif self.kind == "features":
             return None  # the tap names what is wrong with a path
         else:
-            part = tokenizer.quantizer.out_dim if self.kind == "codes" else tokenizer.encoder.dim
-            known = ["main"] if isinstance(part, int) else list(part)
+            widths = self._widths(tokenizer)
+            known = ["main"] if isinstance(widths, int) else list(widths)
         if self.name in known:
             return None
         there = did_you_mean(self.name, known)
@@ -67,11 +72,11 @@ class Reading:
 
 
 def as_stream(x: Tensor) -> Stream:
-    """[B, N, D], [B, C, h, w] or one vector an image, [B, D]."""
+    """[B, N, D], [B, C, h, w] or one vector per image, [B, D]."""
     if x.ndim == 2:
         return Stream(x[:, None], (1, 1))
     if x.ndim == 4:
-        return Stream(x.flatten(2).transpose(1, 2), tuple(x.shape[-2:]))
+        return Stream(x.flatten(2).transpose(1, 2), (x.shape[-2], x.shape[-1]))
     return Stream(x, _square(x.shape[1]))
 
 

@@ -1,41 +1,57 @@
-"""What terms that compare the tokenizer with a teacher share."""
+"""Loss terms that compare the tokenizer with a frozen teacher."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..common.frozen import Frozen
 from ..common.types import Stream, TokenizerOutput
-from .base import mean_over_samples
+from .base import LossTerm, mean_over_samples
 from .source import Reading, as_stream
-from .teachers.base import TeacherFeatures
-from .with_teacher import WithTeacher
+from .teachers.base import SemanticTeacher, TeacherFeatures
 
 COMPARE = {"tokens": ("tokens",), "pooled": ("pooled",), "both": ("tokens", "pooled")}
 
 
-class TaughtTerm(WithTeacher):
+class TeacherTerm(LossTerm):
+    """teacher: a name of cfg.teacher; `self.network` is that teacher from `learn_from` on."""
+
+    network: Frozen
+
+    def __init__(self, *, teacher: str) -> None:
+        super().__init__()
+        self.teacher = teacher
+
+    def learn_from(self, teacher: SemanticTeacher) -> None:
+        """Called once, before `misfit`."""
+        self.network = Frozen(teacher)
+
+
+class FeatureTerm(TeacherTerm):
     """teacher: a name of cfg.teacher. reads: heads.NAME, codes.STREAM, latents.STREAM, features.MODULE_PATH, or
-    `reconstruction`: then the teacher looks at the picture too, and gradients pass through it.
+    `reconstruction`: then the teacher sees that too, and gradients pass through it.
 
     compare: tokens, pooled (the mean of ours with the teacher's pooled vector), or both, summed.
     projector: linear or mlp from our width to the teacher's, trained with the generator and never exported; none.
     The teacher's tokens are resampled to our grid where the two differ.
     """
 
+    kept_beside_export = True
     needs_same_width = True
 
     def __init__(
-        self, *, teacher: str, reads: str = "heads.semantic", compare: str = "tokens", projector: str = "none"
+        self,
+        *,
+        teacher: str,
+        reads: str = "heads.semantic",
+        compare: Literal["tokens", "pooled", "both"] = "tokens",
+        projector: Literal["none", "linear", "mlp"] = "none",
     ) -> None:
         super().__init__(teacher=teacher)
-        if compare not in COMPARE:
-            raise ValueError(f"compare={compare}: give tokens, pooled or both")
-        if projector not in ("none", "linear", "mlp"):
-            raise ValueError(f"projector={projector}: give none, linear or mlp")
         self.reading = None if reads == "reconstruction" else Reading.parse(reads)
         self.needs_reconstruction = self.reading is None
         self.taps = self.reading.taps if self.reading else {}
@@ -57,7 +73,7 @@ class TaughtTerm(WithTeacher):
             wanted = self.network.tokens_dim if what == "tokens" else self.network.pooled_dim
             if self.projector_kind != "none" and width is None:
                 return f".term.projector={self.projector_kind}: the width of features is not known; use a head"
-            if self.projector_kind != "none":
+            if self.projector_kind != "none" and width is not None:
                 self.projectors[what] = projection(width, wanted, kind=self.projector_kind)
             elif self.needs_same_width and width not in (None, wanted):
                 return (

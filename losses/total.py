@@ -1,20 +1,21 @@
-"""The named, weighted terms of cfg.loss, and their sum."""
+"""Weighted sum of the named loss terms of cfg.loss."""
 
-import os
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..common.build import build
+from ..common.console import say
 from ..common.errors import UserError, did_you_mean
 from ..common.schedule import Schedule, schedule_of
 from ..common.types import TokenizerOutput
+from ..common.weights import origins
 from ..tokenizers.feature_taps import tap
 from .base import LossTerm
+from .teacher_term import TeacherTerm
 from .teachers.registry import NamedTeachers
 
 
@@ -62,7 +63,7 @@ class WeightedLosses(nn.Module):
 
     @classmethod
     def from_config(
-        cls, node: Mapping[str, Any], tokenizer: nn.Module, teachers: NamedTeachers | None = None
+        cls, node: Mapping[str, Any], tokenizer: Any, teachers: NamedTeachers | None = None
     ) -> "WeightedLosses":
         """Build and check every term against the tokenizer it will read from."""
         teachers = teachers or NamedTeachers()
@@ -77,9 +78,12 @@ class WeightedLosses(nn.Module):
             term = build(entry["term"], key=f"loss.{name}.term")
             if not isinstance(term, LossTerm):
                 raise UserError(f"loss.{name}.term._target_={entry['term']['_target_']}: not a loss term (LossTerm)")
-            if term.teacher is not None:
-                term.learn_from(teachers.get(term.teacher, asked_by=f"loss.{name}.term.teacher"))
-            reason = term.misfit(tokenizer)
+            if isinstance(term, TeacherTerm):
+                term.learn_from(teachers.get(str(term.teacher), asked_by=f"loss.{name}.term.teacher"))
+            try:
+                reason = term.misfit(tokenizer)
+            except UserError as error:  # of weights that are chosen only here
+                raise type(error)(f"loss.{name}.term.{error}") from error
             if reason is None:
                 terms[name] = term
                 tap(tokenizer, term.taps, key=f"loss.{name}.term.taps")
@@ -93,21 +97,21 @@ class WeightedLosses(nn.Module):
         for offered in getattr(tokenizer.quantizer, "loss_names", ()):
             if offered not in read and not getattr(tokenizer.quantizer, "stays_as_it_is", False):
                 notes.append(f"the quantizer's loss {offered!r} has no term and trains nothing; add it to loss=[...]")
-        notes += [f"no loss asks teacher.{name}; it is not loaded" for name in teachers.unused]
+        notes += [f"no loss uses teacher.{name}; it is not loaded" for name in teachers.unused]
         if not terms:
             raise UserError(f"loss={list(node)}: no term is left, so nothing would train; add one, e.g. loss=[l1]")
         losses = cls(terms=terms, weights=weights)
         losses.notes = notes
-        if os.environ.get("RANK", "0") == "0":
-            for note in notes:
-                print(f"imtok: note: {note}", file=sys.stderr)  # what commands print as JSON stays JSON
+        for note in notes:
+            say(f"note: {note}", error=True)  # what commands print as JSON stays JSON
         return losses
 
     def forward(self, batch: Mapping[str, Any], output: TokenizerOutput, update: int) -> LossValues:
         total = torch.zeros((), device=batch["image"].device)
         weighted: dict[str, Tensor] = {}
         unweighted: dict[str, Tensor] = {}
-        for name, term in self.terms.items():
+        for name, module in self.terms.items():
+            term = cast(LossTerm, module)
             weight = self.weights[name](update)
             if (weight == 0 and not term.free) or not term.is_available(output):
                 continue
@@ -122,7 +126,13 @@ class WeightedLosses(nn.Module):
     @property
     def random_weights(self) -> list[str]:
         """Terms whose frozen network has random weights: their numbers mean nothing, and reports say so."""
-        return [name for name, term in self.terms.items() if getattr(term, "weights_are_random", False)]
+        return [name for name, term in self.terms.items() if any(w.random for w in origins(term))]
+
+    @property
+    def other_weights(self) -> dict[str, str]:
+        """{term: first digits of the sha256} where a frozen network's file is not the published one."""
+        found = {name: [w.label for w in origins(term) if not w.random] for name, term in self.terms.items()}
+        return {name: ", ".join(sorted(set(labels) - {""})) for name, labels in found.items() if any(labels)}
 
 
 def _check_entry(name: str, entry: Any) -> None:
@@ -139,7 +149,8 @@ def _check_entry(name: str, entry: Any) -> None:
         raise UserError(f"loss.{name}: this name cannot be used for a loss; choose another")
 
 
-def _plain(node: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(node: Any) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)
+    plain: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    return dict(plain)

@@ -107,11 +107,11 @@ def _weights() -> list[Line]:
     """The published networks of losses and metrics: present, or where they are looked for."""
     import torch
 
-    from imtok.eval.weights import INCEPTION_FILE
+    from imtok.eval.metrics.inception import PUBLISHED
 
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     uses = {
-        INCEPTION_FILE: "rFID and IS",
+        PUBLISHED.name: "rFID and IS",
         LPIPS_FILES[0]: "LPIPS in training and reports",
         LPIPS_FILES[1]: "lpips_alex",
     }

@@ -83,6 +83,7 @@ def main(argv: Sequence[str]) -> int:
     add_overwrite(parser)
     options = parser.parse_args(argv)
 
+    from imtok.common.weights import read
     from imtok.tokenizers import released
 
     if options.list:
@@ -101,7 +102,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--image-size={' '.join(map(str, options.image_size))}: one number, or height and width")
     family = released.find(options.system)
     constructor = read_constructor(options.config) if options.config else {}
-    state = released.read_state_dict(options.file)
+    state = read(options.file)
     size = tuple(options.image_size) if len(options.image_size) == 2 else tuple(options.image_size * 2)
     tokenizer, report = family.import_state(state, image_size=size, constructor=constructor)
 

@@ -42,11 +42,12 @@ def measure(name: str) -> dict[str, Any]:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from imtok.common.build import build
+    from imtok.common.weights import left_out
     from imtok.configs.compose import compose_config
 
     try:
         config = compose_config("train", [f"experiment={name}"])
-        with FakeTensorMode():
+        with FakeTensorMode(), left_out():
             tokenizer = build(config["tokenizer"], key="tokenizer")
         size = tokenizer.codebook_size
         return {

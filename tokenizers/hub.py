@@ -16,6 +16,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from .. import __version__
 from ..common.build import build
 from ..common.errors import UserError
+from ..common.weights import check_state, read
 from .model_card import model_card
 from .tokenizer import Tokenizer
 
@@ -107,37 +108,9 @@ def load_weights(module: nn.Module, file: Path) -> None:
 
 
 def read_weights(file: Path) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(str(file))
-    except FileNotFoundError:
-        raise UserError(f"{file} is missing; a tokenizer folder holds {WEIGHTS_FILE} and config.json") from None
-    except SafetensorError as error:
-        raise UserError(
-            f"{file} cannot be read ({error}); the file is damaged or cut off: copy or export it again"
-        ) from None
-
-
-def check_state(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], *, source: str) -> None:
-    """One line with the first few names that are missing, left over, or of another shape."""
-    problems = {
-        "missing": [k for k in own if k not in given],
-        "unexpected": [k for k in given if k not in own],
-        "other shape": [
-            f"{k} {list(given[k].shape)} instead of {list(own[k].shape)}"
-            for k in own
-            if k in given and own[k].shape != given[k].shape
-        ],
-    }
-    said = [
-        f"{len(names)} {what}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
-        for what, names in problems.items()
-        if names
-    ]
-    if said:
-        raise UserError(f"{source} holds another architecture; {'; '.join(said)}")
+    if not file.is_file():
+        raise UserError(f"{file} is missing; a tokenizer folder holds {WEIGHTS_FILE} and config.json")
+    return read(file)
 
 
 def find_folder(path_or_hub_id: str | Path, *, revision: str | None = None) -> Path:

@@ -1,17 +1,16 @@
-"""The frozen MaskGIT-VQGAN whose codes a first stage predicts: from its published file, a folder of ours, or random."""
+"""The frozen MaskGIT-VQGAN whose codes TiTok's first stage predicts."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensor
 
 from ..common.build import build
-from ..common.errors import MissingWeights, UserError
+from ..common.weights import Published, Weights, check_state, find, read
+from .hub import WEIGHTS_FILE, from_pretrained
 from .tokenizer import Tokenizer
 
-HUB_ID, HUB_FILE = "fun-research/TiTok", "maskgit-vqgan-imagenet-f16-256.bin"
+PUBLISHED = Published(hub="fun-research/TiTok", file="maskgit-vqgan-imagenet-f16-256.bin")
 
 
 def proxy_vqgan(
@@ -23,15 +22,11 @@ def proxy_vqgan(
     channels: int,
     channel_multipliers: Sequence[int],
     blocks_per_level: int,
-    like: nn.Module | None = None,
-) -> Tokenizer | None:
+) -> tuple[Tokenizer, Weights]:
     """weights: "pretrained", "random" (seeded: the same wherever it is made), a file, or an imtok folder.
 
-    setting: how the user names `weights`, for error lines. like: a module that only measures (tensors without content)
-    has no use for weights, and the answer is None.
+    setting: the user's name for `weights`, for error lines.
     """
-    if like is not None and any(isinstance(p, FakeTensor) or p.is_meta for p in like.parameters()):
-        return None
     levels = {
         "channels": channels,
         "channel_multipliers": list(channel_multipliers),
@@ -46,37 +41,17 @@ def proxy_vqgan(
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        made = build(node, key=setting)
+        made: Tokenizer = build(node, key=setting)
         nn.init.normal_(made.quantizer.codebook)  # as far apart as what the random encoder gives, not all one point
-    if weights != "random":
-        state = _read(weights, setting).state_dict()
-        own = made.state_dict()
-        wrong = [k for k in own if k not in state or state[k].shape != own[k].shape]
-        if wrong or set(state) - set(own):
-            name = (wrong or sorted(set(state) - set(own)))[0]
-            raise UserError(f"{setting}={weights}: not a MaskGIT-VQGAN of the decoder's sizes ({name})")
+    found = find(weights, published=PUBLISHED, setting=setting, within=(WEIGHTS_FILE,))
+    if found.path is not None:
+        named = f"{setting}={weights}"
+        if (found.path.parent / "config.json").is_file() and found.path.name == WEIGHTS_FILE:
+            state = from_pretrained(found.path.parent).state_dict()
+        else:
+            from .released import find as family
+
+            state = family("maskgit_vqgan").import_state(read(found.path, source=named))[0].state_dict()
+        check_state(made.state_dict(), state, source=named, network="a MaskGIT-VQGAN of the decoder's sizes")
         made.load_state_dict(state)
-    return made.requires_grad_(False).eval()
-
-
-def _read(weights: str, setting: str) -> Tokenizer:
-    from .hub import from_pretrained
-    from .released import find, read_state_dict
-
-    if weights == "pretrained":
-        from huggingface_hub import hf_hub_download
-
-        try:
-            path = Path(hf_hub_download(HUB_ID, HUB_FILE, etag_timeout=5))
-        except Exception as error:  # the hub client raises a dozen unrelated types
-            raise MissingWeights(
-                f"{setting}=pretrained: {HUB_FILE} is not here and huggingface.co/{HUB_ID} gave no copy "
-                f"({type(error).__name__}); use {setting}=PATH, or random to try things"
-            ) from error
-    else:
-        path = Path(weights).expanduser()
-        if not path.exists():
-            raise UserError(f"{setting}={weights}: no such file or folder; give {HUB_FILE}, or an imtok folder of it")
-    if path.is_dir():
-        return from_pretrained(path)
-    return find("maskgit_vqgan").import_state(read_state_dict(path))[0]
+    return made.requires_grad_(False).eval(), found

@@ -1,6 +1,6 @@
 """Everything needed to go on exactly: gathered at an update boundary, written whole or not at all, read strictly.
 
-Frozen networks of loss terms and discriminators (LPIPS, teachers) are left out: they come from their own files.
+Frozen networks of loss terms and discriminators (LPIPS, teachers) are in no state dict (common/frozen.py).
 """
 
 import io
@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from .. import __version__
+from ..common.distributed import gather_objects, rank
 from ..common.errors import UserError
 from ..common.files import write_atomically
+from ..common.weights import misfit
 from .randomness import rng_state
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ FORMAT_VERSION = 1
 
 
 def trained_state(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
-    """state_dict without the networks below `module` that are frozen as a whole."""
+    """state_dict without parts that are frozen as a whole: a text tower, which an export keeps and a run need not."""
     state: dict[str, Tensor] = {}
     own = [(n, p) for n, p in module.named_parameters(recurse=False) if p.requires_grad]
     own += [(n, b) for n, b in module.named_buffers(recurse=False) if n not in module._non_persistent_buffers_set]
@@ -39,10 +40,6 @@ def trained_state(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
 
 def gather(training: "TokenizerTraining", config: Mapping[str, Any]) -> dict[str, Any]:
     """All ranks call this; plain containers and tensors only."""
-    ranks = [rng_state()]
-    if dist.is_available() and dist.is_initialized():
-        ranks = [None] * dist.get_world_size()
-        dist.all_gather_object(ranks, rng_state())
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -57,7 +54,7 @@ def gather(training: "TokenizerTraining", config: Mapping[str, Any]) -> dict[str
         "steppers": {name: stepper.state_dict() for name, stepper in training.steppers.items()},
         "ema": training.ema.state_dict() if training.ema is not None else None,
         "callbacks": {type(c).__name__: c.state_dict() for c in training.trainer.callbacks if c.state_dict()},
-        "rng": ranks,
+        "rng": gather_objects(rng_state()),
     }
 
 
@@ -99,12 +96,12 @@ def check_fits(
     """Another architecture is refused by the names that differ; changes nothing."""
     parts = {"tokenizer": dict(training.tokenizer.state_dict()), "losses": trained_state(training.losses)}
     parts["adversary"] = trained_state(training.adversary) if training.adversary is not None else {}
-    problems = [p for name, own in parts.items() for p in _misfits(own, state[name] or {}, prefix=f"{name}.")]
-    if problems:
-        shown = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
+    here = {f"{name}.{k}": v for name, own in parts.items() for k, v in own.items()}
+    there = {f"{name}.{k}": v for name in parts for k, v in (state[name] or {}).items()}
+    if problems := misfit(here, there):
         keys = differing_keys(state["config"], config)
         why = f"; the YAML differs: {', '.join(keys[:4])}" if keys else ""
-        raise UserError(f"ckpt_path={source}: the checkpoint is of another model: {shown}{why}")
+        raise UserError(f"ckpt_path={source}: the checkpoint is of another model: {problems}{why}")
 
 
 def restore(
@@ -136,20 +133,8 @@ def restore(
             callback.load_state_dict(state["callbacks"][type(callback).__name__])
     training.update, training.samples = state["update"], state["samples"]
     training.guard.skipped = state["skipped_updates"]
-    rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
     # With more processes than before there is no state for the last ones: they keep the one they were seeded with.
-    training.rng_to_restore = state["rng"][rank] if rank < len(state["rng"]) else None
-
-
-def _misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor], *, prefix: str) -> list[str]:
-    found = [
-        f"{prefix}{k} is {list(given[k].shape)} there, {list(own[k].shape)} here"
-        for k in own
-        if k in given and own[k].shape != given[k].shape
-    ]
-    found += [f"missing {prefix}{k}" for k in own if k not in given]
-    found += [f"unexpected {prefix}{k}" for k in given if k not in own]
-    return found
+    training.rng_to_restore = state["rng"][rank()] if rank() < len(state["rng"]) else None
 
 
 def differing_keys(saved: Any, now: Any, key: str = "") -> list[str]:

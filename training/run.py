@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from ..common.build import build
 from ..common.console import is_first_rank, say
+from ..common.distributed import gather_objects, wait_for_all
 from ..common.provenance import git_facts
 from . import run_folder
 from .checkpoint import check_fits, read, restore
@@ -119,12 +119,17 @@ def export(tokenizer: torch.nn.Module, training: TokenizerTraining, config: Mapp
         "weights": "ema" if training.ema is not None else "raw",
         "skipped_updates": training.guard.skipped,
         "git": git_facts(),
-        "random_weights": list(training.losses.random_weights),
+        **weights_facts(training),
         "seed": config["seed"],
         "data": training.data.describe(),
     }
     save_pretrained(tokenizer, folder, facts=facts)
     save_alignment(training.losses, config, folder)
+
+
+def weights_facts(training: TokenizerTraining) -> dict[str, Any]:
+    """The losses whose frozen networks did not have the published weights."""
+    return {"random_weights": training.losses.random_weights, "other_weights": training.losses.other_weights}
 
 
 def evaluate_run(
@@ -153,7 +158,7 @@ def evaluate_run(
             "experiment": config["name"],
             "update": training.update,
             "weights": "ema" if training.ema is not None else "raw",
-            "random_weights": list(training.losses.random_weights),
+            **weights_facts(training),
         },
     )
     training.skipped.collect(results["skipped_images"])
@@ -161,17 +166,14 @@ def evaluate_run(
 
 def report_skipped(training: TokenizerTraining) -> None:
     """Each rank has seen other images; the first one writes and tells."""
-    if dist.is_available() and dist.is_initialized():
-        lists: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(lists, list(training.skipped.lines))
-        for lines in lists if is_first_rank() else ():
-            training.skipped.collect(lines)
+    everywhere = gather_objects(list(training.skipped.lines))
     if is_first_rank():
+        for lines in everywhere:
+            training.skipped.collect(lines)
         training.skipped.report()
 
 
 def _say_how_to_go_on(training: TokenizerTraining, folder: Path) -> None:
     reason = name_of(training.stopped_by)
     say(f"stopped by {reason} after update {training.update}; go on with: ckpt_path=last hydra.run.dir={folder}")
-    if dist.is_available() and dist.is_initialized():
-        dist.barrier()  # nobody leaves while another one still waits
+    wait_for_all()  # nobody leaves while another one still waits

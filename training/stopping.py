@@ -9,9 +9,9 @@ from types import FrameType
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from ..common.console import say
+from ..common.distributed import max_over_processes
 
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
 MAX_TIME = 1  # beside the numbers of signals; as one of them it would be SIGHUP, which is not listened to
@@ -51,11 +51,7 @@ class StopRequest:
 
     def of_any_rank(self, device: torch.device) -> int:
         """0 for none. It may reach one rank an update earlier than another, and all have to stop after the same one."""
-        if not (dist.is_available() and dist.is_initialized()):
-            return self.asked_by or 0
-        asked = torch.tensor(self.asked_by or 0, device=device)
-        dist.all_reduce(asked, op=dist.ReduceOp.MAX)
-        return int(asked)
+        return max_over_processes(self.asked_by or 0, device)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.asked_by is not None and number == signal.SIGINT:

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from ..common.distributed import mean_over_ranks
 from .logging import log_values
 
 if TYPE_CHECKING:
@@ -31,9 +31,7 @@ class UpdateLog:
         """All ranks call this; the row holds their means."""
         values = self.sums | more
         numbers = torch.stack([torch.as_tensor(v, device=training.device).float() for v in values.values()])
-        if training.trainer.world_size > 1:
-            dist.all_reduce(numbers)
-            numbers /= training.trainer.world_size
+        numbers = mean_over_ranks(numbers)
         row = dict(zip((f"train/{name}" for name in values), numbers.tolist(), strict=True))
         row |= {"train/lr": training.steppers["generator"].lr, "train/skipped_updates": training.guard.skipped}
         training.latest |= row

@@ -1,10 +1,11 @@
-"""The rest of a tower behind quantized features: what its text tower is compared with (DualToken, arXiv 2503.14324)."""
+"""The remaining blocks of a tower, applied to quantized features (DualToken, arXiv 2503.14324)."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
+from ...common.timm_weights import start_from
 from ...common.types import Latents
 from ...layers.attention_pool import AttentionPool
 from ...layers.attention_projection import AttentionProjection
@@ -38,7 +39,7 @@ class TowerTailHead(Head):
         first_block: int = 26,
     ) -> None:
         super().__init__()
-        self.dim, self.out_dim = dim, width
+        self.dim, self.out_dim = dim if isinstance(dim, int) else dict(dim), width
         self.stream, code_dim = width_of(dim, stream)
         self.blocks = nn.ModuleList(
             Block(
@@ -52,11 +53,8 @@ class TowerTailHead(Head):
         self.pool = AttentionPool(width=width, num_heads=num_heads, mlp_width=mlp_width, activation=activation)
         init_transformer(self)
         self.expand = AttentionProjection(dim_in=code_dim, dim_out=width, num_heads=projection_heads, causal=causal)
-        if pretrained is not None:
-            from ...tokenizers.towers.base import start_from
-
-            tail = {name: getattr(self, name) for name in ("blocks", "norm", "pool")}
-            start_from(nn.ModuleDict(tail), pretrained, renamed=lambda state: from_timm(state, first_block))
+        tail = {f"{name}.": getattr(self, name) for name in ("blocks", "norm", "pool")}
+        start_from(tail, pretrained, rename=lambda state: from_timm(state, first_block))
 
     def features(self, codes: Latents) -> Tensor:
         """[B, N, width], where the tower goes on."""

@@ -15,8 +15,8 @@ def metrics_of(curve: Mapping[str, Any]) -> list[str]:
 
 
 def metric_name(key: str) -> str:
-    base = key.removesuffix("[random]")
-    return NAMES.get(base, base) + (" [random]" if key != base else "")
+    base, bracket, mark = key.partition("[")
+    return NAMES.get(base, base) + (f" [{mark}" if bracket else "")
 
 
 def is_random(key: str) -> bool:

@@ -10,9 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...common.errors import UserError, one_line
+from ...common.weights import Published, fill, find, read
 from ..protocol import Protocol
-from ..weights import INCEPTION_SHA256_START, find_inception, sha256_of
+
+PUBLISHED = Published(
+    url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+    sha256="6726825d",
+)
 
 SIDE = 299
 
@@ -49,12 +53,8 @@ def inception_network(weights: str | None, *, seed: int = 0) -> nn.Module:
     with torch.random.fork_rng(devices=[]):  # the initialisation must not move the run's random numbers
         network = Unloaded("inception-2015", ["2048", "logits_unbiased"], feature_extractor_weights_path=nothing)
     if weights is not None:
-        try:
-            network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-        except Exception as error:  # unpickling raises a dozen kinds
-            raise UserError(
-                f"protocol.inception={weights}: not torch-fidelity's 2015 Inception ({one_line(error)[:160]})"
-            ) from error
+        named = f"protocol.inception={weights}"
+        fill(network, read(weights, source=named), source=named, network="torch-fidelity's 2015 Inception")
         return network
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
@@ -71,19 +71,14 @@ class InceptionExtractor:
     has_logits = True
 
     def __init__(self, *, protocol: Protocol, device: torch.device, seed: int = 0) -> None:
-        self.weights_are_random = protocol.inception == "random"
-        file = None if self.weights_are_random else find_inception(protocol.inception)
-        self.sha256 = None if file is None else sha256_of(file)
-        if self.weights_are_random:
-            self.name = "random-inception"
-        elif self.sha256.startswith(INCEPTION_SHA256_START):
-            self.name = "inception-2015"
-        else:
-            self.name = f"inception-{self.sha256[:8]}"  # another network measures another distance
-        self.file = None if file is None else str(file)
+        self.origin = find(protocol.inception, published=PUBLISHED, setting="protocol.inception")
+        self.weights_are_random, self.sha256 = self.origin.random, self.origin.sha256
+        # Another network measures another distance.
+        self.name = "random-inception" if self.origin.random else f"inception-{self.origin.label or 2015}"
+        self.file = None if self.origin.path is None else str(self.origin.path)
         network = inception_network(self.file, seed=seed)
         *trunk, self.head = network.children()  # in the order in which forward runs them
-        self.trunk = nn.Sequential(*trunk).to(device, memory_format=torch.channels_last)
+        self.trunk = nn.Sequential(*trunk).to(device).to(memory_format=torch.channels_last)
         self.head = self.head.to(device)
         self.resize = RESIZES[protocol.fid_resize]
         self.wants_floats = protocol.fid_pixels == "float"

@@ -14,14 +14,11 @@ from torch import Tensor, nn
 
 from ...common.build import build, locate_trusted_module
 from ...common.errors import UserError
-from ...losses.semantic.contrastive import ContrastiveTerm
-from ...losses.semantic.tower_cosine import TowerCosine
-from ...losses.teacher_term import TaughtTerm
+from ...losses.base import LossTerm
 from ...losses.teachers.registry import NamedTeachers
 from ...tokenizers.feature_taps import tap
 
 FOLDER, FORMAT = "alignment", "imtok-alignment"
-KINDS = (ContrastiveTerm, TaughtTerm, TowerCosine)
 HOME = ("imtok.losses.",)  # where everything that lies beside an export is defined
 
 
@@ -34,12 +31,12 @@ class Alignment:
     missing: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of_losses(cls, losses: nn.Module) -> "Alignment":
-        terms = {n: t for n, t in losses.terms.items() if isinstance(t, KINDS) and getattr(t, "reading", None)}
+    def of_losses(cls, losses: Any) -> "Alignment":
+        terms = {n: t for n, t in losses.terms.items() if t.kept_beside_export and getattr(t, "reading", None)}
         return cls(terms, [n for n in losses.random_weights if n in terms])
 
 
-def save_alignment(losses: nn.Module, config: Mapping[str, Any], folder: Path) -> Path | None:
+def save_alignment(losses: Any, config: Mapping[str, Any], folder: Path) -> Path | None:
     """After a run, beside model.safetensors in `folder`; nothing where no term has a meaning to keep."""
     return _write(Alignment.of_losses(losses), config, folder)
 
@@ -134,7 +131,7 @@ def _build_terms(
         here = f"{key}.{name}{term}"
         try:
             made = build(node, key=here, trusted=HOME)
-            if not isinstance(made, KINDS):
+            if not (isinstance(made, LossTerm) and made.kept_beside_export):
                 raise UserError(f"{here}._target_={node['_target_']}: no term with something to keep beside an export")
             if made.teacher is not None:
                 made.learn_from(teachers.get(made.teacher, asked_by=f"{here}.teacher"))
@@ -167,7 +164,10 @@ def _write(alignment: Alignment, config: Mapping[str, Any], folder: Path) -> Pat
 
 
 def _is_aligned(target: str | None) -> bool:
-    return bool(target) and issubclass(locate_trusted_module(target, key="loss", within=HOME), KINDS)
+    if not target:
+        return False
+    found = locate_trusted_module(target, key="loss", within=HOME)
+    return issubclass(found, LossTerm) and found.kept_beside_export
 
 
 def _without_sources(node: Any, *, frozen_too: bool = True) -> Any:

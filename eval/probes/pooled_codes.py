@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from ...common.distributed import gather_objects
 from ...common.pixels import to_model_range
 from ...common.types import Latents, TokenizerOutput
 from ...losses.semantic.contrastive import ContrastiveTerm
@@ -87,10 +87,9 @@ def _by_stream(streams: Latents) -> dict[str, Tensor]:
 
 def _of_all_processes(own: PooledCodes) -> PooledCodes:
     """Every process ends with all rows, whichever process read them, in one order."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    shards = gather_objects(own)
+    if len(shards) == 1:
         return own
-    shards: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(shards, own)
     keys = [key for shard in shards for key in shard.keys]
     order = sorted(range(len(keys)), key=keys.__getitem__)
 

@@ -46,7 +46,7 @@ def _network_rows(results: Mapping[str, Any]) -> Iterator[Row]:
     for key, value in results.items():
         random = "[random" in key
         if key.startswith("lpips_"):
-            name = key.replace("lpips_", "LPIPS ").replace("[random]", " [random]")
+            name = key.replace("lpips_", "LPIPS ").replace("[", " [")
             yield Row("Perceptual", name, f"{value:.4f}", "lower", random=random)
         elif key == "rfid" or key.startswith("fid["):
             random = random or "[randconv" in key

@@ -11,6 +11,8 @@ from ...common.distributed import mean_over_ranks
 class ActNorm(nn.Module):
     """scale * (x + loc); the first training forward chooses both so that its output has mean 0 and deviation 1."""
 
+    initialized: Tensor
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.loc = nn.Parameter(torch.zeros(1, width, 1, 1))

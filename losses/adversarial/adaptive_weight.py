@@ -18,7 +18,7 @@ class AdaptiveWeight:
 
     def __init__(self, *, eps: float = 1e-4, minimum: float = 0.0, maximum: float = 1e4) -> None:
         if not 0 <= minimum <= maximum:
-            raise UserError(f"adversary.adaptive.minimum={minimum}: give 0 or more, and not above maximum={maximum}")
+            raise ValueError(f"minimum={minimum}: give 0 or more, and not above maximum={maximum}")
         self.eps = eps
         self.minimum = minimum
         self.maximum = maximum

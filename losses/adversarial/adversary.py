@@ -1,4 +1,4 @@
-"""The adversary: discriminator, GAN losses and the policy of when and how much they count."""
+"""The GAN part of a training: discriminator, GAN losses, and when and how much they count."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ...common.build import build
 from ...common.errors import UserError, did_you_mean
 from ...common.schedule import schedule_of
 from ...common.types import TokenizerOutput
@@ -23,7 +22,7 @@ PIXEL_TERMS = ("l1", "l2", "lpips")
 
 
 class Adversary(nn.Module):
-    """What the training module sees of a GAN. Every number of updates counts generator updates; the first has number 0.
+    """Discriminator and GAN losses with their schedule. Updates are the generator's, and the first has number 0.
 
     discriminator: a module, images to logits. adaptive: AdaptiveWeight, or null: `weight` alone. lecam: LeCam or null.
     consistency: BalancedConsistency (bCR) or null; not halved or scaled by anything but its own weight.
@@ -37,19 +36,19 @@ class Adversary(nn.Module):
     own_clock: the schedule of its learning rate counts from the discriminator's first update; false: from the run's.
     """
 
-    builds_own_parts: ClassVar[bool] = True  # `optimizer` stays a node: it wants parameters first
+    keeps_nodes: ClassVar[tuple[str, ...]] = ("optimizer",)  # built when there are parameters
 
     def __init__(
         self,
         *,
-        discriminator: nn.Module | Mapping[str, Any],
+        discriminator: nn.Module,
         gan_loss: str = "hinge",
         generator_loss: str | None = None,
         weight: float | Mapping[str, Any] = 1.0,
         discriminator_weight: float | Mapping[str, Any] = 1.0,
-        adaptive: AdaptiveWeight | Mapping[str, Any] | None = None,
-        lecam: LeCam | Mapping[str, Any] | None = None,
-        consistency: BalancedConsistency | Mapping[str, Any] | None = None,
+        adaptive: AdaptiveWeight | None = None,
+        lecam: LeCam | None = None,
+        consistency: BalancedConsistency | None = None,
         start: int = 0,
         discriminator_warmup: int = 0,
         ramp: int = 0,
@@ -58,22 +57,20 @@ class Adversary(nn.Module):
         own_clock: bool = True,
     ) -> None:
         super().__init__()
-        self.discriminator: nn.Module = _built(discriminator, "discriminator")
-        self.adaptive: AdaptiveWeight | None = _built(adaptive, "adaptive")
-        self.lecam: LeCam | None = _built(lecam, "lecam")
-        self.consistency: BalancedConsistency | None = _built(consistency, "consistency")
+        self.discriminator, self.adaptive = discriminator, adaptive
+        self.lecam, self.consistency = lecam, consistency
         self.discriminator_form = _choose(DISCRIMINATOR_LOSSES, gan_loss, "gan_loss")
         self.generator_form = _choose(GENERATOR_LOSSES, generator_loss or gan_loss, "generator_loss")
         for name, updates in (("start", start), ("discriminator_warmup", discriminator_warmup), ("ramp", ramp)):
             if updates < 0:
-                raise UserError(f"adversary.{name}={updates}: give a number of updates, 0 or more")
+                raise ValueError(f"{name}={updates}: give a number of updates, 0 or more")
         if discriminator_warmup > start:
-            raise UserError(
-                f"adversary.discriminator_warmup={discriminator_warmup} begins before the run: "
-                f"set adversary.start to {discriminator_warmup} or more (it is {start})"
+            raise ValueError(
+                f"discriminator_warmup={discriminator_warmup}: begins before the run; "
+                f"set start to {discriminator_warmup} or more (it is {start})"
             )
-        self.weight = schedule_of(weight, key="adversary.weight")
-        self.discriminator_weight = schedule_of(discriminator_weight, key="adversary.discriminator_weight")
+        self.weight = schedule_of(weight, key="weight")
+        self.discriminator_weight = schedule_of(discriminator_weight, key="discriminator_weight")
         self.start = start
         self.discriminator_warmup = discriminator_warmup
         self.ramp = ramp
@@ -82,7 +79,7 @@ class Adversary(nn.Module):
         self.own_clock = own_clock
         self.update = 0
 
-    def check(self, tokenizer: nn.Module, loss_names: Sequence[str]) -> None:
+    def check(self, tokenizer: Any, loss_names: Sequence[str]) -> None:
         """Fail before the first batch where tokenizer, losses and adversary cannot work together."""
         known = [*loss_names, *PIXEL_TERMS]
         for name in self.reconstruction_terms:
@@ -92,9 +89,7 @@ class Adversary(nn.Module):
                 )
         if not tokenizer.decoder.cheap_sample:
             decoder = type(tokenizer.decoder).__name__
-            raise UserError(
-                f"adversary: tokenizer.decoder ({decoder}) gives no picture in training; use adversary=none"
-            )
+            raise UserError(f"adversary: tokenizer.decoder ({decoder}) gives no image in training; use adversary=none")
         smallest, size = getattr(self.discriminator, "smallest_image", 1), list(tokenizer.image_size)
         if min(size) < smallest:
             raise UserError(
@@ -133,7 +128,7 @@ class Adversary(nn.Module):
         return update >= self.first_update
 
     def factor(self, update: int) -> float:
-        """Grows from 1/ramp at `start` to 1, so that no update pays for a discriminator that does not count."""
+        """Grows from 1/ramp at `start` to 1."""
         if update < self.start:
             return 0.0
         return min(1.0, (update - self.start + 1) / self.ramp) if self.ramp else 1.0
@@ -152,6 +147,7 @@ class Adversary(nn.Module):
         reconstruction_loss: the sum of reconstruction_terms (LossValues.sum_of), read by `adaptive` only.
         """
         reconstruction = output.reconstruction
+        assert reconstruction is not None, "`check` refuses decoders without one"
         zero = torch.zeros((), device=reconstruction.device)
         if not self.generator_active(self.update):
             return zero, {"gan_weight": zero, "gan_factor": zero}
@@ -160,6 +156,7 @@ class Adversary(nn.Module):
         logged, loss = raw.detach(), raw
         weight = zero + self.weight(self.update)
         if self.adaptive is not None and torch.is_grad_enabled():
+            assert last_layer is not None, "`check` refuses decoders without one"
             ratio, loss = self.adaptive(
                 reconstruction_loss=reconstruction_loss,
                 gan_loss=raw,
@@ -173,8 +170,10 @@ class Adversary(nn.Module):
     def discriminator_loss(self, batch: Mapping[str, Any], output: TokenizerOutput) -> tuple[Tensor, Logs]:
         """The discriminator's own loss; nothing of the tokenizer gets a gradient."""
         # Two forwards, as in every published system: batch norm then normalises real and fake images apart.
+        assert output.reconstruction is not None, "`check` refuses decoders without one"
+        reconstruction = output.reconstruction.detach()
         real = self.discriminator(batch["image"]).float()
-        fake = self.discriminator(output.reconstruction.detach()).float()
+        fake = self.discriminator(reconstruction).float()
         gan = self.discriminator_form(real, fake)
         logs = {
             "gan_discriminator": gan.detach(),
@@ -189,7 +188,7 @@ class Adversary(nn.Module):
         loss = self.discriminator_weight(self.update) * loss
         if self.consistency is not None:
             apart = self.consistency(self.discriminator, batch["image"], real)
-            apart = apart + self.consistency(self.discriminator, output.reconstruction.detach(), fake)
+            apart = apart + self.consistency(self.discriminator, reconstruction, fake)
             logs["consistency"] = apart.detach()
             loss = loss + self.consistency.weight * apart
         return loss, logs
@@ -212,23 +211,19 @@ class Adversary(nn.Module):
 
 def weights_by_name(terms: Sequence[str | Mapping[str, float]] | Mapping[str, float]) -> dict[str, float | None]:
     """{loss: its weight, None for that of `loss`}. A list, since Hydra puts no mapping in the place of a list."""
-    key, weights = "adversary.reconstruction_terms", {}
+    key, weights = "reconstruction_terms", {}
     for item in [terms] if isinstance(terms, Mapping) else terms:
         for name, weight in item.items() if isinstance(item, Mapping) else [(item, None)]:
             if not isinstance(name, str) or name in weights:
-                raise UserError(f"{key}: {name}: a loss's name, once; [l1, l2] or [{{l1: 0.2}}, {{l2: 1.0}}]")
+                raise ValueError(f"{key}: {name}: a loss's name, once; [l1, l2] or [{{l1: 0.2}}, {{l2: 1.0}}]")
             number = isinstance(weight, (int, float)) and not isinstance(weight, bool) and 0 <= weight < math.inf
             if isinstance(item, Mapping) and not number:
-                raise UserError(f"{key}.{name}={weight}: a number of 0 or more; {name} alone has its weight in `loss`")
+                raise ValueError(f"{key}.{name}={weight}: a number of 0 or more; {name} alone has its weight in `loss`")
             weights[name] = weight
     return weights
 
 
-def _built(part: Any, name: str) -> Any:
-    return build(part, key=f"adversary.{name}") if isinstance(part, Mapping) else part
-
-
 def _choose(table: Mapping[str, Any], name: str, key: str) -> Any:
     if name not in table:
-        raise UserError(f"adversary.{key}={name}: no such loss; {did_you_mean(name, table)}")
+        raise ValueError(f"{key}={name}: no such loss; {did_you_mean(name, table)}")
     return table[name]

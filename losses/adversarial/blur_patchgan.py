@@ -1,10 +1,8 @@
-"""MaskBit's PatchGAN (arXiv:2409.16211), which blurs before it drops pixels; Open-MAGVIT2 and TiTok use it too."""
+"""MaskBit's PatchGAN with blurred downsampling (arXiv:2409.16211); Open-MAGVIT2 and TiTok use it too."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from ...common.errors import UserError
 
 BINOMIAL = {3: (1.0, 2.0, 1.0), 4: (1.0, 3.0, 3.0, 1.0), 5: (1.0, 4.0, 6.0, 4.0, 1.0)}
 
@@ -13,7 +11,7 @@ class BlurPatchGAN(nn.Module):
     """Images [B, C, H, W] to logits [B, 1, H / 2^stages, W / 2^stages].
 
     blur: width of the binomial filter of every halving, 3 to 5; null: a plain 2x2 mean. Group norm, so that batches of
-    any size do.
+    any size are fine.
     largest_map: side to which the last features are max-pooled where they are larger; TiTok's 16. null: never.
     """
 
@@ -28,13 +26,13 @@ class BlurPatchGAN(nn.Module):
     ) -> None:
         super().__init__()
         if stages < 1:
-            raise UserError(f"adversary.discriminator.stages={stages}: give 1 or more")
+            raise ValueError(f"stages={stages}: give 1 or more")
         if blur is not None and blur not in BINOMIAL:
-            raise UserError(f"adversary.discriminator.blur={blur}: give 3, 4 or 5, or null for a plain mean")
+            raise ValueError(f"blur={blur}: give 3, 4 or 5, or null for a plain mean")
         if ndf % 32:
-            raise UserError(f"adversary.discriminator.ndf={ndf}: give a multiple of 32 (group norm)")
+            raise ValueError(f"ndf={ndf}: give a multiple of 32 (group norm)")
         if largest_map is not None and largest_map < 1:
-            raise UserError(f"adversary.discriminator.largest_map={largest_map}: give 1 or more, or null")
+            raise ValueError(f"largest_map={largest_map}: give 1 or more, or null")
         self.stages, self.largest_map = stages, largest_map
         self.stem = nn.Conv2d(in_channels, ndf, 5, padding=2)
         self.blocks = nn.ModuleList()
@@ -72,6 +70,8 @@ class Stage(nn.Module):
 
 class BlurHalve(nn.Module):
     """A binomial filter, then every second pixel: what aliases is gone before (Zhang, arXiv:1904.11486)."""
+
+    kernel: Tensor
 
     def __init__(self, *, taps: int) -> None:
         super().__init__()

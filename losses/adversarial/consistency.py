@@ -1,13 +1,13 @@
-"""Balanced consistency regularisation (bCR; Zhao et al., arXiv:2002.04724): augmenting moves no logit, real or fake."""
+"""Balanced consistency regularisation (bCR; Zhao et al., arXiv:2002.04724): logits stay under augmentation."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class BalancedConsistency(nn.Module):
-    """Squared difference of the logits of two looks at the same pictures; the Adversary multiplies by `weight`.
+    """Squared difference of the logits of the images and of the same images augmented; unweighted, as LeCam.
 
-    augment: of the second look. null: the discriminator's own, which draws anew at every look.
+    augment: of the second pass. null: the discriminator's own, which draws anew in every pass.
     """
 
     def __init__(self, *, weight: float = 4.0, augment: nn.Module | None = None) -> None:

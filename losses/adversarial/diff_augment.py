@@ -1,14 +1,12 @@
-"""Differentiable augmentation of what a discriminator sees (DiffAugment, Zhao et al., arXiv:2006.10738)."""
+"""Differentiable augmentation of a discriminator's input (DiffAugment, Zhao et al., arXiv:2006.10738)."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...common.errors import UserError
-
 
 class DiffAugment(nn.Module):
-    """Shift, colour and a blanked square, drawn anew for every picture; as StyleGAN-T (arXiv:2301.09515) has it.
+    """Shift, colour and a blanked square, drawn anew for every image; as StyleGAN-T (arXiv:2301.09515) has it.
 
     chance: that each of the three is applied to a batch. shift, cutout: shares of the side; cutout 0: none.
     blur_updates: updates from the GAN's start in which a blur fades, at first of sqrt(side / 2) pixels, so that a fresh
@@ -20,10 +18,10 @@ class DiffAugment(nn.Module):
     ) -> None:
         super().__init__()
         if blur_updates < 0:
-            raise UserError(f"adversary.discriminator.augment.blur_updates={blur_updates}: 0 or more")
+            raise ValueError(f"blur_updates={blur_updates}: 0 or more")
         for name, value in (("chance", chance), ("shift", shift), ("cutout", cutout)):
             if not 0 <= value <= 1:
-                raise UserError(f"adversary.discriminator.augment.{name}={value}: a share, from 0 to 1")
+                raise ValueError(f"{name}={value}: a share, from 0 to 1")
         self.chance = chance
         self.shift = shift
         self.cutout = cutout
@@ -85,7 +83,7 @@ def recoloured(images: Tensor) -> Tensor:
 
 
 def cut_out(images: Tensor, share: float) -> Tensor:
-    """A square of `share` of the side is black; its centre lies anywhere in the picture."""
+    """A black square of `share` of the side; its centre is anywhere in the image."""
     inside = []
     for side in images.shape[2:]:
         length = round(side * share)

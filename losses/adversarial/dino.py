@@ -3,21 +3,20 @@
 One small trained head on each of five depths; together they give 5 x 196 logits an image.
 """
 
-import os
+from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
+from typing import Any
 
-import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from ...common.errors import MissingWeights, UserError
-from ...tokenizers.towers.base import Standardize
-from .frozen_trunk import FrozenTrunk, FrozenTrunkDiscriminator, check_taps, fill_randomly, patches_and_class
+from ...common.timm_weights import timm_network
+from ...common.weights import Published, load
+from .frozen_trunk import FrozenTrunkDiscriminator, ViTTrunk
 
-SIDE, PATCH = 224, 16
-SETTING = "adversary.discriminator.weights"
-URL = "https://dl.fbaipublicfiles.com/dino/dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth"
+MODEL, SIDE = "vit_small_patch16_224.dino", 224
+PUBLISHED = Published(
+    url="https://dl.fbaipublicfiles.com/dino/dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth"
+)  # without a published checksum
 
 
 class DinoDiscriminator(FrozenTrunkDiscriminator):
@@ -37,66 +36,20 @@ class DinoDiscriminator(FrozenTrunkDiscriminator):
         num_heads: int = 6,
         taps: tuple[int, ...] = (2, 5, 8, 11),
     ) -> None:
-        check_taps(taps, depth)
-        trunk = DinoTrunk(width=width, depth=depth, num_heads=num_heads, taps=tuple(taps))
-        trunk.fill(weights)
+        gelu = partial(nn.GELU, approximate="tanh")
+        sizes: dict[str, Any] = {"embed_dim": width, "depth": depth, "num_heads": num_heads}
+        vit, _ = timm_network(MODEL, "random", num_classes=0, act_layer=gelu, **sizes)
+        vit.norm = nn.Identity()  # behind the last tap
+        origin = load(vit, weights, published=PUBLISHED, rename=without_key_bias, network="DINO's ViT-S/16")
+        trunk = ViTTrunk(vit, origin, taps=taps, before_blocks=True, side=SIDE)
         super().__init__(trunk=trunk, augment=augment, kernel=kernel, norm="local_batch", spectral=True)
 
 
-class DinoTrunk(FrozenTrunk):
-    """[B, 3, 224, 224] in [-1, 1] to patch tokens plus class token, [B, D, 196], before block 0 and after `taps`."""
-
-    def __init__(self, *, width: int, depth: int, num_heads: int, taps: tuple[int, ...]) -> None:
-        super().__init__()
-        self.taps, self.width, self.depths = taps, width, 1 + len(taps)
-        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, PATCH, stride=PATCH)})
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + (SIDE // PATCH) ** 2, width))
-        parts = {"act_layer": partial(nn.GELU, approximate="tanh"), "norm_layer": partial(nn.LayerNorm, eps=1e-6)}
-        self.blocks = nn.ModuleList(Block(dim=width, num_heads=num_heads, qkv_bias=True, **parts) for _ in range(depth))
-        self.standardize = Standardize("imagenet")
-
-    def side_for(self, side: int) -> int:
-        return SIDE
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        x = self.patch_embed["proj"](self.standardize(images)).flatten(2).transpose(1, 2)
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x.float()], dim=1) + self.pos_embed
-        found = [patches_and_class(x)]
-        for number, block in enumerate(self.blocks):
-            x = block(x)
-            if number in self.taps:
-                found.append(patches_and_class(x))
-        return found
-
-    def fill(self, weights: str) -> None:
-        if weights == "random":
-            fill_randomly(self)
-            return
-        from ...common.weights import first_misfit, read_state_dict
-
-        state = read_state_dict(_file() if weights == "pretrained" else weights, key=SETTING)
-        own = self.state_dict()
-        if wrong := first_misfit(own, state):
-            raise UserError(f"{SETTING}={weights}: not DINO's ViT-S/16 ({wrong} missing or misshapen)")
-        state = {k: state[k].clone() for k in own}
-        for name, value in state.items():
-            if name.endswith("attn.qkv.bias"):  # a key's bias moves all of a query's scores alike; published as zero
-                value[len(value) // 3 : 2 * len(value) // 3] = 0
-        self.load_state_dict(state)
-        self.weights_are_random = False
-
-
-def _file() -> Path:
-    path = Path(torch.hub.get_dir()) / "checkpoints" / URL.rsplit("/", 1)[-1]
-    if path.exists():
-        return path
-    reason = "HF_HUB_OFFLINE=1, so it was not fetched"
-    if os.environ.get("HF_HUB_OFFLINE") != "1":
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(URL, str(path), progress=False)
-            return path
-        except OSError as error:  # URLError and time-outs are OSErrors
-            reason = f"{URL} could not be fetched: {getattr(error, 'reason', error)}"
-    raise MissingWeights(f"{SETTING}=pretrained: {path.name} is not in {path.parent} ({reason}); use {SETTING}=PATH")
+def without_key_bias(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The bias of keys, which moves all scores of a query alike, as zero: so the discriminator was published."""
+    found = dict(state)
+    for name, value in state.items():
+        if name.endswith("attn.qkv.bias"):
+            found[name] = value.clone()
+            found[name][len(value) // 3 : 2 * len(value) // 3] = 0
+    return found

@@ -1,61 +1,87 @@
-"""A discriminator that judges by what a frozen network sees: a small trained head on each of several depths.
+"""A discriminator on the features of a frozen network: a small trained head on each of several depths.
 
 StyleGAN-T (Sauer et al., arXiv:2301.09515) and those after it; which network, and its sizes: dino.py, dinov2.py.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import spectral_norm
 
-from ...common.errors import UserError
+from ...common.frozen import Frozen
+from ...common.weights import Weights
+from ...tokenizers.towers.base import Standardize
 
 
-class FrozenTrunk(nn.Module, ABC):
-    """Images in [-1, 1], prepared by `to_side`, to features [B, width, tokens] of `depths` places."""
+class ViTTrunk(nn.Module):
+    """A timm ViT: images in [-1, 1] to patch tokens plus class token, [B, width, tokens], at `depths` places.
 
-    width: int
-    depths: int
-    weights_are_random: bool = True
-
-    @abstractmethod
-    def side_for(self, side: int) -> int:
-        """What a picture's side of so many pixels is brought to."""
-
-
-class FrozenTrunkDiscriminator(nn.Module):
-    """Images in [-1, 1] to logits, those of all depths side by side.
-
-    augment: what the images go through in training, DiffAugment or null. kernel: of the second convolution of a head.
-    norm: "local_batch" (groups of eight, VAR and XQ-GAN) or "group" (UniTok). spectral: of all weights of the heads.
-    The frozen trunk is hidden from the module tree: no checkpoint or optimizer finds it, but it moves with `.to`.
+    taps: blocks after which features are taken; before_blocks: and once before the first.
+    side: of the images that it takes; None: all multiples of its patches' side.
     """
 
     def __init__(
-        self, *, trunk: FrozenTrunk, augment: nn.Module | None, kernel: int, norm: str, spectral: bool
+        self, vit: Any, origin: Weights, *, taps: Sequence[int], before_blocks: bool = False, side: int | None = None
+    ) -> None:
+        super().__init__()
+        if not taps or min(taps) < 0 or max(taps) >= len(vit.blocks):
+            raise ValueError(f"taps={list(taps)}: blocks are 0 to {len(vit.blocks) - 1}")
+        if origin.random:
+            fill_randomly(vit)
+        self.vit, self.origin = vit, origin
+        self.taps, self.before_blocks, self.side = tuple(taps), before_blocks, side
+        self.width, self.depths = int(vit.embed_dim), before_blocks + len(taps)
+        self.standardize = Standardize("imagenet")
+
+    def side_for(self, side: int) -> int:
+        """The side that an image's side of so many pixels is resized to."""
+        patch = self.vit.patch_embed.patch_size[0]
+        return self.side or max(side // patch, 1) * patch
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x_BND = self.vit._pos_embed(self.vit.patch_embed(self.standardize(images)))
+        found = [x_BND] if self.before_blocks else []
+        for number, block in enumerate(self.vit.blocks):
+            x_BND = block(x_BND)
+            if number in self.taps:
+                found.append(x_BND)
+        return [(x[:, 1:] + x[:, :1]).transpose(1, 2) for x in map(Tensor.float, found)]
+
+
+class FrozenTrunkDiscriminator(nn.Module):
+    """Images in [-1, 1] to logits, those of all depths concatenated.
+
+    augment: what the images go through in training, DiffAugment or null. kernel: of the second convolution of a head.
+    norm: "local_batch" (groups of eight, VAR and XQ-GAN) or "group" (UniTok). spectral: of all weights of the heads.
+    """
+
+    def __init__(
+        self,
+        *,
+        trunk: ViTTrunk,
+        augment: nn.Module | None,
+        kernel: int,
+        norm: Literal["local_batch", "group"],
+        spectral: bool,
     ) -> None:
         super().__init__()
         if kernel % 2 == 0:
-            raise UserError(f"adversary.discriminator.kernel={kernel}: give an odd number")
-        self.__dict__["trunk"] = trunk.requires_grad_(False).eval()
+            raise ValueError(f"kernel={kernel}: give an odd number")
+        self.trunk = Frozen(trunk)
         self.augment = augment
         self.kernel = kernel
 
         def block(kernel: int) -> nn.Sequential:
-            normed = _norm(norm, trunk.width)
+            normed = LocalBatchNorm(width=trunk.width) if norm == "local_batch" else _group_norm(trunk.width)
             return nn.Sequential(_convolution(trunk.width, trunk.width, kernel, spectral), normed, nn.LeakyReLU(0.2))
 
         self.heads = nn.ModuleList(
             nn.Sequential(block(1), Residual(block(kernel)), _convolution(trunk.width, 1, 1, spectral))
             for _ in range(trunk.depths)
         )
-
-    @property
-    def weights_are_random(self) -> bool:
-        return self.trunk.weights_are_random
 
     def forward(self, images: Tensor) -> Tensor:
         if self.augment is not None and self.training:
@@ -64,7 +90,7 @@ class FrozenTrunkDiscriminator(nn.Module):
         return torch.cat([head(x).flatten(1) for head, x in zip(self.heads, features, strict=True)], dim=1)
 
     def _to_side(self, images: Tensor) -> Tensor:
-        """Larger pictures are cropped or shrunk, each half the time, so that fine and coarse are both judged."""
+        """Larger images are cropped or shrunk, each half the time, so that fine and coarse are both judged."""
         height, width = images.shape[-2:]
         rows, columns = self.trunk.side_for(height), self.trunk.side_for(width)
         if height > rows and width > columns:
@@ -73,10 +99,6 @@ class FrozenTrunkDiscriminator(nn.Module):
                 return images[..., top : top + rows, left : left + columns]
             return F.interpolate(images, (rows, columns), mode="area")
         return F.interpolate(images, (rows, columns), mode="bicubic")
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FrozenTrunkDiscriminator":
-        self.trunk._apply(fn)
-        return super()._apply(fn, recurse)
 
 
 class Residual(nn.Module):
@@ -105,17 +127,6 @@ class LocalBatchNorm(nn.Module):
         return torch.cat(normed)
 
 
-def check_taps(taps: Sequence[int], depth: int) -> None:
-    if not taps or min(taps) < 0 or max(taps) >= depth:
-        raise UserError(f"adversary.discriminator.taps={list(taps)}: blocks are 0 to {depth - 1}")
-
-
-def patches_and_class(x_BND: Tensor) -> Tensor:
-    """[B, D, N]: every patch token plus the class token that stands before them."""
-    x_BND = x_BND.float()
-    return (x_BND[:, 1:] + x_BND[:, :1]).transpose(1, 2)
-
-
 def fill_randomly(trunk: nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)
     for name, parameter in trunk.named_parameters():
@@ -125,14 +136,10 @@ def fill_randomly(trunk: nn.Module) -> None:
             nn.init.zeros_(parameter)
 
 
-def _norm(name: str, width: int) -> nn.Module:
-    if name == "local_batch":
-        return LocalBatchNorm(width=width)
-    if name == "group":
-        if width % 32:
-            raise UserError(f"adversary.discriminator.norm=group: 32 groups do not divide a width of {width}")
-        return nn.GroupNorm(32, width, eps=1e-6)
-    raise UserError(f"adversary.discriminator.norm={name}: give local_batch or group")
+def _group_norm(width: int) -> nn.Module:
+    if width % 32:
+        raise ValueError(f"width={width}: 32 groups do not divide it")
+    return nn.GroupNorm(32, width, eps=1e-6)
 
 
 def _convolution(channels_in: int, channels_out: int, kernel: int, spectral: bool) -> nn.Module:

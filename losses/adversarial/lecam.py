@@ -1,13 +1,12 @@
 """LeCam regularisation (Tseng et al., arXiv:2104.03310): keeps logits near the running means of the other side."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...common.distributed import mean_over_ranks
-from ...common.errors import UserError
-
-FORMS = ("batch_mean", "per_logit")
 
 
 class LeCam(nn.Module):
@@ -20,14 +19,20 @@ class LeCam(nn.Module):
     The means start at 0, are checkpointed, and are those of all processes together.
     """
 
+    ema_real: Tensor
+    ema_fake: Tensor
+
     def __init__(
-        self, *, weight: float = 0.001, decay: float = 0.999, start: int = 0, form: str = "batch_mean"
+        self,
+        *,
+        weight: float = 0.001,
+        decay: float = 0.999,
+        start: int = 0,
+        form: Literal["batch_mean", "per_logit"] = "batch_mean",
     ) -> None:
         super().__init__()
-        if form not in FORMS:
-            raise UserError(f"adversary.lecam.form={form}: give one of {', '.join(FORMS)}")
         if not 0 <= decay <= 1:
-            raise UserError(f"adversary.lecam.decay={decay}: give a number from 0 to 1, e.g. 0.999")
+            raise ValueError(f"decay={decay}: give a number from 0 to 1, e.g. 0.999")
         self.weight = weight
         self.decay = decay
         self.start = start

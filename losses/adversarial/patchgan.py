@@ -1,4 +1,4 @@
-"""The 70x70 PatchGAN of pix2pix (arXiv:1611.07004) as VQGAN uses it: a logit for every patch."""
+"""The 70x70 PatchGAN of pix2pix (arXiv:1611.07004) as VQGAN uses it: one logit per patch."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -26,9 +26,9 @@ class PatchGAN(nn.Module):
     def __init__(self, *, in_channels: int = 3, ndf: int = 64, n_layers: int = 3, norm: str = "batch") -> None:
         super().__init__()
         if norm not in NORMS:
-            raise UserError(f"adversary.discriminator.norm={norm}: give one of {', '.join(NORMS)}")
+            raise ValueError(f"norm={norm}: give one of {', '.join(NORMS)}")
         if n_layers < 1:
-            raise UserError(f"adversary.discriminator.n_layers={n_layers}: give 1 or more")
+            raise ValueError(f"n_layers={n_layers}: give 1 or more")
         self.n_layers = n_layers
         self.stem = nn.Conv2d(in_channels, ndf, 4, stride=2, padding=1)
         self.blocks = nn.ModuleList()

@@ -3,8 +3,6 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...common.errors import UserError
-
 
 class ResidualPatchGAN(nn.Module):
     """Images [B, C, H, W] to logits [B, 1, h, w]; widths ndf x 1, 2, 4, 8, a halving each but the last."""
@@ -12,9 +10,9 @@ class ResidualPatchGAN(nn.Module):
     def __init__(self, *, in_channels: int = 3, ndf: int = 64, n_layers: int = 3) -> None:
         super().__init__()
         if n_layers < 1:
-            raise UserError(f"adversary.discriminator.n_layers={n_layers}: give 1 or more")
+            raise ValueError(f"n_layers={n_layers}: give 1 or more")
         if ndf < 32 or ndf % 32:
-            raise UserError(f"adversary.discriminator.ndf={ndf}: give a multiple of 32, for 32 groups")
+            raise ValueError(f"ndf={ndf}: give a multiple of 32, for 32 groups")
         widths = [ndf * min(2**level, 8) for level in range(n_layers + 1)]
         self.stem = nn.Conv2d(in_channels, ndf, 3, stride=2, padding=1)
         self.blocks = nn.ModuleList(

@@ -1,9 +1,10 @@
-"""CLIP's loss: each picture tells its caption from all others, and each caption its picture (UniTok, QLIP, VTP).
+"""InfoNCE over image-caption pairs, in both directions: CLIP's loss (UniTok, QLIP, VTP).
 
 Radford et al., arXiv 2103.00020, section 2.3 and figure 3.
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ class ClipInfoNCE(ContrastiveTerm):
         *,
         tower: TextTower,
         reads: str = "codes.main",
-        projector: str = "linear",
+        projector: Literal["linear", "mlp", "none"] = "linear",
         temperature: float = 0.07,
         max_scale: float = 100.0,
     ) -> None:

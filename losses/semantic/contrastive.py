@@ -1,8 +1,8 @@
-"""What contrastive terms share: images' codes and captions' vectors in one space, over the batches of all processes."""
+"""Base class of contrastive losses between images' codes and captions, over the batches of all processes."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,21 +22,27 @@ class ContrastiveTerm(LossTerm):
     that is as wide as the tower), is the image's vector.
 
     tower: what reads the captions. Tower, projection, scale and bias belong to this term: they train and are
-    checkpointed with it, and lie in `alignment/` beside an export, never inside.
+    checkpointed with it, and are saved in `alignment/` next to an export, never in it.
     """
 
     needs_captions = True
+    kept_beside_export = True
 
-    def __init__(self, *, tower: TextTower, reads: str = "codes.main", projector: str = "linear") -> None:
+    def __init__(
+        self,
+        *,
+        tower: TextTower,
+        reads: str = "codes.main",
+        projector: Literal["linear", "mlp", "none"] = "linear",
+    ) -> None:
         super().__init__()
-        if projector not in ("linear", "mlp", "none"):
-            raise ValueError(f"projector={projector}: give linear, mlp or none")
         if not isinstance(tower, TextTower):
             raise ValueError("tower: give the node of a TextTower")
         self.tower = tower
         self.reading = Reading.parse(reads)
         self.taps = self.reading.taps
         self.projector_kind = projector
+        self.projector: nn.Module = nn.Identity()
 
     def misfit(self, tokenizer: nn.Module) -> str | None:
         """Called once, before training: here the projection learns its width."""
@@ -48,7 +54,6 @@ class ContrastiveTerm(LossTerm):
         if self.projector_kind == "none":
             if width != self.tower.dim:
                 return f".term.projector=none: {width} channels are read, and the text tower gives {self.tower.dim}"
-            self.projector = nn.Identity()
         else:
             self.projector = projection(width, self.tower.dim, kind=self.projector_kind)
         return super().misfit(tokenizer)
@@ -72,7 +77,3 @@ class ContrastiveTerm(LossTerm):
 
     def texts(self, captions: Sequence[str]) -> Tensor:
         return self.tower(captions)
-
-    @property
-    def weights_are_random(self) -> bool:
-        return self.tower.weights_are_random

@@ -1,12 +1,12 @@
-"""One minus the cosine to a teacher's features, a token at a time (TokenFlow, DualViTok, SEED, RecTok)."""
+"""One minus the cosine to a teacher's features, per token (TokenFlow, DualViTok, SEED, RecTok)."""
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..teacher_term import TaughtTerm, mean_over_tokens
+from ..teacher_term import FeatureTerm, mean_over_tokens
 
 
-class SemanticCosine(TaughtTerm):
+class SemanticCosine(FeatureTerm):
     """mean over tokens of 1 - cos(ours, teacher's)."""
 
     def distance(self, ours_BND: Tensor, theirs_BND: Tensor, mask_BN: Tensor | None) -> Tensor:

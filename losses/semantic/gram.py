@@ -4,21 +4,26 @@ Over tokens: Simeoni et al., DINOv3, arXiv 2508.10104, section 4.2. Over channel
 equation 3; on the reconstruction it is the texture loss of AToken.
 """
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..teacher_term import TaughtTerm
+from ..teacher_term import FeatureTerm
 
 
-class SemanticGram(TaughtTerm):
+class SemanticGram(FeatureTerm):
     """over: tokens (unit-length tokens, N x N cosines; widths may differ) or channels (D x D, mean over tokens)."""
 
     def __init__(
-        self, *, teacher: str, reads: str = "heads.semantic", over: str = "tokens", projector: str = "none"
+        self,
+        *,
+        teacher: str,
+        reads: str = "heads.semantic",
+        over: Literal["tokens", "channels"] = "tokens",
+        projector: Literal["none", "linear", "mlp"] = "none",
     ) -> None:
         super().__init__(teacher=teacher, reads=reads, compare="tokens", projector=projector)
-        if over not in ("tokens", "channels"):
-            raise ValueError(f"over={over}: give tokens or channels")
         self.over = over
         self.needs_same_width = over == "channels"
 

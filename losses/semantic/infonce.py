@@ -1,9 +1,9 @@
-"""The semantic loss of ImageFolder and XQ-GAN: the codes' mean of an image must tell it from the batch's others.
+"""Contrastive loss on the mean code vector of an image, of ImageFolder and XQ-GAN.
 
 Li et al., arXiv 2410.01756, section 3.3: InfoNCE, both ways, between a frozen teacher's class token and the codes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -11,21 +11,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...common.distributed import of_all_processes
-from ...common.errors import UserError
 from ...common.schedule import schedule_of
 from ...common.types import TokenizerOutput
-from ..with_teacher import WithTeacher
+from ..teacher_term import TeacherTerm
 
 
-class SemanticInfoNCE(WithTeacher):
+class SemanticInfoNCE(TeacherTerm):
     """Reads the mean of one branch's codes, and the teacher's vector through the encoder's own `project`.
 
     branch: which of the encoder's branches; -1, the last, as published; 0 for XQ-GAN's detail loss.
     teacher_reads: pooled (the class token), or patches: their mean.
     scale: of the logits, a number or a schedule over updates. unit_length: of both sides first, then scale should be
         large (XQ-GAN: from 1 to 100).
-    leave_out: share of the batch, its first images, that takes no part, beside the samples that the quantizer excludes.
-    The tokenizer's projection is hidden from the module tree: it is the tokenizer's to checkpoint.
+    leave_out: share of the batch, its first images, that takes no part, as do the samples that the quantizer excludes.
+    The projection belongs to the tokenizer, which checkpoints it.
     """
 
     def __init__(
@@ -40,20 +39,17 @@ class SemanticInfoNCE(WithTeacher):
     ) -> None:
         super().__init__(teacher=teacher)
         if not 0 <= leave_out < 1:
-            raise UserError(
-                f"loss.semantic_infonce.term.leave_out={leave_out}: a share of the batch, from 0 to below 1"
-            )
-        if teacher_reads not in ("pooled", "patches"):
-            raise UserError(f"loss.semantic_infonce.term.teacher_reads={teacher_reads}: give pooled or patches")
+            raise ValueError(f"leave_out={leave_out}: a share of the batch, from 0 to below 1")
         self.teacher_reads = teacher_reads
         self.branch, self.unit_length, self.leave_out = branch, unit_length, leave_out
-        self.scales = schedule_of(scale, key="loss.semantic_infonce.term.scale")
+        self.scales = schedule_of(scale, key="scale")
         self.scale = self.scales(0)
-        self.__dict__.update(project=None, branches=1)
+        self.project: Callable[[Tensor], Tensor] | None = None
+        self.branches = 1
 
     def misfit(self, tokenizer: nn.Module) -> str | None:
-        """Called once, before training: here the term meets the tokenizer whose projection it shares."""
-        encoder = tokenizer.encoder
+        """Called once, before training: takes the tokenizer's projection, as a method and so no part of this term."""
+        encoder: Any = tokenizer.encoder
         if not isinstance(getattr(encoder, "project", None), nn.Linear) or not hasattr(encoder, "branches"):
             return f": tokenizer.encoder ({type(encoder).__name__}) has no branches with a shared projection"
         if not -encoder.branches <= self.branch < encoder.branches:
@@ -64,10 +60,11 @@ class SemanticInfoNCE(WithTeacher):
                 f".term.teacher={self.teacher}: {dim} features, tokenizer.encoder.width is "
                 f"{encoder.project.in_features}; the published pair is of one width"
             )
-        self.__dict__.update(project=encoder.project, branches=encoder.branches)
+        self.project, self.branches = encoder.project.__call__, encoder.branches
         return None
 
     def forward(self, batch: Mapping[str, Any], output: TokenizerOutput) -> Tensor:
+        assert self.project is not None, "misfit comes first"
         seen = self.network(batch["image"])
         taught_BD = seen.pooled_BD if self.teacher_reads == "pooled" else seen.tokens_BND.mean(dim=1)
         codes = output.quantized.codes["main"].x_BND.unflatten(2, (self.branches, -1))[:, :, self.branch].mean(dim=1)

@@ -3,10 +3,10 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..teacher_term import TaughtTerm, mean_over_tokens
+from ..teacher_term import FeatureTerm, mean_over_tokens
 
 
-class SemanticMSECosine(TaughtTerm):
+class SemanticMSECosine(FeatureTerm):
     """mean over tokens of mean_d (ours - teacher's)^2 - cos(ours, teacher's); at its best -1, or -2 of both."""
 
     def distance(self, ours_BND: Tensor, theirs_BND: Tensor, mask_BN: Tensor | None) -> Tensor:

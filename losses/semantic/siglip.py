@@ -1,9 +1,10 @@
-"""SigLIP's loss: every pair of picture and caption is a yes or a no of its own.
+"""SigLIP's loss: binary cross-entropy over all pairs of an image and a caption.
 
 Zhai et al., arXiv 2303.15343, section 3.2 and algorithm 1.
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,14 +15,14 @@ from .contrastive import ContrastiveTerm
 
 
 class SigLIP(ContrastiveTerm):
-    """scale and bias: at the start, 10 and -10 in the paper, since most pairs are a no; both train."""
+    """scale and bias: at the start, 10 and -10 in the paper, since most pairs do not match; both train."""
 
     def __init__(
         self,
         *,
         tower: TextTower,
         reads: str = "codes.main",
-        projector: str = "linear",
+        projector: Literal["linear", "mlp", "none"] = "linear",
         scale: float = 10.0,
         bias: float = -10.0,
     ) -> None:

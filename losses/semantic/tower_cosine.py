@@ -1,4 +1,4 @@
-"""Codes that tell what the tokenizer's own frozen tower sees: no second copy of it as a teacher (DualViTok)."""
+"""Cosine loss between codes and the tokenizer's own frozen tower, no second copy of it as a teacher (DualViTok)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...common.types import TokenizerOutput
+from ...common.weights import Weights
 from ..base import LossTerm, mean_over_samples
 from ..source import Reading, as_stream
 
@@ -19,8 +20,9 @@ class TowerCosine(LossTerm):
     compared with, of the same grid and width.
     """
 
+    kept_beside_export = True
     compare = ("tokens",)
-    weights_are_random = False  # of the tower, which is in every export: known only where training starts
+    origin: Weights | None = None  # of the tower, which is in every export: known only where training starts
 
     def __init__(self, *, reads: str = "heads.semantic", target: str = "encoder.semantic.tower") -> None:
         super().__init__()
@@ -31,7 +33,8 @@ class TowerCosine(LossTerm):
 
     def misfit(self, tokenizer: nn.Module) -> str | None:
         towers = [m for name, m in tokenizer.named_modules() if name == self.target]  # the tap says where there is none
-        self.weights_are_random = any(getattr(tower, "frozen_from_nothing", False) for tower in towers)
+        if any(getattr(tower, "frozen_from_nothing", False) for tower in towers):
+            self.origin = Weights(source=None, random=True)
         return self.reading.misfit(tokenizer) or super().misfit(tokenizer)
 
     def forward(self, batch: Mapping[str, Any], output: TokenizerOutput) -> Tensor:
@@ -39,7 +42,7 @@ class TowerCosine(LossTerm):
 
     @torch.no_grad()
     def cosine_to_teacher(self, images: Tensor, output: TokenizerOutput) -> Tensor:
-        """[B], for evaluation, as TaughtTerm's; the pictures were seen when `output` was made."""
+        """[B], for evaluation, as FeatureTerm's; the images were encoded when `output` was made."""
         return self._cosine(output)
 
     def _cosine(self, output: TokenizerOutput) -> Tensor:

@@ -1,11 +1,12 @@
-"""A teacher out of open_clip: the image tower of a CLIP or SigLIP, projected or not."""
+"""A teacher from open_clip: the image tower of a CLIP or SigLIP, projected or not."""
 
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from .base import SemanticTeacher, TeacherFeatures, load_state
+from .base import SemanticTeacher, TeacherFeatures
 from .open_clip_import import create_model, import_open_clip
 
 
@@ -26,20 +27,19 @@ class OpenClipTeacher(SemanticTeacher):
         final_norm: bool = True,
         project_tokens: bool = False,
         image_size: int | None = None,
-        interpolation: str = "bicubic",
+        interpolation: Literal["bicubic", "bilinear"] = "bicubic",
         mean: Sequence[float] | None = None,
         deviation: Sequence[float] | None = None,
         made_by: str | None = None,
     ) -> None:
-        super().__init__(weights=weights, interpolation=interpolation, made_by=made_by)
+        super().__init__(interpolation=interpolation)
         open_clip = import_open_clip()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            self.network = create_model(
-                model, tag=tag if weights == "pretrained" else None, image_size=image_size, weights=weights
-            ).visual
-        if weights not in ("pretrained", "random"):
-            load_state(self.network, weights, prefixes=("", "visual.", "module.visual."))
+            network, self.origin = create_model(
+                model, part="visual", tag=tag, weights=weights, image_size=image_size, made_by=made_by
+            )
+        self.network: Any = network
         trunk = getattr(self.network, "trunk", None)
         depth = len(self.network.transformer.resblocks) if trunk is None else len(trunk.feature_info)
         if not -depth <= layer < depth:

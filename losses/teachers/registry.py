@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...common.build import build
-from ...common.errors import MissingWeights, UserError, did_you_mean
-from .base import NoWeights, SemanticTeacher
+from ...common.errors import UserError, did_you_mean
+from .base import SemanticTeacher
 
 
 class NamedTeachers:
@@ -24,10 +24,7 @@ class NamedTeachers:
             there = did_you_mean(name, self.nodes) if self.nodes else "none is selected"
             raise UserError(f"{asked_by}={name}: no such teacher; {there} (teacher=[{name}] selects one)")
         if name not in self._built:
-            try:
-                found = build(self.nodes[name], key=f"{self.key}.{name}", trusted=self.trusted)
-            except NoWeights as error:  # only here the teacher's name is known
-                raise MissingWeights(f"{self.key}.{name}.{error}") from error
+            found = build(self.nodes[name], key=f"{self.key}.{name}", trusted=self.trusted)
             if not isinstance(found, SemanticTeacher):
                 raise UserError(f"{self.key}.{name}._target_={self.nodes[name]['_target_']}: not a SemanticTeacher")
             self._built[name] = found

@@ -6,7 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from .base import NoWeights, load_state
+from ...common.errors import MissingWeights
+from ...common.weights import load
 from .open_clip_import import create_model, import_open_clip
 
 
@@ -47,29 +48,21 @@ class TextTower(nn.Module):
                 context_length=length, width=width, heads=heads, layers=layers, output_dim=dim
             )
             tokenizer = open_clip.SimpleTokenizer(context_length=length)
+            found = load(self.network, weights, prefixes=("text.", ""))
         else:
-            try:
-                self.network = create_model(model, tag=tag if weights == "pretrained" else None, weights=weights).text
-            except NoWeights as error:
-                raise ValueError(str(error)) from error
+            self.network, found = create_model(model, part="text", tag=tag, weights=weights)
             try:
                 tokenizer = open_clip.get_tokenizer(model, context_length=max_tokens)
-            except Exception as error:  # some vocabularies lie on the hub, whose client raises a dozen types
-                raise ValueError(
+            except Exception as error:  # some vocabularies are on the hub, whose client raises a dozen types
+                raise MissingWeights(
                     f"model={model}: its vocabulary could not be fetched ({type(error).__name__}); a CLIP model's, as "
                     "ViT-B-16, comes with open_clip"
                 ) from error
             dim = int(open_clip.get_model_config(model)["embed_dim"])
-        if weights not in ("pretrained", "random"):
-            load_state(self.network, weights, prefixes=("", "text.", "module.text."))
-        self.dim, self.trainable, self.weights = dim, trainable, weights
-        self.__dict__["words_to_numbers"] = tokenizer
+        self.dim, self.trainable = dim, trainable
+        self.origin = None if trainable else found  # a random tower that trains learns to read; a frozen one does not
+        self.words_to_numbers = tokenizer
         self.requires_grad_(trainable)
-
-    @property
-    def weights_are_random(self) -> bool:
-        """A random tower that trains is no stranger to what it reads; a frozen one is."""
-        return self.weights == "random" and not self.trainable
 
     def forward(self, captions: Sequence[str]) -> Tensor:
         numbers = self.words_to_numbers(list(captions)).to(next(self.parameters()).device)

@@ -1,12 +1,12 @@
-"""A teacher out of timm: ViTs (DINOv2, SigLIP, CLIP towers) and CNNs, at any layer."""
+"""A teacher from timm: ViTs (DINOv2, SigLIP, CLIP towers) and CNNs, at any layer."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
-from .base import NoWeights, SemanticTeacher, TeacherFeatures, load_state
+from ...common.timm_weights import timm_network
+from .base import SemanticTeacher, TeacherFeatures
 
 
 class TimmTeacher(SemanticTeacher):
@@ -25,34 +25,16 @@ class TimmTeacher(SemanticTeacher):
         layer: int = -1,
         final_norm: bool = True,
         image_size: int | Sequence[int] | None = None,
-        interpolation: str = "bicubic",
+        interpolation: Literal["bicubic", "bilinear"] = "bicubic",
         mean: Sequence[float] | None = None,
         deviation: Sequence[float] | None = None,
         model_args: Mapping[str, Any] | None = None,
         made_by: str | None = None,
     ) -> None:
-        super().__init__(weights=weights, interpolation=interpolation, made_by=made_by)
-        import timm
-
-        if not timm.is_model(model):
-            near = timm.list_models(f"{model.split('_')[0]}*")[:3]
-            raise ValueError(
-                f"model={model}: timm knows no such model; e.g. {', '.join(near) or 'vit_base_patch16_224'}"
-            )
+        super().__init__(interpolation=interpolation)
         options = {"num_classes": 0} | dict(model_args or {})
-        try:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
-                self.network = timm.create_model(model, pretrained=weights == "pretrained", **options)
-        except Exception as error:  # the hub client raises a dozen unrelated types
-            if weights != "pretrained":
-                raise
-            raise NoWeights(
-                f"weights=pretrained: timm could not fetch {model} ({type(error).__name__}); give the path of a "
-                "state dict, or random to try things"
-            ) from error
-        if weights not in ("pretrained", "random"):
-            load_state(self.network, weights)
+        network, self.origin = timm_network(model, weights, made_by=made_by, **options)
+        self.network: Any = network
         described = self.network.feature_info
         described = described if isinstance(described, list) else described.info
         if not -len(described) <= layer < len(described):

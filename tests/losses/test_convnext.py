@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models import convnext_tiny
 
+from imtok.common.build import build
 from imtok.common.errors import MissingWeights, UserError
 from imtok.common.types import Quantized, TokenizerOutput
 from imtok.losses.convnext import ConvNeXt, ConvNeXtNet
@@ -41,14 +42,16 @@ def test_gradients_reach_the_picture_and_nothing_is_trained_or_saved() -> None:
 
 
 def test_mistakes_are_one_line(monkeypatch, tmp_path) -> None:
-    with pytest.raises(UserError, match=r"loss.convnext.term.size=huge: one of small"):
-        ConvNeXt(size="huge")
+    with pytest.raises(UserError, match=r"^loss\.sharp\.term\.size=huge: .* one of small"):
+        build({"_target_": "imtok.losses.convnext.ConvNeXt", "size": "huge"}, key="loss.sharp.term")
+    with pytest.raises(ValueError, match=r"^side=16"):
+        ConvNeXt(side=16)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(
-        MissingWeights, match=r"weights=pretrained: convnext_small-0c510722.pth is not in .*weights=PATH"
+        MissingWeights, match=r"weights=pretrained: convnext_small-0c510722.pth is not here.*weights=PATH"
     ):
         ConvNeXt()
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match="not torchvision's convnext_tiny"):
+    with pytest.raises(UserError, match="another architecture than torchvision's convnext_tiny"):
         ConvNeXt(size="tiny", weights=str(tmp_path / "other.pth"))

@@ -9,7 +9,7 @@ from torch import nn
 from imtok.common.build import build
 from imtok.common.types import Stream
 from imtok.losses.direct_decode import DirectDecode
-from imtok.losses.feature_alignment import FeatureAlignment, picture_grid
+from imtok.losses.feature_alignment import FeatureAlignment, image_grid
 from imtok.losses.feature_match import FeatureMatch
 from imtok.losses.pixel import L2
 from imtok.losses.teacher_term import resampled
@@ -111,7 +111,7 @@ def test_resampling_keeps_the_shape_of_the_picture() -> None:
     tokens = torch.arange(8.0).view(1, 8, 1)
     seen = TeacherFeatures(tokens, (2, 4), tokens[:, 0])
     for count, grid in ((8, (2, 4)), (2, (1, 2))):
-        assert picture_grid(count, (16, 32)) == grid
+        assert image_grid(count, (16, 32)) == grid
         found = resampled(seen, Stream(torch.zeros(1, count, 1), grid))
         assert found.shape == (1, count, 1)
         assert torch.equal(found, tokens) if count == 8 else found[0, 0] < found[0, 1]

@@ -35,7 +35,7 @@ def test_cross_entropy_of_the_proxys_own_codes(config) -> None:
     assert output.reconstruction is None, "a picture costs nine times the ViT, and stage 1 needs none"
     value = losses({"image": images()}, output, 0).raw["proxy_codes"]
 
-    proxy = proxy_vqgan(weights="random", setting="x", **tokenizer.decoder.proxy_sizes)
+    proxy, _ = proxy_vqgan(weights="random", setting="x", **tokenizer.decoder.proxy_sizes)
     codes = proxy.quantizer(proxy.encoder(images())).indices["main"][..., 0]
     with torch.no_grad():
         log_p = tokenizer.decoder.logits(output.quantized.codes).log_softmax(-1)
@@ -92,14 +92,15 @@ def test_stored_codes_are_computed_once_and_moving_pictures_are_refused() -> Non
 def test_weights_from_a_folder_and_mistakes(config, tmp_path, monkeypatch) -> None:
     tokenizer = build(config["tokenizer"], key="tokenizer")
     sizes = tokenizer.decoder.proxy_sizes
-    proxy = proxy_vqgan(weights="random", setting="x", **sizes)
+    proxy, _ = proxy_vqgan(weights="random", setting="x", **sizes)
     nn.init.normal_(proxy.quantizer.codebook)
     save_pretrained(proxy, tmp_path / "proxy")
-    again = proxy_vqgan(weights=str(tmp_path / "proxy"), setting="x", **sizes)
+    again, origin = proxy_vqgan(weights=str(tmp_path / "proxy"), setting="x", **sizes)
     assert torch.equal(again.quantizer.codebook, proxy.quantizer.codebook)
-    with pytest.raises(UserError, match=r"not a MaskGIT-VQGAN of the decoder's sizes"):
+    assert not origin.random and not origin.published
+    with pytest.raises(UserError, match=r"^x=.*another architecture than a MaskGIT-VQGAN of the decoder's sizes"):
         proxy_vqgan(weights=str(tmp_path / "proxy"), setting="x", **(sizes | {"channels": 64}))
-    with pytest.raises(UserError, match=r"loss.proxy_codes.term.weights=nowhere: no such file"):
+    with pytest.raises(UserError, match=r"^weights=nowhere: no such file"):
         ProxyCodes(weights="nowhere").misfit(tokenizer)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(MissingWeights, match=r"maskgit-vqgan-imagenet-f16-256.bin is not here.*weights=PATH"):

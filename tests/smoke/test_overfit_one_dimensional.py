@@ -97,7 +97,7 @@ def test_ta_titok_with_captions() -> None:
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a MaskGIT-VQGAN that knows the eight pictures, as the published one knows ImageNet."""
     torch.manual_seed(0)
-    images, made = pictures(), proxy_vqgan(weights="random", setting="proxy", **PROXY)
+    images, (made, _) = pictures(), proxy_vqgan(weights="random", setting="proxy", **PROXY)
     made.train().requires_grad_(True)
     learn(made, lambda: pixels_and_codebook(made, images), updates=300, lr=2e-3)
     assert psnr(made, images) > 33

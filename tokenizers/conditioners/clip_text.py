@@ -1,13 +1,15 @@
 """The frozen text tower of a CLIP, whose token features TA-TiTok's decoder reads (Kim et al., arXiv 2501.07730)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...common.errors import MissingWeights, UserError
+from ...common.errors import UserError
+from ...common.frozen import Frozen
+from ...common.weights import fetching
 from .base import Conditioner
 
 SETTING = "tokenizer.conditioner.weights"
@@ -25,7 +27,6 @@ class CLIPText(Conditioner):
 
     published_weights: ClassVar[bool] = True
     device_mark: Tensor
-    tower: nn.Module | None  # in `__dict__`: no child, so in no state dict
 
     def __init__(
         self,
@@ -43,19 +44,18 @@ class CLIPText(Conditioner):
         self.model, self.weights, self.depth, self.num_heads = model, weights, depth, num_heads
         self.dim, self.length = width, length
         self.register_buffer("device_mark", torch.zeros(()), persistent=False)
-        self.__dict__["tower"] = None
+        self.tower: Frozen | None = None
 
     @torch.no_grad()
     def forward(self, captions: Sequence[str]) -> Tensor:
         if isinstance(captions, str) or not all(isinstance(text, str) for text in captions):
-            raise UserError("conditioner: give a list of captions, one text per image")
+            raise UserError("conditioner: give a list of captions, one per image")
         open_clip = _open_clip()
-        tower = self.tower
-        if tower is None:
-            tower = self.__dict__["tower"] = self._load(open_clip).to(self.device_mark.device)
+        if self.tower is None:
+            self.tower = Frozen(self._load(open_clip).to(self.device_mark.device))
         ids = open_clip.get_tokenizer("ViT-B-32", context_length=self.length)(list(captions))
         with torch.autocast(self.device_mark.device.type, enabled=False):
-            return tower(ids.to(self.device_mark.device))[1].float()
+            return self.tower(ids.to(self.device_mark.device))[1].float()
 
     def _load(self, open_clip: Any) -> Any:
         if self.weights == "random":
@@ -77,7 +77,7 @@ class CLIPText(Conditioner):
                     f"{(self.dim, self.length)}"
                 )
         tower.output_tokens = True
-        return tower.requires_grad_(False).eval()
+        return tower
 
     def _load_clip(self, open_clip: Any) -> Any:
         if self.weights is None:
@@ -90,22 +90,15 @@ class CLIPText(Conditioner):
             raise UserError(f"{SETTING}={self.weights}: no such file; give an open_clip checkpoint, or random")
         if self.model not in open_clip.list_models():
             raise UserError(f"tokenizer.conditioner.model={self.model}: open_clip knows no such model; ViT-L-14-336")
+        # OpenAI's towers have their own GELU, whatever file their weights come from.
+        options = {"pretrained": source, "force_quick_gelu": True, "force_custom_text": True}
+        if source == "openai":
+            with fetching(f"OpenAI's {self.model}", source=self.weights, setting=SETTING):
+                return open_clip.create_model(self.model, **options).text
         try:
-            # OpenAI's towers have their own GELU, whatever file their weights come from.
-            clip = open_clip.create_model(self.model, pretrained=source, force_quick_gelu=True, force_custom_text=True)
-        except Exception as error:  # the hub client and unpickling raise a dozen unrelated types
-            if source != "openai":
-                raise UserError(f"{SETTING}={self.weights}: not weights of {self.model} ({error})") from error
-            raise MissingWeights(
-                f"{SETTING}=pretrained: OpenAI's {self.model} is not here and could not be fetched "
-                f"({type(error).__name__}); use {SETTING}=PATH, or random to try things"
-            ) from error
-        return clip.text
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "CLIPText":
-        if self.tower is not None:
-            self.tower._apply(fn)
-        return super()._apply(fn, recurse)
+            return open_clip.create_model(self.model, **options).text
+        except Exception as error:  # unpickling raises a dozen unrelated types
+            raise UserError(f"{SETTING}={self.weights}: not weights of {self.model} ({error})") from error
 
 
 def _open_clip() -> Any:

@@ -1,21 +1,20 @@
-"""A timm network as an encoder: features of one of its layers, one vector a cell; frozen, it is a semantic tower."""
+"""A timm network as an encoder: the features of one of its layers, one vector per cell; frozen, a semantic tower."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 
-from ...common.errors import MissingWeights, UserError
+from ...common.pixels import IMAGENET_DEVIATION, IMAGENET_MEAN
+from ...common.timm_weights import timm_network
 from ...common.types import Latents, Stream, StreamShape
 from .base import Encoder
 
 
 class TimmGridEncoder(Encoder):
-    """Own resize and statistics from [-1, 1], the network up to `layer`, then 1x1 convolutions of width `dim`.
+    """Resize and normalisation from [-1, 1], the network up to `layer`, then 1x1 convolutions of width `dim`.
 
     pretrained: true for timm's own weights, PATH of a state dict, null to start from random ones (an export says null).
     trainable: false keeps the network as it came, running statistics of its norms too (DualViTok's semantic tower).
@@ -23,6 +22,9 @@ class TimmGridEncoder(Encoder):
     hidden: width of one more convolution before the last; null: none.
     made_by: the command that writes the file of `pretrained`.
     """
+
+    mean: Tensor
+    deviation: Tensor
 
     def __init__(
         self,
@@ -36,37 +38,28 @@ class TimmGridEncoder(Encoder):
         trainable: bool = True,
         tower_size: int | None = None,
         hidden: int | None = None,
-        mean: Sequence[float] = (0.485, 0.456, 0.406),
-        deviation: Sequence[float] = (0.229, 0.224, 0.225),
+        mean: Sequence[float] = IMAGENET_MEAN,
+        deviation: Sequence[float] = IMAGENET_DEVIATION,
         made_by: str | None = None,
     ) -> None:
         super().__init__()
-        import timm
-
-        if not timm.is_model(model):
-            raise ValueError(f"model={model}: timm knows no such model")
         self.dim, self.tower_size, self.final_norm, self.trainable = dim, tower_size, final_norm, trainable
-        try:
-            options = {"num_classes": 0} | dict(model_args or {})
-            self.network = timm.create_model(model, pretrained=pretrained is True, **options)
-        except Exception as error:
-            if pretrained is not True:
-                raise
-            raise MissingWeights(
-                f"tokenizer.encoder: pretrained=true: timm could not fetch {model} ({type(error).__name__})"
-            ) from error
+        options: dict[str, Any] = {"num_classes": 0} | dict(model_args or {})
+        source = "pretrained" if pretrained is True else pretrained or None
+        names: dict[str, Any] = {"setting": "pretrained", "otherwise": "null", "made_by": made_by}
+        network, origin = timm_network(model, source, seed=None, **names, **options)
+        self.network: Any = network
         described = self.network.feature_info
         described = described if isinstance(described, list) else described.info
         if not -len(described) <= layer < len(described):
             raise ValueError(f"layer={layer}: {model} has layers 0 to {len(described) - 1}")
         self.layer, self.reduction = layer % len(described), int(described[layer]["reduction"])
-        if isinstance(pretrained, str):
-            self._start_from(pretrained, made_by)
         self.frozen_from_nothing = not pretrained and not trainable
         if not trainable:
             self.network.requires_grad_(False).eval()
+            self.origin = origin
         width = int(described[layer]["num_chs"])
-        self.project = nn.Conv2d(width, dim, 1)
+        self.project: nn.Module = nn.Conv2d(width, dim, 1)
         if hidden:
             self.project = nn.Sequential(nn.Conv2d(width, hidden, 1), nn.GELU(), nn.Conv2d(hidden, dim, 1))
         self.register_buffer("mean", torch.tensor(list(mean))[:, None, None], persistent=False)
@@ -89,8 +82,8 @@ class TimmGridEncoder(Encoder):
         return {"main": Stream(z_BDhw.flatten(2).transpose(1, 2), grid=(z_BDhw.shape[2], z_BDhw.shape[3]))}
 
     def stream_shapes(self, image_size: tuple[int, int]) -> dict[str, StreamShape]:
-        grid = tuple(-(-side // self.reduction) for side in self._seen(image_size))
-        return {"main": StreamShape(grid[0] * grid[1], grid)}
+        height, width = (-(-side // self.reduction) for side in self._seen(image_size))
+        return {"main": StreamShape(height * width, (height, width))}
 
     def train(self, mode: bool = True) -> "TimmGridEncoder":
         super().train(mode)
@@ -100,17 +93,3 @@ class TimmGridEncoder(Encoder):
 
     def _seen(self, image_size: Sequence[int]) -> tuple[int, int]:
         return (self.tower_size,) * 2 if self.tower_size else (image_size[0], image_size[1])
-
-    def _start_from(self, file: str, made_by: str | None) -> None:
-        """Only measured, on tensors without content, it reads no file."""
-        from ...common.weights import first_misfit, read_state_dict
-
-        if any(isinstance(p, FakeTensor) or p.is_meta for p in self.network.parameters()):
-            return
-        if not Path(file).expanduser().is_file():
-            remedy = f"make it with: {made_by}" if made_by else "null starts from random weights"
-            raise MissingWeights(f"tokenizer.encoder: pretrained={file}: no such file; {remedy}")
-        state, own = read_state_dict(file, key="tokenizer.encoder: pretrained"), self.network.state_dict()
-        if bad := first_misfit(own, state):
-            raise UserError(f"tokenizer.encoder: pretrained={file}: another network's ({bad} missing or misshapen)")
-        self.network.load_state_dict({k: state[k] for k in own})

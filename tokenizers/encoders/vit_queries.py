@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ...common.timm_weights import start_from
 from ...common.types import Grid, Latents, Stream, height_width
 from ...layers.patches import grid_of
-from ...layers.timm_vit import TimmViT, start_from_pretrained
+from ...layers.timm_vit import TimmViT
 from .base import FixedSizeEncoder
 
 
@@ -58,9 +59,8 @@ class QueryViTEncoder(FixedSizeEncoder):
             width=width, depth=depth, num_heads=num_heads, grid=grid, layer_scale=layer_scale, drop_path=drop_path
         )
         self.project = nn.Linear(width, dim // branches)
-        if pretrained is not None:
-            parts = {"": self.vit, "patch_embed.proj.": self.patches}
-            start_from_pretrained(parts, pretrained, image_size=self.input_size, patch_size=patch_size)
+        parts = {"": self.vit, "patch_embed.proj.": self.patches}
+        start_from(parts, pretrained, img_size=self.input_size, patch_size=patch_size)
 
     def forward(self, images: Tensor) -> Latents:
         x_BND = self.patches(images).flatten(2).transpose(1, 2)

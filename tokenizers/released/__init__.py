@@ -9,9 +9,9 @@ from inspect import isabstract
 from typing import Any
 
 from ...common.errors import UserError, did_you_mean
-from .base import ImportReport, ReleasedFamily, read_state_dict
+from .base import ImportReport, ReleasedFamily
 
-__all__ = ["ImportReport", "ReleasedFamily", "families", "find", "read_state_dict", "systems"]
+__all__ = ["ImportReport", "ReleasedFamily", "families", "find", "systems"]
 
 
 def families() -> list[ReleasedFamily]:

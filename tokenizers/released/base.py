@@ -1,10 +1,8 @@
-"""Base class of the readers of released weights, and how files are opened without running code from them."""
+"""Base class of readers of released weights."""
 
-import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -13,11 +11,10 @@ from torch import Tensor, nn
 from ...common.build import build
 from ...common.errors import UserError
 from ...common.types import Latents, Quantized, height_width
-from ..hub import check_state
+from ...common.weights import State, check_state
 from ..quantizers.base import Quantizer
 from ..tokenizer import Tokenizer
 
-State = dict[str, Tensor]
 Part = TypeVar("Part", bound=nn.Module)
 
 
@@ -134,43 +131,3 @@ def quantized_in_training(quantizer: Quantizer, latents: Latents) -> Quantized:
     quantized = quantizer(latents)
     quantizer.eval()
     return quantized
-
-
-def read_state_dict(file: str | Path) -> State:
-    """A flat state dict from .safetensors, .pt, .pth, .ckpt or .bin; pickles are read with weights_only."""
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; give the checkpoint that the authors published")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(str(path))
-        except SafetensorError as error:
-            raise UserError(f"{path} cannot be read as safetensors ({error})") from None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{path} holds more than tensors, and running code from a checkpoint is not allowed ({reason}); save its "
-            "state dict alone: torch.save(checkpoint['state_dict'], FILE)"
-        ) from None
-    except Exception as error:  # what is no checkpoint at all makes torch raise whatever its bytes lead to
-        reason = (str(error) or "cut off").splitlines()[0].split(". ")[0]
-        raise UserError(
-            f"{path} cannot be read ({type(error).__name__}: {reason}); cut off, or no checkpoint: download it again"
-        ) from None
-    return _state_within(content, path)
-
-
-def _state_within(content: Any, path: Path) -> State:
-    """Training checkpoints keep weights under `ema`, `model` or `state_dict`; EMA copies are what papers evaluate."""
-    for key in ("ema", "model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict) and content[key]:
-            content = content[key]
-            break
-    if not (isinstance(content, dict) and content and all(isinstance(v, Tensor) for v in content.values())):
-        raise UserError(f"{path}: no state dict in it (looked at the top and under ema, model and state_dict)")
-    return {k.removeprefix("module."): v for k, v in content.items()}

@@ -1,4 +1,4 @@
-"""What a space promises: a frozen change of coordinates around encoder and decoder, saved once with the tokenizer."""
+"""Base class of spaces: a frozen, invertible map around encoder and decoder, such as a VAE."""
 
 from abc import ABC, abstractmethod
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class Space(nn.Module, ABC):
-    """Pictures [B, 3, H, W] in [-1, 1] to x [B, C, h, w] and back."""
+    """Images [B, 3, H, W] in [-1, 1] to x [B, C, h, w] and back."""
 
     channels: int  # C: the encoder's in_channels, the decoder's out_channels
 
@@ -19,8 +19,8 @@ class Space(nn.Module, ABC):
 
     @abstractmethod
     def size(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """(h, w) for pictures of this size; ValueError if the size cannot work."""
+        """(h, w) for images of this size; ValueError if the size cannot work."""
 
     def train(self, mode: bool = True) -> "Space":
-        """Always in eval mode: dropout or batch statistics would move the space under the model's feet."""
+        """Always in eval mode: dropout or batch statistics would change the space while the model trains."""
         return super().train(False)

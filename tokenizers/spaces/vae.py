@@ -1,14 +1,13 @@
-"""The latents of a frozen VAE (latent diffusion, Rombach et al., arXiv 2112.10752): FlexTok's and COMiT's space."""
+"""Latents of a frozen VAE (latent diffusion, Rombach et al., arXiv 2112.10752), which FlexTok and COMiT work in."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
-from ...common.errors import MissingWeights, UserError
 from ...common.types import Stream
+from ...common.weights import State, load
 from ...decoders.cnn import CNNDecoder
 from ...layers.resnet import to_grid, to_tokens
 from ..encoders.cnn import CNNEncoder
@@ -19,7 +18,7 @@ HUB_FILES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 
 
 class VAESpace(Space):
-    """x = scale (mean of the posterior - shift); the mean, so that tokens are a function of the picture.
+    """x = scale (mean of the posterior - shift); the mean, so that tokens are a function of the image.
 
     sample: draw from the posterior instead, as FlexTok's published code does: tokens then vary from run to run.
     scale, shift: of the latents, so that they are near the unit normal; Stable Diffusion 1's scale is 0.18215.
@@ -40,7 +39,7 @@ class VAESpace(Space):
     ) -> None:
         super().__init__()
         self.channels, self.scale, self.shift, self.sample = channels, scale, shift, sample
-        sizes = {
+        sizes: dict[str, Any] = {
             "channels": base_channels,
             "channel_multipliers": list(channel_multipliers),
             "blocks_per_level": blocks_per_level,
@@ -48,8 +47,9 @@ class VAESpace(Space):
         }
         self.encoder = CNNEncoder(dim=2 * channels, z_channels=2 * channels, **sizes)
         self.decoder = CNNDecoder(dim=channels, z_channels=channels, **sizes)
-        if pretrained is not None and not _only_measured(self):
-            self._load(pretrained)
+        hub: dict[str, Any] = {"within": HUB_FILES, "hub_ids": True}
+        names: dict[str, Any] = {"setting": "pretrained", "otherwise": "null"}
+        self.origin = load(self, pretrained, rename=our_state, exact=True, network="this VAE", **names, **hub)
         super().train(False)
 
     @torch.no_grad()
@@ -67,42 +67,13 @@ class VAESpace(Space):
             return self.decoder({"main": Stream(to_tokens(latent), (latent.shape[2], latent.shape[3]))})
 
     def size(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        return self.encoder.stream_shapes(image_size)["main"].grid
-
-    def _load(self, source: str) -> None:
-        from ...common.weights import read_state_dict
-        from ..hub import check_state
-
-        state = read_state_dict(_file_of(source), key="tokenizer.space.pretrained")
-        state = {k.removeprefix("vae."): v for k, v in state.items()}
-        names = autoencoder_kl.our_names(state)
-        ours = {names.get(k, k): autoencoder_kl.fitted(names.get(k, k), v) for k, v in state.items()}
-        check_state(self.state_dict(), ours, source=f"tokenizer.space.pretrained={source}")
-        self.load_state_dict(ours)
+        grid = self.encoder.stream_shapes(image_size)["main"].grid
+        assert grid is not None, "a CNN's codes are a grid"
+        return grid
 
 
-def _only_measured(module: torch.nn.Module) -> bool:
-    return any(isinstance(p, FakeTensor) or p.is_meta for p in module.parameters())
-
-
-def _file_of(source: str) -> str:
-    path = Path(source).expanduser()
-    if path.is_file():
-        return str(path)
-    for name in HUB_FILES:
-        if (path / name).is_file():
-            return str(path / name)
-    if source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise UserError(f"tokenizer.space.pretrained={source}: no such file or folder (and no hub id, owner/name)")
-    from huggingface_hub import hf_hub_download
-
-    failure: Exception | None = None
-    for name in HUB_FILES:
-        try:
-            return hf_hub_download(source, name, etag_timeout=5)
-        except Exception as error:  # the hub client raises a dozen unrelated types
-            failure = error
-    raise MissingWeights(
-        f"tokenizer.space.pretrained={source}: the hub gave no weights ({type(failure).__name__}); give a file, or "
-        "null for random ones"
-    ) from failure
+def our_state(state: State) -> State:
+    """diffusers' names and shapes to ours."""
+    state = {k.removeprefix("vae."): v for k, v in state.items()}
+    names = autoencoder_kl.our_names(state)
+    return {names.get(k, k): autoencoder_kl.fitted(names.get(k, k), v) for k, v in state.items()}

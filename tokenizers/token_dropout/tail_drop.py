@@ -4,9 +4,8 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
-from ...common.types import Latents, Stream
+from ...common.types import Latents, Stream, has_values
 from .base import TokenDropout
 
 
@@ -30,7 +29,7 @@ class TailDrop(TokenDropout):
 
     def forward(self, codes: Latents) -> Latents:
         stream = codes["main"]
-        if not self.training or isinstance(stream.x_BND, FakeTensor):  # a plan counts the longest, the dearest
+        if not self.training or not has_values(stream.x_BND):  # a plan counts all tokens
             return codes
         length = int(self.draw(1, stream.x_BND.shape[1], torch.device("cpu")))
         mask_BN = None if stream.mask_BN is None else stream.mask_BN[:, :length]

@@ -3,12 +3,13 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...common.timm_weights import start_from
 from ...common.types import Grid
 from ...layers.rotary import blockwise, grid_rotation
 from ...layers.transformer import Block, Mlp, init_transformer
-from .base import Standardize, Tower, start_from
+from .base import Standardize, Tower
 
-# Sides in multiples of 28 that ILLUME+ gives to pictures of these sides; others are rounded down.
+# Sides in multiples of 28 that ILLUME+ gives to images of these sides; others are rounded down.
 PUBLISHED_SIZES = {
     (256, 256): (252, 252), (512, 512): (504, 504), (512, 384): (448, 336), (384, 512): (336, 448),
     (768, 384): (728, 364), (384, 768): (364, 728), (1024, 256): (1008, 252), (256, 1024): (252, 1008),
@@ -17,7 +18,7 @@ PUBLISHED_SIZES = {
 
 
 class Qwen2VLTower(Tower):
-    """Picture scaled to multiples of merge * patch_size, blocks, then an mlp over each merge x merge patches.
+    """Image scaled to multiples of merge * patch_size, blocks, then an mlp over each merge x merge patches.
 
     width: of the tokens that come out. inner_width, depth, num_heads, mlp_ratio: of the blocks.
     out_norm: a layer norm without parameters behind it (what DualViTok distils into its codes).
@@ -63,8 +64,7 @@ class Qwen2VLTower(Tower):
         self.merger = nn.ModuleDict({"ln_q": nn.LayerNorm(inner_width, eps=1e-6), "mlp": mlp})
         self.out_norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False) if out_norm else nn.Identity()
         init_transformer(self)
-        if pretrained is not None:
-            start_from(self, pretrained)
+        start_from(self, pretrained)
         self.frozen_from_nothing = pretrained is None and not trained
         self.requires_grad_(trained)
 
@@ -72,8 +72,8 @@ class Qwen2VLTower(Tower):
         return super().train(mode and self.trained)
 
     def seen_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Of the picture that is cut into patches."""
-        published = PUBLISHED_SIZES.get(tuple(image_size)) if self.step == 28 else None
+        """Of the image that is cut into patches."""
+        published = PUBLISHED_SIZES.get((image_size[0], image_size[1])) if self.step == 28 else None
         height, width = (max(self.step, side // self.step * self.step) for side in image_size)
         return published or (height, width)
 
@@ -85,7 +85,7 @@ class Qwen2VLTower(Tower):
         size = self.seen_size((images.shape[-2], images.shape[-1]))
         scaled = F.interpolate((images.float() + 1) / 2, size, mode="bicubic", antialias=True)
         seen = self.standardize(scaled.clamp(0, 1).to(images.dtype) * 2 - 1)
-        still = seen[:, :, None].expand(-1, -1, self.frames, -1, -1)  # a picture is a film that stands still
+        still = seen[:, :, None].expand(-1, -1, self.frames, -1, -1)  # an image is a video that stands still
         x_BDhw = self.patch_embed["proj"](still)[:, :, 0]
         grid = (x_BDhw.shape[-2], x_BDhw.shape[-1])
         x_BND = blockwise(x_BDhw.permute(0, 2, 3, 1), self.merge)

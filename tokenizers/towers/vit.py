@@ -7,9 +7,10 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
+from ...common.timm_weights import start_from
 from ...common.types import Grid, height_width
 from ...layers.transformer import Block, Mlp, init_transformer
-from .base import Standardize, Tower, start_from
+from .base import Standardize, Tower
 
 
 class ViTTower(Tower):
@@ -63,8 +64,7 @@ class ViTTower(Tower):
         )
         self.norm = nn.LayerNorm(width, eps=eps) if final_norm else nn.Identity()
         init_transformer(self)
-        if pretrained is not None:
-            start_from(self, pretrained, img_size=size)
+        start_from(self, pretrained, img_size=size)
 
     def grid(self, image_size: tuple[int, int]) -> Grid:
         height, width = image_size

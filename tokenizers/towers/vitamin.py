@@ -7,10 +7,11 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
+from ...common.timm_weights import start_from
 from ...common.types import Grid, height_width
 from ...layers.transformer import init_transformer
 from ...layers.vitamin import ConvTrunk, vitamin_blocks
-from .base import Standardize, Tower, start_from
+from .base import Standardize, Tower
 
 
 class ViTaminTower(Tower):
@@ -51,8 +52,6 @@ class ViTaminTower(Tower):
         self.standardize = Standardize(statistics)
         trunk = ConvTrunk(widths=tuple(conv_widths), depths=tuple(conv_depths), width=width)
         self.patch_embed = nn.ModuleDict({"backbone": trunk})
-        if positions not in ("grid", "constant", "none"):
-            raise ValueError(f"positions={positions}: known: grid, constant, none")
         self.pos_embed = None
         if positions != "none":
             tokens = self.trained_grid[0] * self.trained_grid[1] if positions == "grid" else 1
@@ -67,8 +66,7 @@ class ViTaminTower(Tower):
         )
         self.norm = nn.LayerNorm(width, eps=1e-6) if final_norm else nn.Identity()
         init_transformer(self.blocks)
-        if pretrained is not None:
-            start_from(self, pretrained, fresh=("norm.",), img_size=size)
+        start_from(self, pretrained, fresh=("norm.",), img_size=size)
 
     def grid(self, image_size: tuple[int, int]) -> Grid:
         height, width = image_size

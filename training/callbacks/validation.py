@@ -4,9 +4,9 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from lightning.pytorch import Callback, Trainer
 
+from ...common.distributed import gather_objects
 from ...common.pixels import psnr_per_image
 from ...eval.metrics.codebook import CodebookStatistics
 from ..logging import log_values
@@ -86,10 +86,7 @@ def _readable(term: torch.nn.Module, output: Any) -> bool:
 def _over_ranks(sums: dict, images: int, codebook: CodebookStatistics | None) -> tuple:
     if codebook is not None:
         codebook.to_cpu()
-    if not (dist.is_available() and dist.is_initialized()):
-        return sums, images, codebook
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, (sums, images, codebook))
+    parts = gather_objects((sums, images, codebook))
     sums, images, codebook = parts[0]
     for more, count, books in parts[1:]:
         images += count

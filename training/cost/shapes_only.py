@@ -1,15 +1,18 @@
-"""Updates on tensors that have shapes and no data: live bytes counted, values not needed, networks robbed of theirs."""
+"""Fake tensors (shapes without data) to estimate the memory and FLOPs of an update."""
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ...common.types import Latents, Quantized, Stream
+from ...common.frozen import modules_within
+from ...common.types import Latents, Quantized, Stream, has_values
+from ...tokenizers.quantizers.base import Quantizer
 
 
 class LiveMemory(TorchDispatchMode):
@@ -47,7 +50,7 @@ class ShapesOnlyQuantizer(nn.Module):
     Its forward is the real one in eval mode; what training adds (running means, revival) is not counted.
     """
 
-    def __init__(self, quantizer: nn.Module) -> None:
+    def __init__(self, quantizer: Quantizer) -> None:
         super().__init__()
         self.real = quantizer.eval()
         self.loss_names = quantizer.loss_names
@@ -59,29 +62,17 @@ class ShapesOnlyQuantizer(nn.Module):
 
     def forward(self, latents: Latents) -> Quantized:
         quantized = self.real(latents)
-        link = sum(stream.x_BND.float().sum() for stream in latents.values()) * 0
+        link = torch.stack([stream.x_BND.float().sum() for stream in latents.values()]).sum() * 0
         codes = {n: Stream(s.x_BND + link, s.grid, s.mask_BN) for n, s in quantized.codes.items()}
         return Quantized(codes, quantized.indices, dict.fromkeys(self.loss_names, link))
 
 
-def random_weights(node: Any) -> Any:
-    """Nodes with every `weights:` set to random: a cost does not depend on values, and no file is needed."""
-    if isinstance(node, Mapping):
-        return {k: "random" if k == "weights" else random_weights(v) for k, v in node.items()}
-    return node
-
-
 def make_fake(module: nn.Module, mode: FakeTensorMode) -> None:
-    def fake(tensor: Tensor) -> Tensor:
-        return mode.from_tensor(tensor.detach())
-
-    for term in module.terms.values():
-        for part in (term, term.__dict__.get("net"), term.__dict__.get("network")):
-            if isinstance(part, nn.Module) and not any(isinstance(t, FakeTensor) for t in part.buffers()):
-                for child in part.modules():
-                    for name, p in list(child._parameters.items()):
-                        if p is not None:
-                            child._parameters[name] = nn.Parameter(fake(p), requires_grad=p.requires_grad)
-                    for name, b in list(child._buffers.items()):
-                        if b is not None:
-                            child._buffers[name] = fake(b)
+    """Replaces all parameters and buffers, those of frozen networks included."""
+    for part in modules_within(module):
+        for name, p in part._parameters.items():
+            if p is not None and has_values(p):
+                part._parameters[name] = nn.Parameter(mode.from_tensor(p.detach()), requires_grad=p.requires_grad)
+        for name, b in part._buffers.items():
+            if b is not None and has_values(b):
+                part._buffers[name] = mode.from_tensor(b.detach())

@@ -1,4 +1,4 @@
-"""What a training update will cost, without computing it: parameters, FLOPs, memory.
+"""Estimated cost of a training update: parameters, FLOPs, memory.
 
 Everything runs on fake tensors (shapes without data), at the real batch size, through the same calls that training
 makes: tokenizer, losses, adversary, backward.
@@ -15,8 +15,10 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...common.build import build
+from ...common.frozen import frozen_networks
 from ...common.precision import DTYPES, chosen_arithmetic
-from .shapes_only import LiveMemory, ShapesOnlyQuantizer, make_fake, random_weights
+from ...common.weights import left_out
+from .shapes_only import LiveMemory, ShapesOnlyQuantizer, make_fake
 
 OPTIMIZER_STATE = {"adam": 2, "adamw": 2, "sgd": 1}  # tensors of the parameter's size
 
@@ -27,13 +29,13 @@ class UpdateCost:
 
     parameters: dict[str, int]
     trained: dict[str, int]
-    forward_flops: dict[str, int] = field(default_factory=dict)  # an image, one forward of the part
+    forward_flops: dict[str, int] = field(default_factory=dict)  # per image, one forward of the part
     update_flops: dict[str, int] = field(default_factory=dict)  # a whole update, by phase
     memory: dict[str, int] = field(default_factory=dict)  # bytes, by what holds them
     tokens_per_image: int = 0
     bits_per_image: float = 0.0
     codebook_size: int | tuple[int, ...] = 0
-    precision: str = "fp32"  # what `auto` comes to on this machine
+    precision: str = "fp32"  # what `auto` means on this machine
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -47,7 +49,7 @@ def count(module: nn.Module | None, *, trained: bool = False) -> int:
 
 
 def tokenizer_parameters(tokenizer: nn.Module, *, trained: bool = False) -> dict[str, int]:
-    """By part, in the order of the data's way."""
+    """By part, in the order in which data passes."""
     return {name: count(part, trained=trained) for name, part in tokenizer.named_children()}
 
 
@@ -58,9 +60,9 @@ def update_cost(config: Mapping[str, Any]) -> UpdateCost:
     from ..init_from import freeze_parts
 
     mode = FakeTensorMode()
-    with mode:
+    with mode, left_out():  # a cost does not depend on values
         tokenizer = build(config["tokenizer"], key="tokenizer")
-        adversary = build(random_weights(config["adversary"]), key="adversary") if config.get("adversary") else None
+        adversary = build(config["adversary"], key="adversary") if config.get("adversary") else None
     freeze_parts(tokenizer, config.get("freeze") or ())
     cost = UpdateCost(
         parameters=tokenizer_parameters(tokenizer),
@@ -69,19 +71,15 @@ def update_cost(config: Mapping[str, Any]) -> UpdateCost:
         bits_per_image=tokenizer.bits_per_image,
         codebook_size=tokenizer.codebook_size,
     )
-    # Frozen networks read files when they are built, so these are made for real and robbed of their data after.
-    losses = WeightedLosses.from_config(
-        random_weights(config["loss"]), tokenizer, NamedTeachers(random_weights(config.get("teacher")))
-    )
+    with left_out():  # not every frozen network can be made of fake tensors: made of real ones, replaced below
+        losses = WeightedLosses.from_config(config["loss"], tokenizer, NamedTeachers(config.get("teacher")))
     if adversary is not None:
         cost.parameters["discriminator"] = count(adversary.discriminator)
         cost.trained["discriminator"] = count(adversary.discriminator, trained=True)
     for name, term in losses.terms.items():
-        network = term.__dict__.get("net")
-        if isinstance(network, nn.Module):
-            cost.parameters[f"{name} (frozen)"] = count(network)
-        if term.teacher is not None:
-            cost.parameters[f"teacher {term.teacher} (frozen)"] = count(term.network)
+        for network in frozen_networks(term):
+            what = name if term.teacher is None else f"teacher {term.teacher}"
+            cost.parameters[f"{what} (frozen)"] = count(network)
         if count(term):
             cost.parameters[f"loss {name}"], cost.trained[f"loss {name}"] = count(term), count(term, trained=True)
 
@@ -107,7 +105,7 @@ def update_cost(config: Mapping[str, Any]) -> UpdateCost:
         conditions = None
         if tokenizer.conditioner is not None:
             conditions = torch.empty(batch, tokenizer.conditioner.length, tokenizer.conditioner.dim)
-            cost.notes.append("the frozen text tower, which reads the captions, is not counted")
+            cost.notes.append("the frozen text tower, which encodes the captions, is not counted")
         _forward_flops(cost, tokenizer, losses, adversary, images[:1], None if conditions is None else conditions[:1])
         dynamic = 0
         for phase, update in _phases(adversary, int(trainer["max_updates"])).items():
@@ -129,7 +127,7 @@ def update_cost(config: Mapping[str, Any]) -> UpdateCost:
     return cost
 
 
-def _phases(adversary: nn.Module | None, max_updates: int) -> dict[str, int]:
+def _phases(adversary: Any, max_updates: int) -> dict[str, int]:
     """An update of each kind that the run will see."""
     if adversary is None:
         return {"update": 0}
@@ -141,15 +139,15 @@ def _phases(adversary: nn.Module | None, max_updates: int) -> dict[str, int]:
     return ({"before the GAN": 0} if first_discriminator > 0 else {}) | phases
 
 
-def _seen(tokenizer: nn.Module, images: Tensor) -> Tensor:
-    """What the encoder sees."""
+def _seen(tokenizer: Any, images: Tensor) -> Tensor:
+    """The input of the encoder."""
     return images if tokenizer.space is None else tokenizer.space.encode(images)
 
 
 def _forward_flops(
     cost: UpdateCost,
-    tokenizer: nn.Module,
-    losses: nn.Module,
+    tokenizer: Any,
+    losses: Any,
     adversary: Any,
     image: Tensor,
     conditions: Tensor | None,
@@ -168,13 +166,12 @@ def _forward_flops(
             quantized = tokenizer.quantizer(latents)
         cost.forward_flops["quantizer"] = flops.get_total_flops()
         with _flops() as flops:
-            picture = tokenizer.decode(quantized.codes, conditions=conditions)
+            decoded = tokenizer.decode(quantized.codes, conditions=conditions)
         cost.forward_flops["decoder"] = flops.get_total_flops()
         for name, term in losses.terms.items():
-            network = term.__dict__.get("net")
-            if isinstance(network, nn.Module):
+            for network in frozen_networks(term) if term.teacher is None else ():
                 with _flops() as flops:
-                    network(picture, image) if term.needs_reconstruction else network(image)
+                    network(decoded, image) if term.needs_reconstruction else network(image)
                 what = "both images" if term.needs_reconstruction else "frozen"
                 cost.forward_flops[f"{name} ({what})"] = flops.get_total_flops()
             if term.teacher is not None and f"teacher {term.teacher}" not in cost.forward_flops:
@@ -183,15 +180,15 @@ def _forward_flops(
                 cost.forward_flops[f"teacher {term.teacher}"] = flops.get_total_flops()
         if adversary is not None:
             with _flops() as flops:
-                adversary.discriminator.eval()(picture)
+                adversary.discriminator.eval()(decoded)
             # Random augmentation looks at values, which fake tensors have not.
             adversary.discriminator.train(not hasattr(adversary.discriminator, "augment"))
             cost.forward_flops["discriminator"] = flops.get_total_flops()
 
 
 def _measure_update(
-    tokenizer: nn.Module,
-    losses: nn.Module,
+    tokenizer: Any,
+    losses: Any,
     adversary: Any,
     images: Tensor,
     update: int,
@@ -203,9 +200,9 @@ def _measure_update(
     for part in parts:
         part.zero_grad(set_to_none=True)
     tokenizer.set_update(update)
-    images = images.clone()  # teachers look at a batch once, and know it by its tensor
+    images = images.clone()  # teachers run once per batch, which they know by its tensor
     batch = {"image": images, "label": torch.zeros(len(images), dtype=torch.int64), "key": [""] * len(images)}
-    batch["caption"] = ["a picture"] * len(images)
+    batch["caption"] = ["an image"] * len(images)
     cast = (lambda: torch.autocast("cpu", dtype=dtype)) if dtype else nullcontext
     memory = LiveMemory()
     memory.ignore(t for part in parts for t in (*part.parameters(), *part.buffers()))

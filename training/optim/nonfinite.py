@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from ...common.distributed import all_finite
 from ...common.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class NonFiniteGuard:
         named_parameters: Iterable[tuple[str, nn.Parameter]],
     ) -> bool:
         """The one point of an update where the host waits for the device. A bad update is counted and undone."""
-        if all_finite([*norms, *losses.values()]):
+        if all_finite(*norms, *losses.values()):
             self.in_a_row = 0
             return True
         self.skipped += 1
@@ -49,14 +49,6 @@ class NonFiniteGuard:
     def check_limit(self, training: "TokenizerTraining", batch: Mapping[str, Any]) -> None:
         if self.in_a_row >= self.limit:
             stop(training, batch)
-
-
-def all_finite(values: Iterable[Tensor]) -> bool:
-    """The ranks agree."""
-    finite = torch.stack([torch.isfinite(v.detach()).all() for v in values]).all().int()
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(finite, op=dist.ReduceOp.MIN)
-    return bool(finite)
 
 
 def find_cause(losses: Mapping[str, Tensor], named_parameters: Iterable[tuple[str, nn.Parameter]]) -> str:

@@ -8,9 +8,8 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 
 from imtok.common.errors import MissingWeights, UserError
 from imtok.eval.metrics.frechet import FeatureMoments, frechet_distance
-from imtok.eval.metrics.inception import InceptionExtractor, RandomConvolutions, inception_network
+from imtok.eval.metrics.inception import PUBLISHED, InceptionExtractor, RandomConvolutions, inception_network
 from imtok.eval.protocol import Protocol
-from imtok.eval.weights import INCEPTION_FILE, find_inception
 
 CPU = torch.device("cpu")
 
@@ -78,7 +77,7 @@ def test_a_file_of_something_else_is_refused_by_the_setting_that_named_it(tmp_pa
     with pytest.raises(UserError, match=r"protocol\.inception=.*other\.pth"):
         InceptionExtractor(protocol=Protocol(inception=str(file)), device=CPU)
     with pytest.raises(UserError, match="no such file"):
-        find_inception(str(tmp_path / "nowhere.pth"))
+        InceptionExtractor(protocol=Protocol(inception=str(tmp_path / "nowhere.pth")), device=CPU)
 
 
 def test_a_missing_file_says_where_it_was_looked_for_and_what_helps(
@@ -87,13 +86,15 @@ def test_a_missing_file_says_where_it_was_looked_for_and_what_helps(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(MissingWeights) as caught:
-        find_inception("pretrained")
-    for words in (INCEPTION_FILE, str(tmp_path), "protocol.inception=PATH"):
+        InceptionExtractor(protocol=Protocol(), device=CPU)
+    for words in (PUBLISHED.name, str(tmp_path), "protocol.inception=PATH"):
         assert words in str(caught.value)
-    file = tmp_path / "hub" / "checkpoints" / INCEPTION_FILE
+    file = tmp_path / "hub" / "checkpoints" / PUBLISHED.name
     file.parent.mkdir(parents=True)
-    file.touch()
-    assert find_inception("pretrained") == file
+    torch.save(inception_network(None).state_dict(), file)
+    extractor = InceptionExtractor(protocol=Protocol(), device=CPU)
+    assert extractor.file == str(file)
+    assert extractor.name == f"inception-{extractor.sha256[:8]}"  # of the right name only
 
 
 def test_the_resizes_differ_as_named(images: torch.Tensor) -> None:

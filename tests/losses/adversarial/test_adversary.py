@@ -257,5 +257,5 @@ def test_a_real_decoder_without_a_cheap_sample_is_refused(tokenizer_node, monkey
     tokenizer = build(tokenizer_node, key="tokenizer")
     from_yaml().check(tokenizer, ["l1"])
     monkeypatch.setattr(CNNDecoder, "cheap_sample", False)
-    with pytest.raises(UserError, match=r"tokenizer\.decoder \(CNNDecoder\) gives no picture in training"):
+    with pytest.raises(UserError, match=r"tokenizer\.decoder \(CNNDecoder\) gives no image in training"):
         from_yaml().check(tokenizer, ["l1"])

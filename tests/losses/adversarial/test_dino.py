@@ -10,7 +10,7 @@ from torch import nn
 
 from imtok.common.errors import MissingWeights, UserError
 from imtok.losses.adversarial.diff_augment import DiffAugment
-from imtok.losses.adversarial.dino import DinoDiscriminator, DinoTrunk
+from imtok.losses.adversarial.dino import DinoDiscriminator
 from imtok.losses.adversarial.frozen_trunk import LocalBatchNorm
 
 SMALL = {"width": 24, "depth": 3, "num_heads": 2, "taps": (0, 2)}
@@ -29,8 +29,7 @@ def test_taps_are_timms_hidden_tokens_plus_the_class_token(tmp_path) -> None:
     for block in vit.blocks:
         block.attn.qkv.bias.data[24:48] = 0  # what the discriminator does to the keys' bias, which changes nothing
     torch.save(vit.state_dict(), tmp_path / "dino.pth")
-    trunk = DinoTrunk(**SMALL)
-    trunk.fill(str(tmp_path / "dino.pth"))
+    trunk = DinoDiscriminator(weights=str(tmp_path / "dino.pth"), **SMALL).trunk
     images = torch.rand(2, 3, 224, 224) * 2 - 1
     mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     x = ((images + 1) / 2 - mean[:, None, None]) / deviation[:, None, None]
@@ -69,19 +68,21 @@ def test_the_trunk_is_frozen_and_in_no_checkpoint_but_moves() -> None:
     assert not any("trunk" in name for name in discriminator.state_dict())
     assert all(p.requires_grad for p in discriminator.parameters())
     discriminator.double()
-    assert discriminator.trunk.pos_embed.dtype == torch.float64
-    trunk = [p.clone() for p in DinoDiscriminator(weights="random", **SMALL).trunk.parameters()]
+    assert discriminator.trunk.vit.pos_embed.dtype == torch.float64
+    trunk = [p.clone() for p in DinoDiscriminator(weights="random", **SMALL).trunk.module.parameters()]
     torch.manual_seed(5)
-    again = DinoDiscriminator(weights="random", **SMALL).trunk.parameters()
+    again = DinoDiscriminator(weights="random", **SMALL).trunk.module.parameters()
     assert all(torch.equal(a, b) for a, b in zip(trunk, again, strict=True))
 
 
 def test_wrong_and_missing_weights_are_named(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(MissingWeights, match=r"dino_deitsmall16_pretrain\.pth is not in"):
+    with pytest.raises(
+        MissingWeights, match=r"^weights=pretrained: dino_deitsmall16_pretrain\.pth is not here.*use weights=PATH"
+    ):
         DinoDiscriminator()
     torch.save({"cls_token": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match="not DINO's ViT-S/16"):
+    with pytest.raises(UserError, match="another architecture than DINO's ViT-S/16"):
         DinoDiscriminator(weights=str(tmp_path / "other.pth"))
-    with pytest.raises(UserError, match="kernel=4"):
+    with pytest.raises(ValueError, match=r"^kernel=4"):
         DinoDiscriminator(weights="random", kernel=4)

@@ -25,7 +25,7 @@ def test_taps_are_the_blocks_outputs_plus_the_class_token(tmp_path) -> None:
     # Meta's file has a mask token besides, which timm drops.
     torch.save(vit.state_dict() | {"mask_token": torch.zeros(1, 32)}, tmp_path / "dinov2_vits14_pretrain.pth")
     discriminator = DinoV2Discriminator(weights=str(tmp_path / "dinov2_vits14_pretrain.pth"), **SMALL).eval()
-    assert not discriminator.weights_are_random
+    assert not discriminator.trunk.origin.random
     images = torch.rand(2, 3, 56, 42) * 2 - 1
     mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     hidden = [vit._pos_embed(vit.patch_embed(((images + 1) / 2 - mean[:, None, None]) / deviation[:, None, None]))]
@@ -61,10 +61,10 @@ def test_only_heads_are_in_a_checkpoint_and_their_weights_are_plain() -> None:
 
 def test_wrong_weights_are_named(tmp_path) -> None:
     torch.save({"cls_token": torch.zeros(1, 1, 32)}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match=r"not DINOv2's ViT-S/14"):
+    with pytest.raises(UserError, match=r"^weights=.*another architecture than timm's vit_small_patch14_dinov2"):
         DinoV2Discriminator(weights=str(tmp_path / "other.pth"), **SMALL)
-    with pytest.raises(UserError, match=r"taps=\[3\]: blocks are 0 to 2"):
+    with pytest.raises(ValueError, match=r"^taps=\[3\]: blocks are 0 to 2"):
         DinoV2Discriminator(weights="random", **SMALL | {"taps": (3,)})
     assert DinoV2Discriminator(weights="random", **SMALL).smallest_image == 28  # the second convolution is 9 wide
-    with pytest.raises(UserError, match="width of 24"):
+    with pytest.raises(ValueError, match=r"^width=24"):
         DinoV2Discriminator(weights="random", **SMALL | {"width": 24})

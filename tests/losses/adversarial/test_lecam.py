@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from imtok.common.build import build
 from imtok.common.errors import UserError
 from imtok.losses.adversarial.lecam import LeCam
 
@@ -65,8 +66,9 @@ def test_gradient_survives_a_second_forward(form):
 
 
 @pytest.mark.parametrize(
-    ("given", "says"), [({"form": "two_sided"}, "lecam.form=two_sided"), ({"decay": 2}, "lecam.decay=2")]
+    ("given", "says"),
+    [({"form": "two_sided"}, "adversary.lecam.form=two_sided: "), ({"decay": 2}, "adversary.lecam.decay=2: ")],
 )
 def test_errors(given, says):
-    with pytest.raises(UserError, match=says):
-        LeCam(**given)
+    with pytest.raises(UserError, match=f"^{says}"):
+        build({"_target_": "imtok.losses.adversarial.lecam.LeCam", **given}, key="adversary.lecam")

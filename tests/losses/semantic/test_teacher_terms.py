@@ -10,6 +10,7 @@ from torch import nn
 from imtok.common.build import build
 from imtok.common.errors import MissingWeights, UserError
 from imtok.common.types import Quantized, Stream, TokenizerOutput
+from imtok.common.weights import Weights
 from imtok.losses.semantic.cosine import SemanticCosine
 from imtok.losses.semantic.gram import SemanticGram
 from imtok.losses.semantic.mse_cosine import SemanticMSECosine
@@ -30,7 +31,8 @@ class Table(SemanticTeacher):
     """Says what it is told: 2x2 tokens and a pooled vector."""
 
     def __init__(self, tokens_BND: torch.Tensor) -> None:
-        super().__init__(weights="random", interpolation="bilinear", made_by=None)
+        super().__init__(interpolation="bilinear")
+        self.origin = Weights(source="random", random=True)
         self.tokens_dim = self.pooled_dim = tokens_BND.shape[2]
         self.tokens_BND = tokens_BND
         self._finish(image_size=4, mean=(0, 0, 0), deviation=(1, 1, 1))

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from imtok.common.errors import UserError
+from imtok.common.weights import read as read_weights
 from imtok.tokenizers import released
 
 
@@ -40,7 +41,7 @@ def test_training_checkpoints_lose_only_what_is_known(parity_folder, tmp_path, s
     extra = {"vqgan": "loss.discriminator.main.0.weight", "llamagen_vq16": "quantize.codebook_used"}[system]
     wrapped = {"vqgan": "state_dict", "llamagen_vq16": "model"}[system]
     torch.save({wrapped: {**state, extra: torch.zeros(3)}, "steps": 5}, tmp_path / "last.ckpt")
-    _, report = released.find(system).import_state(released.read_state_dict(tmp_path / "last.ckpt"), image_size=64)
+    _, report = released.find(system).import_state(read_weights(tmp_path / "last.ckpt"), image_size=64)
     assert report.ignored == [extra]
     assert len(report.used) == len(state)
 
@@ -61,7 +62,7 @@ def test_wrong_files_are_refused_by_name(parity_folder, tmp_path) -> None:
     save_file(state, tmp_path / "cut.safetensors")
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "cut.safetensors").read_bytes()[:999])
     with pytest.raises(UserError, match="cannot be read"):
-        released.read_state_dict(tmp_path / "cut.safetensors")
+        read_weights(tmp_path / "cut.safetensors")
 
 
 class Malicious:
@@ -72,7 +73,7 @@ class Malicious:
 def test_pickles_never_run_code(tmp_path, capsys) -> None:
     torch.save({"model": Malicious()}, tmp_path / "evil.pt")
     with pytest.raises(UserError, match="not allowed"):
-        released.read_state_dict(tmp_path / "evil.pt")
+        read_weights(tmp_path / "evil.pt")
     assert "code ran" not in capsys.readouterr().out
 
 
@@ -80,4 +81,4 @@ def test_pickles_never_run_code(tmp_path, capsys) -> None:
 def test_a_text_file_is_no_checkpoint(tmp_path, name: str) -> None:
     (tmp_path / name).write_text("hello\n")  # torch's old reader fails with a KeyError on it
     with pytest.raises(UserError, match="cannot be read"):
-        released.read_state_dict(tmp_path / name)
+        read_weights(tmp_path / name)

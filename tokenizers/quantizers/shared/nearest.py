@@ -2,7 +2,8 @@
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
+
+from ....common.types import has_values
 
 CPU_CHUNK_FLOATS = 2**18  # 1 MiB of scores: stays in a core's second-level cache
 CUDA_CHUNK_FLOATS = 2**26
@@ -21,7 +22,7 @@ def nearest_code(z_ND: Tensor, codebook_KD: Tensor) -> Tensor:
     augmented_codes = torch.cat([codebook_KD, -half_norms_K1], dim=1).T.contiguous()  # [D + 1, K]
     augmented_z = torch.cat([z_ND, z_ND.new_ones(len(z_ND), 1)], dim=1)
     # Tensors without data stand for a GPU's: `imtok plan` would take minutes for a large batch in small chunks.
-    budget = CUDA_CHUNK_FLOATS if z_ND.is_cuda or isinstance(z_ND, FakeTensor) else CPU_CHUNK_FLOATS
+    budget = CUDA_CHUNK_FLOATS if z_ND.is_cuda or not has_values(z_ND) else CPU_CHUNK_FLOATS
     rows = max(16, budget // codebook_KD.shape[0])
     indices = torch.empty(len(z_ND), dtype=torch.int64, device=z_ND.device)
     for start in range(0, len(z_ND), rows):
