@@ -10,6 +10,7 @@ import torch
 from ..common.build import build
 from ..common.console import is_first_rank, say
 from ..common.distributed import gather_objects, wait_for_all
+from ..common.provenance import git_facts
 from . import run_folder
 from .checkpoint import check_fits, read, restore
 from .csv_logger import CSVLogger
@@ -104,7 +105,7 @@ def export(tokenizer: torch.nn.Module, training: TokenizerTraining, config: Mapp
         "images_seen": training.samples,
         "weights": "ema" if training.ema is not None else "raw",
         "skipped_updates": training.guard.skipped,
-        "git": run_folder.git_facts(),
+        "git": git_facts(),
         **weights_facts(training),
         "seed": config["seed"],
         "data": training.data.describe(),
