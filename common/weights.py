@@ -227,8 +227,8 @@ def read(path: str | Path, *, source: str | None = None) -> State:
                 "its state dict alone: torch.save(checkpoint['state_dict'], FILE)"
             ) from None
         raise UserError(
-            f"{source} cannot be read ({type(error).__name__}: {reason}); damaged, cut off or no checkpoint: download "
-            "or copy it again"
+            f"{source} cannot be read ({type(error).__name__}: {reason}); damaged or cut off, or no checkpoint: "
+            "download or copy it again"
         ) from None
     for key in ("ema", "model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict) and content[key]:

@@ -66,11 +66,14 @@ def loss_node() -> dict[str, Any]:
     }
 
 
-def make_adversary(**how: Any) -> torch.nn.Module:
-    from imtok.losses.adversarial.adversary import Adversary
-    from imtok.losses.adversarial.patchgan import PatchGAN
+ADVERSARY = "imtok.losses.adversarial.adversary.Adversary"
 
-    return Adversary(discriminator=PatchGAN(ndf=8, n_layers=1), **how)
+
+def make_adversary(**how: Any) -> torch.nn.Module:
+    from imtok.common.build import build
+
+    patchgan = {"_target_": "imtok.losses.adversarial.patchgan.PatchGAN", "ndf": 8, "n_layers": 1}
+    return build({"_target_": ADVERSARY, "discriminator": patchgan, **how}, key="adversary")
 
 
 class Run:

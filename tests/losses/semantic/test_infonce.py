@@ -132,8 +132,11 @@ def test_the_first_branch_against_the_mean_of_the_teachers_patches() -> None:
     codes = output.quantized.codes["main"].x_BND[..., :4].mean(dim=1)
     expected = by_hand(tokenizer.encoder.project(patches.mean(dim=1)), codes, 1.0)
     torch.testing.assert_close(term({"image": images}, output).double(), expected)
-    with pytest.raises(UserError, match="teacher_reads=class"):
-        SemanticInfoNCE(teacher_reads="class")
+    with pytest.raises(UserError, match=r"^loss\.mine\.term\.teacher_reads=class: .* one of pooled, patches"):
+        build(
+            {"_target_": "imtok.losses.semantic.infonce.SemanticInfoNCE", "teacher_reads": "class"},
+            key="loss.mine.term",
+        )
 
 
 def test_the_scale_of_the_logits_can_grow() -> None:
