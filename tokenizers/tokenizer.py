@@ -50,33 +50,29 @@ class Tokenizer(nn.Module):
     ) -> None:
         super().__init__()
         self.image_size: tuple[int, int] = height_width(image_size)
-        self.space: Space | None = None
-        if space:
-            self.space = build(space, key="tokenizer.space", trusted=trusted).requires_grad_(False)
+
+        def part(node: Mapping[str, Any] | None, name: str, **given: Any) -> Any:
+            return build(node or {}, key=f"tokenizer.{name}", trusted=trusted, **given) if node or given else None
+
+        self.space: Space | None = part(space, "space")
         # What encoder and decoder work in: its size and channels.
-        seen: dict[str, Any] = {"input_size": list(self.space.size(self.image_size) if self.space else self.image_size)}
+        seen = {"input_size": list(self.image_size)}
+        reads: dict[str, int] = {}
+        writes: dict[str, int] = {}
         if self.space is not None:
-            seen["in_channels"] = self.space.channels
-        self.encoder: Encoder = build(encoder, key="tokenizer.encoder", trusted=trusted, **seen)
-        self.quantizer: Quantizer = build(quantizer, key="tokenizer.quantizer", trusted=trusted, dim=self.encoder.dim)
-        width = self.quantizer.out_dim
-        self.token_dropout: TokenDropout | None = (
-            build(token_dropout, key="tokenizer.token_dropout", trusted=trusted) if token_dropout else None
-        )
-        self.conditioner: Conditioner | None = (
-            build(conditioner, key="tokenizer.conditioner", trusted=trusted) if conditioner else None
-        )
-        given: dict[str, Any] = {"dim": width, "input_size": seen["input_size"]}
-        if self.space is not None:
-            given["out_channels"] = self.space.channels
+            self.space.requires_grad_(False)
+            seen["input_size"] = list(self.space.size(self.image_size))
+            reads["in_channels"] = writes["out_channels"] = self.space.channels
+        self.encoder: Encoder = part(encoder, "encoder", **seen, **reads)
+        self.quantizer: Quantizer = part(quantizer, "quantizer", dim=self.encoder.dim)
+        self.token_dropout: TokenDropout | None = part(token_dropout, "token_dropout")
+        self.conditioner: Conditioner | None = part(conditioner, "conditioner")
         if self.conditioner is not None:
-            given["condition_dim"] = self.conditioner.dim
-        self.decoder: Decoder = build(decoder, key="tokenizer.decoder", trusted=trusted, **given)
+            writes["condition_dim"] = self.conditioner.dim
+        width = self.quantizer.out_dim
+        self.decoder: Decoder = part(decoder, "decoder", dim=width, **seen, **writes)
         self.heads: ModuleDict[Head] = ModuleDict(
-            {
-                name: build(node, key=f"tokenizer.heads.{name}", trusted=trusted, dim=width)
-                for name, node in (heads or {}).items()
-            }
+            {name: part(node, f"heads.{name}", dim=width) for name, node in (heads or {}).items()}
         )
         nodes: dict[str, Mapping[str, Any] | None] = {"encoder": encoder, "quantizer": quantizer, "decoder": decoder}
         nodes |= {"space": space, "token_dropout": token_dropout, "conditioner": conditioner, "heads": heads}
@@ -90,13 +86,7 @@ class Tokenizer(nn.Module):
         if self.token_dropout is not None:
             from .token_dropout.compatibility import check_fit
 
-            check_fit(
-                self.token_dropout,
-                quantizer=self.quantizer,
-                decoder=self.decoder,
-                heads=self.heads,
-                shapes=self.stream_shapes(),
-            )
+            check_fit(self.token_dropout, self.quantizer, self.decoder, self.heads, self.stream_shapes())
 
     # -- training ---------------------------------------------------------------------------------------------------
 

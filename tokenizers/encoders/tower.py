@@ -20,8 +20,6 @@ class TowerEncoder(Encoder):
         self, *, tower: Tower, dim: int | None = None, project: Literal["none", "linear", "tanh"] = "none"
     ) -> None:
         super().__init__()
-        if project not in ("none", "linear", "tanh"):
-            raise ValueError(f"project={project}: known: none, linear, tanh")
         width = tower.width
         if project == "none" and dim not in (None, width):
             raise ValueError(f"dim={dim}: with project=none it is the tower's width, {width}")

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .base import StreamQuantized, TokenQuantizer
 from .shared.binary_entropy import binary_entropies, widest_group
+from .shared.limits import check_positive
 from .shared.sign import MAX_INDEX_BITS
 
 
@@ -40,10 +41,7 @@ class Bernoulli(TokenQuantizer):
         if not 1 <= bits // groups <= MAX_INDEX_BITS:
             more = -(-bits // MAX_INDEX_BITS)
             raise ValueError(f"bits={bits}: an index of 1 to {MAX_INDEX_BITS} bits fits int64; set groups to {more}")
-        if temperature <= 0:
-            raise ValueError(f"temperature={temperature}: above 0")
-        if sample not in ("always", "training", "never"):
-            raise ValueError(f"sample={sample}: expected always, training or never")
+        check_positive(temperature=temperature)
         super().__init__(dim=dim, code_dim=bits)
         self.project_in = nn.Linear(dim, bits)
         self.project_out = nn.Linear(bits, dim, bias=False)  # the code table: a code is the sum of its bits' rows

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .base import StreamQuantized
 from .shared.binary_entropy import OverGroups, binary_entropies, check_entropy_weights, check_group_bits
+from .shared.limits import check_positive
 from .shared.sign import BitOrder, SignQuantizer
 
 
@@ -43,12 +44,7 @@ class BSQ(SignQuantizer):
         order: BitOrder = "msb_first",
     ) -> None:
         super().__init__(dim=dim, bits=bits, groups=groups, scale=max(bits, 1) ** -0.5, order=order)
-        if not temperature > 0:
-            raise ValueError(f"temperature={temperature}: expected a number above 0, as published 1.0")
-        if gradient not in ("official", "unit"):
-            raise ValueError(f"gradient={gradient}: expected official or unit")
-        if over_groups not in ("sum", "mean", "pooled"):
-            raise ValueError(f"over_groups={over_groups}: expected sum, mean or pooled")
+        check_positive(temperature=temperature)
         check_entropy_weights(sample_weight, batch_weight)
         self.temperature = temperature
         self.entropy_group_bits = check_group_bits(bits=bits, group_bits=entropy_group_bits)

@@ -11,6 +11,7 @@ from torch import Tensor
 from ...common.distributed import all_finite, from_first_process, gather_equal_rows, sum_over_processes
 from .base import StreamQuantized
 from .shared.codebook import CodebookQuantizer
+from .shared.limits import check_below_one
 from .shared.nearest import nearest_code
 from .shared.revival import Revival, tokens_by_code
 
@@ -57,8 +58,7 @@ class EmaVQ(CodebookQuantizer):
             rotation_trick=rotation_trick,
             entropy_temperature=entropy_temperature,
         )
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay={decay}: from 0 to below 1; 0.99 is usual")
+        check_below_one(decay=decay)
         self.decay = decay
         self.revival = Revival(codebook_size=codebook_size, below=revive_below, decay=usage_decay)
         codes = torch.randn(codebook_size, self.code_dim)

@@ -10,6 +10,7 @@ from ...common.build import build
 from ...common.distributed import all_finite, sum_over_processes
 from .base import StreamQuantized, TokenQuantizer
 from .identity import ContinuousBottleneck
+from .shared.limits import check_below_one, check_positive
 from .shared.straight_through import straight_through
 
 MAX_BITS = 16
@@ -24,7 +25,8 @@ class GaussianScalar(TokenQuantizer):
 
     continuous: YAML node of the bottleneck it takes the place of (kl, identity), whose mean is quantized.
     per_channel: fit mean and spread of each channel; published is one spread for all and no mean (KL-16: 1 / 0.2325).
-    follow: in training the scale follows the latents' running spread, straight through; for training from scratch.
+    follow: share of the old scale that a training update keeps; the scale then follows the latents' running spread,
+        for training from scratch. 0 is off.
     """
 
     values: Tensor
@@ -49,11 +51,8 @@ class GaussianScalar(TokenQuantizer):
     ) -> None:
         if not 1 <= bits <= MAX_BITS:
             raise ValueError(f"bits={bits}: of one channel, from 1 to {MAX_BITS}")
-        for name, value in (("range", range), ("std_range", std_range)):
-            if value <= 0:
-                raise ValueError(f"{name}={value}: a number above 0")
-        if not 0 <= follow < 1:
-            raise ValueError(f"follow={follow}: share of the old scale that each update keeps, 0 (off) to below 1")
+        check_positive(range=range, std_range=std_range)
+        check_below_one(follow=follow)
         if continuous is not None and code_dim is not None:
             raise ValueError(f"code_dim={code_dim}: `continuous` says how wide the latent is; leave it out")
         bottleneck = None

@@ -29,8 +29,6 @@ class GroupedLFQ(LFQ):
         bound: bool = False,
         order: BitOrder = "lsb_first",
     ) -> None:
-        if over_groups not in ("pooled", "sum", "mean"):
-            raise ValueError(f"over_groups={over_groups}: expected pooled, sum or mean")
         if groups >= 1 and bits % groups == 0 and bits // groups > MAX_JOINT_BITS:
             fitting = next(g for g in range(groups, bits + 1) if bits % g == 0 and bits // g <= MAX_JOINT_BITS)
             raise ValueError(

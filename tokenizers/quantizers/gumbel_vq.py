@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .base import StreamQuantized, TokenQuantizer
 from .shared.codebook import check_codebook_size
+from .shared.limits import check_positive
 from .shared.softmax_codes import choose_code, dot_entropies
 
 
@@ -37,9 +38,7 @@ class GumbelVQ(TokenQuantizer):
     ) -> None:
         super().__init__(dim=dim, code_dim=code_dim)
         check_codebook_size(codebook_size, max(dim, self.code_dim))
-        for name, value in (("temperature", temperature), ("temperature_end", temperature_end)):
-            if value is not None and value <= 0:
-                raise ValueError(f"{name}={value}: a number above 0")
+        check_positive(temperature=temperature, temperature_end=temperature_end)
         if temperature_updates < 0 or (temperature_updates and temperature_end is None):
             raise ValueError(f"temperature_updates={temperature_updates}: updates of the fall to temperature_end")
         if temperature_end is not None and not temperature_updates:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .base import StreamQuantized, TokenQuantizer
 from .shared.codebook import check_codebook_size
+from .shared.limits import check_positive
 from .shared.softmax_codes import choose_code, dot_entropies
 
 
@@ -39,9 +40,7 @@ class IBQ(TokenQuantizer):
     ) -> None:
         super().__init__(dim=dim, code_dim=code_dim)
         check_codebook_size(codebook_size, self.code_dim)
-        for name, value in (("temperature", temperature), ("entropy_temperature", entropy_temperature)):
-            if value is not None and value <= 0:
-                raise ValueError(f"{name}={value}: a number above 0")
+        check_positive(temperature=temperature, entropy_temperature=entropy_temperature)
         self.vocabulary = (codebook_size,)
         self.temperature = temperature
         self.entropy_temperature = entropy_temperature

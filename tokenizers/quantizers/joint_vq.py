@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ...common.types import Grid, IndexSegment, Latents, Quantized, Shapes, Stream
 from .base import Quantizer
 from .shared.codebook import check_codebook_size
+from .shared.limits import check_positive, check_share
 from .shared.nearest import nearest_code
 from .shared.pyramid import Pyramid, pooled, spread
 from .shared.softmax_codes import distance_entropies
@@ -53,14 +54,8 @@ class JointVQ(Quantizer):
         if isinstance(dim, int) or set(dim) != set(STREAMS):
             raise ValueError(f"dim={dim}: it reads the streams semantic and pixel; use an encoder that gives these two")
         self.pyramid = Pyramid(scales)
-        if pixel_weight <= 0:
-            raise ValueError(f"pixel_weight={pixel_weight}: a number above 0")
-        if not 0 <= scale_dropout <= 1:
-            raise ValueError(f"scale_dropout={scale_dropout}: a chance, from 0 to 1")
-        if entropy_temperature is not None and entropy_temperature <= 0:
-            raise ValueError(
-                f"entropy_temperature={entropy_temperature}: a number above 0, or null for no entropy term"
-            )
+        check_positive(pixel_weight=pixel_weight, entropy_temperature=entropy_temperature)
+        check_share(scale_dropout=scale_dropout)
         self.dim = self.out_dim = {stream: dim[stream] for stream in STREAMS}
         check_codebook_size(codebook_size, sum(self.dim.values()))
         self.codebook_size, self.unit_length, self.scale_dropout = codebook_size, unit_length, scale_dropout

@@ -12,6 +12,7 @@ from torch import Tensor
 from .base import StreamQuantized
 from .shared.binary_entropy import LogRule, OverGroups, binary_entropies, check_entropy_weights, check_group_bits
 from .shared.binary_entropy_table import table_entropies
+from .shared.limits import check_positive
 from .shared.sign import BitOrder, SignQuantizer
 
 
@@ -49,12 +50,7 @@ class LFQ(SignQuantizer):
         order: BitOrder = "lsb_first",
     ) -> None:
         super().__init__(dim=dim, bits=bits, groups=groups, scale=1.0, order=order)
-        if not temperature > 0:
-            raise ValueError(f"temperature={temperature}: expected a number above 0, as published 0.01")
-        if log_rule not in ("exact", "offset", "floor"):
-            raise ValueError(f"log_rule={log_rule}: expected exact, offset or floor")
-        if entropy_form not in ("factorised", "table"):
-            raise ValueError(f"entropy_form={entropy_form}: expected factorised or table")
+        check_positive(temperature=temperature)
         if log_rule == "floor" and entropy_form == "factorised":
             raise ValueError("log_rule=floor: a floored logarithm does not factorise; set entropy_form=table")
         check_entropy_weights(sample_weight, batch_weight)

@@ -15,6 +15,7 @@ from vector_quantize_pytorch.vector_quantize_pytorch import sample_vectors_distr
 from ...common.distributed import all_finite, process_count
 from .base import StreamQuantized, TokenQuantizer
 from .shared.codebook import check_codebook_size
+from .shared.limits import check_below_one
 
 
 class LibraryVQ(TokenQuantizer):
@@ -42,8 +43,7 @@ class LibraryVQ(TokenQuantizer):
     ) -> None:
         super().__init__(dim=dim, code_dim=code_dim)
         check_codebook_size(codebook_size, self.code_dim)
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay={decay}: from 0 to below 1; 0.99 is usual")
+        check_below_one(decay=decay)
         if revive_below_tokens < 0:
             raise ValueError(f"revive_below_tokens={revive_below_tokens}: a number of tokens per update, 0 for never")
         self.codebook_size = codebook_size

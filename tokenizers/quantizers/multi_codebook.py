@@ -39,8 +39,6 @@ class MultiCodebook(TokenQuantizer):
         projection_heads: int | None = None,
     ) -> None:
         super().__init__(dim=dim, code_dim=code_dim)
-        if projection not in ("linear", "attention", "causal_attention"):
-            raise ValueError(f"projection={projection}: known: linear, attention, causal_attention")
         if projection_heads is not None and projection_heads < 1:
             raise ValueError(f"projection_heads={projection_heads}: at least 1, or null for the ratio of the widths")
         if projection != "linear" and self.code_dim != dim:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .multi_scale_vq import MultiScaleQuantizer
 from .shared.binary_entropy import binary_entropies
+from .shared.limits import check_positive
 
 
 class MultiScaleBSQ(MultiScaleQuantizer):
@@ -47,8 +48,7 @@ class MultiScaleBSQ(MultiScaleQuantizer):
             least_stages=least_stages,
             commit_reduction=commit_reduction,
         )
-        if scale <= 0:
-            raise ValueError(f"scale={scale}: a number above 0")
+        check_positive(scale=scale)
         self.scale = scale
         self.vocabulary = (2**bits,)
 

@@ -52,8 +52,6 @@ class MultiScaleQuantizer(StagedQuantizer):
             quantizer_dropout=quantizer_dropout,
             least_stages=least_stages,
         )
-        if commit_reduction not in ("mean", "sum"):
-            raise ValueError(f"commit_reduction={commit_reduction}: known: mean, sum")
         self.pyramid, self.commit_reduction = pyramid, commit_reduction
         self.phi = Phi(width=self.code_dim, convs=phi_convs, ratio=phi_ratio, scales=stages)
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ...common.distributed import sum_over_processes
 from .shared.codebook import CodebookQuantizer
+from .shared.limits import check_positive
 from .shared.nearest import nearest_code
 from .shared.softmax_codes import chunks
 
@@ -43,8 +44,7 @@ class OptVQ(CodebookQuantizer):
             rotation_trick=rotation_trick,
             entropy_temperature=entropy_temperature,
         )
-        if sharpness <= 0:
-            raise ValueError(f"sharpness={sharpness}: a number above 0")
+        check_positive(sharpness=sharpness)
         if rounds < 1:
             raise ValueError(f"rounds={rounds}: at least 1")
         self.sharpness, self.rounds, self.sinkhorn_in_eval = sharpness, rounds, sinkhorn_in_eval

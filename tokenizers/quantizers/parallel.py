@@ -30,8 +30,6 @@ class ParallelQuantizer(Quantizer):
         trusted: bool = True,
     ) -> None:
         super().__init__()
-        if reduce not in ("mean", "sum"):
-            raise ValueError(f"reduce={reduce}: known: mean, sum")
         widths = {"main": dim} if isinstance(dim, int) else dict(dim)
         quantizers = {stream: node for stream, node in quantizers.items() if node is not None}
         for stream in quantizers:

@@ -1,6 +1,7 @@
 """PCA-reweighted VQ (DINO-Tok): nearest codes along the principal components."""
 
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ class PCAVQ(VQ):
         codebook_size: int = 1024,
         code_dim: int | None = None,
         components: int | None = None,
-        weighting: str = "eigenvalue",
+        weighting: Literal["eigenvalue", "none"] = "eigenvalue",
         fit_updates: int = 0,
         unit_length: bool = False,
         rotation_trick: bool = False,
@@ -49,8 +50,6 @@ class PCAVQ(VQ):
         kept = width if components is None else components
         if components is not None and not 1 <= kept <= width:
             raise ValueError(f"components={components}: from 1 to the width of the vectors, {width}")
-        if weighting not in ("eigenvalue", "none"):
-            raise ValueError(f"weighting={weighting}: known: eigenvalue, none")
         if fit_updates < 0:
             raise ValueError(f"fit_updates={fit_updates}: 0 or more")
         super().__init__(

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .base import StreamQuantized
+from .shared.limits import check_share
 from .shared.nearest import CPU_CHUNK_FLOATS, CUDA_CHUNK_FLOATS
 from .vq import VQ
 
@@ -45,9 +46,7 @@ class PerturbedVQ(VQ):
             revive_below=revive_below,
             entropy_temperature=entropy_temperature,
         )
-        for name, value in (("share", share), ("chance", chance), ("end_ratio", end_ratio)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name}={value}: a share, from 0 to 1")
+        check_share(share=share, chance=chance, end_ratio=end_ratio)
         if not 1 <= nearest <= codebook_size:
             raise ValueError(f"nearest={nearest}: between 1 and the {codebook_size} codes of codebook_size")
         if anneal is not None and (len(anneal) != 2 or not 0 <= anneal[0] < anneal[1]):

@@ -36,8 +36,6 @@ class ProductQuantizer(Quantizer):
         super().__init__()
         if parts < 1:
             raise ValueError(f"parts={parts}: at least 1")
-        if split not in ("channels", "tokens"):
-            raise ValueError(f"split={split}: known: channels, tokens")
         if split == "channels" and dim % parts:
             raise ValueError(f"parts={parts}: {dim} channels do not divide by it; choose a divisor of {dim}")
         self.dim, self.split = dim, split

@@ -58,8 +58,6 @@ class ResidualVQ(StagedQuantizer):
             quantizer_dropout=quantizer_dropout,
             least_stages=least_stages,
         )
-        if update not in ("gradient", "ema"):
-            raise ValueError(f"update={update}: known: gradient, ema")
         if update == "gradient" and decay is not None:
             raise ValueError(f"decay={decay}: of running means, which only update=ema has")
         if learn_once and not shared:

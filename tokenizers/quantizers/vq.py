@@ -50,8 +50,6 @@ class VQ(CodebookQuantizer):
             rotation_trick=rotation_trick,
             entropy_temperature=entropy_temperature,
         )
-        if reset not in ("dead", "clustering"):
-            raise ValueError(f"reset={reset}: known: dead, clustering")
         if reset == "clustering" and revive_below > 0:
             raise ValueError(f"revive_below={revive_below}: reset=clustering moves every code; set revive_below to 0")
         self.reset = reset

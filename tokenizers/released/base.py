@@ -10,11 +10,14 @@ from torch import Tensor, nn
 
 from ...common.build import build
 from ...common.errors import UserError
-from ...common.types import Latents, Quantized, height_width
+from ...common.types import Grid, Latents, Quantized, height_width
 from ...common.weights import State, check_state
 from ..quantizers.base import Quantizer
 from ..tokenizer import Tokenizer
 
+Tensors = Mapping[str, Tensor]
+Node = dict[str, Any]  # of YAML
+Settings = Mapping[str, Any]  # arguments of the reference's constructor
 Part = TypeVar("Part", bound=nn.Module)
 
 
@@ -34,9 +37,7 @@ class ReleasedFamily(ABC):
     ignored_prefixes: ClassVar[tuple[str, ...]] = ()  # parts of a training checkpoint that no tokenizer has
 
     @abstractmethod
-    def tokenizer_node(
-        self, state: State, *, image_size: tuple[int, int], constructor: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         """The YAML node of the tokenizer that these weights belong to.
 
         Sizes are read off the tensors' shapes; `constructor` (the reference's own arguments, may be empty) gives what
@@ -44,17 +45,15 @@ class ReleasedFamily(ABC):
         """
 
     @abstractmethod
-    def rename(self, state: State, constructor: Mapping[str, Any]) -> dict[str, str]:
-        """{name in the file: name in our tokenizer}; names left out are not understood."""
+    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
+        """{name in the file: name in our tokenizer}; None, or left out: not understood."""
 
     @abstractmethod
-    def outputs(
-        self, tokenizer: Tokenizer, io: Mapping[str, Tensor], constructor: Mapping[str, Any]
-    ) -> dict[str, Tensor]:
+    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         """Everything a parity fixture stores, computed from its stored inputs."""
 
     def import_state(
-        self, state: State, *, image_size: int | tuple[int, int] = 256, constructor: Mapping[str, Any] | None = None
+        self, state: State, *, image_size: int | tuple[int, int] = 256, constructor: Settings | None = None
     ) -> tuple[Tokenizer, ImportReport]:
         """Build the tokenizer and fill it; every key is used, knowingly ignored, or an error by name."""
         size = height_width(image_size)
@@ -72,7 +71,7 @@ class ReleasedFamily(ABC):
             node = self.tokenizer_node(state, image_size=size, constructor=constructor)
             checked = self.check_tables(state, constructor=constructor)
             state = {k: v for k, v in state.items() if k not in checked}
-            names = self.rename(state, constructor)
+            names = self.names(state, constructor)
         except KeyError as error:
             raise UserError(
                 f"the weights have no {error.args[0]!r}, so they are not of the family {'/'.join(self.systems)}"
@@ -87,6 +86,9 @@ class ReleasedFamily(ABC):
         used = [copies.get(part, part) for name in names for part in joined.get(name, [name])]
         ignored += [name for name in copies if name in names]  # the live weights, beside their EMA copies
         return tokenizer.eval(), ImportReport(sorted([*used, *checked]), sorted(ignored), sorted(beside))
+
+    def names(self, state: State, constructor: Settings) -> dict[str, str]:
+        return {name: ours for name, ours in self.rename(state, constructor).items() if ours is not None}
 
     def ema_copies(self, state: State) -> dict[str, str]:
         """{name: name of its EMA copy in the same file}; copies are preferred, as papers evaluate them."""
@@ -107,7 +109,7 @@ class ReleasedFamily(ABC):
         """{new name: names of tensors that stand one above the other in it}, for layers that were published apart."""
         return {}
 
-    def check_tables(self, state: State, *, constructor: Mapping[str, Any]) -> set[str]:
+    def check_tables(self, state: State, *, constructor: Settings) -> set[str]:
         """Names of tensors that follow from the sizes: checked here, and nothing that we store."""
         return set()
 

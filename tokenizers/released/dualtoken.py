@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...common.types import Stream
+from ...common.types import Grid, Stream
 from ...decoders.heads.tower_tail import TowerTailHead
 from ..quantizers.parallel import ParallelQuantizer
 from ..tokenizer import Tokenizer
-from .base import ReleasedFamily, State, of_class, quantized_in_training
+from .base import Node, ReleasedFamily, Settings, State, Tensors, of_class, quantized_in_training
 from .grid_cnn import network_sizes, our_name
 from .tower_names import check_zero, count_of, projection_name, siglip_joined, siglip_name
 
@@ -40,9 +40,7 @@ class DualToken(ReleasedFamily):
     def joined(self, state: State) -> dict[str, list[str]]:
         return siglip_joined(state, TOWER)
 
-    def tokenizer_node(
-        self, state: State, *, image_size: tuple[int, int], constructor: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         width, _, patch, _ = state[f"{TOWER}embeddings.patch_embedding.weight"].shape
         code_dim = len(state["prequant_pix.proj.weight"])
         layers, semantic_layer = count_of(state, f"{TOWER}encoder.layers"), semantic_layer_of(state, constructor)
@@ -101,9 +99,9 @@ class DualToken(ReleasedFamily):
             },
         }
 
-    def rename(self, state: State, constructor: Mapping[str, Any]) -> dict[str, str]:
+    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
         painter = {name for name in state if name.startswith("decoder.")}
-        names = {}
+        names: dict[str, str | None] = {}
         for name in state:
             ours: str | None = None
             if prefix := next((p for p in PROJECTIONS if name.startswith(p)), None):
@@ -119,8 +117,7 @@ class DualToken(ReleasedFamily):
                 ours = ours and f"decoder.{ours}"
             elif name.startswith(TOWER):
                 ours = tower_name(name.removeprefix(TOWER), semantic_layer_of(state, constructor))
-            if ours is not None:
-                names[name] = ours
+            names[name] = ours
         return names
 
     def convert(self, our_name: str, tensor: Tensor) -> Tensor:
@@ -128,7 +125,7 @@ class DualToken(ReleasedFamily):
             return tensor[:-1]  # the last row stands for no code
         return tensor[None] if our_name == "encoder.tower.pos_embed" else tensor
 
-    def check_tables(self, state: State, *, constructor: Mapping[str, Any]) -> set[str]:
+    def check_tables(self, state: State, *, constructor: Settings) -> set[str]:
         """Keys' missing biases; a codebook shared by all depths stands once for each."""
         found = check_zero(state, ".zero_k_bias")
         for stream in STREAMS:
@@ -143,9 +140,7 @@ class DualToken(ReleasedFamily):
         return {name for name in own if name.endswith((".usage", ".started"))}
 
     @torch.no_grad()
-    def outputs(
-        self, tokenizer: Tokenizer, io: Mapping[str, Tensor], constructor: Mapping[str, Any]
-    ) -> dict[str, Tensor]:
+    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         tokenizer.eval()
         grid = tokenizer.stream_shapes()["pixel"].grid
         assert grid is not None
@@ -180,7 +175,7 @@ class DualToken(ReleasedFamily):
         }
 
 
-def semantic_layer_of(state: State, constructor: Mapping[str, Any]) -> int:
+def semantic_layer_of(state: State, constructor: Settings) -> int:
     """The released models quantize before the last layer."""
     return constructor.get("layer_sem", count_of(state, f"{TOWER}encoder.layers") - 1)
 

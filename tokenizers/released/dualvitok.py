@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...common.types import Stream, height_width
+from ...common.types import Grid, Stream, height_width
 from ...layers.resnet import to_grid, to_tokens
 from ..encoders.rotary_tower import RotaryTowerEncoder
 from ..encoders.two_towers import TwoTowerEncoder
 from ..quantizers.parallel import ParallelQuantizer
 from ..tokenizer import Tokenizer
-from .base import ReleasedFamily, State, of_class, quantized_in_training
+from .base import Node, ReleasedFamily, Settings, State, Tensors, of_class, quantized_in_training
 from .grid_cnn import network_sizes, our_name
 from .tower_names import count_of
 
@@ -37,9 +37,7 @@ class DualViTok(ReleasedFamily):
 
     systems: ClassVar[tuple[str, ...]] = ("dualvitok",)
 
-    def tokenizer_node(
-        self, state: State, *, image_size: tuple[int, int], constructor: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         said, block_heads = constructor.get("vision", {}), constructor.get("block_heads", 16)
         inner, _, frames, patch, _ = state[f"{TOWER}patch_embed.proj.weight"].shape
         out, merged = state[f"{TOWER}merger.mlp.2.weight"].shape
@@ -97,7 +95,7 @@ class DualViTok(ReleasedFamily):
             },
         }
 
-    def rename(self, state: State, constructor: Mapping[str, Any]) -> dict[str, str]:
+    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
         names = {}
         for name in state:
             if m := re.fullmatch(r"(semantic|pixel)_quantizer\.(.+)", name):
@@ -117,9 +115,7 @@ class DualViTok(ReleasedFamily):
         return tensor.flatten(1) if our_name == "encoder.semantic.narrow.proj_in.weight" else tensor
 
     @torch.no_grad()
-    def outputs(
-        self, tokenizer: Tokenizer, io: Mapping[str, Tensor], constructor: Mapping[str, Any]
-    ) -> dict[str, Tensor]:
+    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         tokenizer.eval()
         shapes, latents = tokenizer.stream_shapes(height_width(io["image"].shape[-2:])), tokenizer.encoder(io["image"])
         quantizers = of_class(tokenizer.quantizer, ParallelQuantizer).quantizers

@@ -5,13 +5,13 @@ The weights name their modules by the wiring of the config stored beside them (`
 
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ...common.errors import UserError
-from ...common.types import Stream
+from ...common.types import Grid, Stream
 from ...decoders.flow.decoder import FlowDecoder
 from ...decoders.flow.guidance import AdaptiveProjectedGuidance, ClassifierFreeGuidance
 from ...decoders.flow.rectified import on_the_line
@@ -19,7 +19,7 @@ from ...layers.patches import sincos_grid
 from ..quantizers.fsq import FSQ
 from ..spaces import autoencoder_kl
 from ..tokenizer import Tokenizer
-from .base import ReleasedFamily, State, of_class
+from .base import Node, ReleasedFamily, Settings, State, Tensors, of_class
 
 ENCODER, DECODER = "encoder.module_dict.", "decoder.module_dict."
 VAE = "vae.vae."
@@ -54,9 +54,7 @@ SAMPLE = re.compile(r"sample_(\d+)steps(?:_(keep_k)|_(cfg|apg)(\d+)p(\d+))?$")
 class FlexTok(ReleasedFamily):
     systems: ClassVar[tuple[str, ...]] = ("flextok",)
 
-    def tokenizer_node(
-        self, state: State, *, image_size: tuple[int, int], constructor: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         patch_size, head_dim = constructor.get("patch", 2), constructor.get("head_dim", 64)
         code_width = state[ENCODER + "enc_to_latents.proj.weight"].shape[0]
         num_tokens = state[ENCODER + "enc_register_module.registers"].shape[0]
@@ -92,18 +90,17 @@ class FlexTok(ReleasedFamily):
             },
         }
 
-    def rename(self, state: State, constructor: Mapping[str, Any]) -> dict[str, str]:
-        names = {name: our_name(name) for name in state}
+    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
         vae = autoencoder_kl.our_names(k.removeprefix(VAE) for k in state if k.startswith(VAE))
-        names |= {VAE + theirs: f"space.{ours}" for theirs, ours in vae.items()}
-        return {name: ours for name, ours in names.items() if ours is not None}
+        in_space = {VAE + theirs: f"space.{ours}" for theirs, ours in vae.items()}
+        return {name: our_name(name) for name in state} | in_space
 
     def convert(self, our_name: str, tensor: Tensor) -> Tensor:
         if our_name == "decoder.token_positions":  # [1, 1, W, N] there
             return tensor[0, 0].T.contiguous()
         return autoencoder_kl.fitted(our_name, tensor)
 
-    def check_tables(self, state: State, *, constructor: Mapping[str, Any]) -> set[str]:
+    def check_tables(self, state: State, *, constructor: Settings) -> set[str]:
         found = {name for name in TABLES if name in state}
         for name in found:
             table = state[name]
@@ -114,9 +111,7 @@ class FlexTok(ReleasedFamily):
         return found
 
     @torch.no_grad()
-    def outputs(
-        self, tokenizer: Tokenizer, io: Mapping[str, Tensor], constructor: Mapping[str, Any]
-    ) -> dict[str, Tensor]:
+    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         encoder, decoder = tokenizer.encoder, of_class(tokenizer.decoder, FlowDecoder)
         quantizer = of_class(tokenizer.quantizer, FSQ)
         z = encoder(io["latents"])["main"].x_BND

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...common.errors import UserError
-from ...common.types import Stream
+from ...common.types import Grid, Stream
 from ...decoders.cnn_qformer import CNNQFormerDecoder
 from ...layers.resnet import to_tokens
 from ..encoders.cnn_qformer import CNNQFormerEncoder
 from ..tokenizer import Tokenizer
-from .base import ImportReport, ReleasedFamily, State, of_class
+from .base import ImportReport, Node, ReleasedFamily, Settings, State, Tensors, of_class
 from .grid_cnn import quantize_in_training
 
 SIDES = {"s2to1encoder.": "encoder.", "s1to2decoder.": "decoder."}
@@ -51,7 +51,7 @@ class GigaTok(ReleasedFamily):
     ignored_prefixes: ClassVar[tuple[str, ...]] = ("quantize.codebook_used",)  # a usage monitor of 65536 slots
 
     def import_state(
-        self, state: State, *, image_size: int | tuple[int, int] = 256, constructor: Mapping[str, Any] | None = None
+        self, state: State, *, image_size: int | tuple[int, int] = 256, constructor: Settings | None = None
     ) -> tuple[Tokenizer, ImportReport]:
         """Models without query and key norms store nn.MultiheadAttention's packed projections: taken apart first."""
         parts: State = {}
@@ -66,9 +66,7 @@ class GigaTok(ReleasedFamily):
         report.used = sorted({source[name] for name in report.used})
         return tokenizer, report
 
-    def tokenizer_node(
-        self, state: State, *, image_size: tuple[int, int], constructor: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         if not constructor.get("multi_level_query_init", True):
             raise UserError("multi_level_query_init=false: only models whose queries begin as a pyramid are read")
         codebook_size, dim = state["quantize.embedding.weight"].shape
@@ -101,9 +99,8 @@ class GigaTok(ReleasedFamily):
             },
         }
 
-    def rename(self, state: State, constructor: Mapping[str, Any]) -> dict[str, str]:
-        names = {name: our_name(name, state) for name in state}
-        return {name: ours for name, ours in names.items() if ours is not None}
+    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
+        return {name: our_name(name, state) for name in state}
 
     def convert(self, our_name: str, tensor: Tensor) -> Tensor:
         if our_name.endswith("_positions"):
@@ -112,9 +109,7 @@ class GigaTok(ReleasedFamily):
         return tensor.flatten(1) if our_name.endswith((".project.weight", ".to_z.weight")) else tensor
 
     @torch.no_grad()
-    def outputs(
-        self, tokenizer: Tokenizer, io: Mapping[str, Tensor], constructor: Mapping[str, Any]
-    ) -> dict[str, Tensor]:
+    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         encoder, quantizer = of_class(tokenizer.encoder, CNNQFormerEncoder), tokenizer.quantizer
         decoder = of_class(tokenizer.decoder, CNNQFormerDecoder)
         spatial = encoder.features(io["image"])

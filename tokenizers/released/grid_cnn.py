@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...common.types import Quantized, Stream, height_width
+from ...common.types import Grid, Quantized, Stream, height_width
 from ...layers.resnet import to_grid, to_tokens
 from ..encoders.cnn import CNNEncoder
 from ..tokenizer import Tokenizer
-from .base import ReleasedFamily, State, of_class, quantized_in_training
+from .base import Node, ReleasedFamily, Settings, State, Tensors, of_class, quantized_in_training
 
 OUR_BLOCK_NAMES = {"nin_shortcut": "skip", "proj_out": "project"}
 OUR_TOP_NAMES = {
@@ -37,9 +37,7 @@ class Taming(ReleasedFamily):
         """{name in the file: VQGAN's name}."""
         return {name: name for name in state}
 
-    def tokenizer_node(
-        self, state: State, *, image_size: tuple[int, int], constructor: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         taming = {theirs: state[name] for name, theirs in self.taming_names(state).items()}
         encoder = network_sizes(taming, "encoder", "down")
         decoder = network_sizes(taming, "decoder", "up")
@@ -55,25 +53,22 @@ class Taming(ReleasedFamily):
             "decoder": {"_target_": "imtok.decoders.cnn.CNNDecoder", **decoder},
         }
 
-    def quantizer_node(self, taming: State, constructor: Mapping[str, Any]) -> dict[str, Any]:
+    def quantizer_node(self, taming: State, constructor: Settings) -> dict[str, Any]:
         return {
             "_target_": self.quantizer_target,
             "codebook_size": taming["quantize.embedding.weight"].shape[0],
             **self.quantizer_settings(constructor),
         }
 
-    def quantizer_settings(self, constructor: Mapping[str, Any]) -> dict[str, Any]:
+    def quantizer_settings(self, constructor: Settings) -> dict[str, Any]:
         return {"unit_length": False}
 
-    def rename(self, state: State, constructor: Mapping[str, Any]) -> dict[str, str]:
+    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
         to_taming = self.taming_names(state)
         taming_names = set(to_taming.values())
-        renamed = {name: our_name(theirs, taming_names) for name, theirs in to_taming.items()}
-        return {name: ours for name, ours in renamed.items() if ours is not None}
+        return {name: our_name(theirs, taming_names) for name, theirs in to_taming.items()}
 
-    def outputs(
-        self, tokenizer: Tokenizer, io: Mapping[str, Tensor], constructor: Mapping[str, Any]
-    ) -> dict[str, Tensor]:
+    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         out = grid_outputs(tokenizer, io)
         losses = quantize_in_training(tokenizer, io["z"]).losses
         beta = constructor.get("beta", 0.25)
@@ -105,15 +100,13 @@ class LlamaGen(Taming):
             names[name] = re.sub(r"^((?:encoder\.down|decoder\.up)\.\d+)\.res\.", r"\1.block.", theirs)
         return names
 
-    def quantizer_settings(self, constructor: Mapping[str, Any]) -> dict[str, Any]:
+    def quantizer_settings(self, constructor: Settings) -> dict[str, Any]:
         settings: dict[str, Any] = {"unit_length": constructor.get("codebook_l2_norm", True)}
         if constructor.get("entropy_loss_ratio"):
             settings["entropy_temperature"] = 0.01
         return settings
 
-    def outputs(
-        self, tokenizer: Tokenizer, io: Mapping[str, Tensor], constructor: Mapping[str, Any]
-    ) -> dict[str, Tensor]:
+    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         out = grid_outputs(tokenizer, io)
         losses = quantize_in_training(tokenizer, io["z"]).losses
         out["codebook_loss"] = losses["codebook"]
@@ -179,7 +172,7 @@ def _inner(name: str) -> str:
 
 
 @torch.no_grad()
-def grid_outputs(tokenizer: Tokenizer, io: Mapping[str, Tensor], **to_decoder: Tensor) -> dict[str, Tensor]:
+def grid_outputs(tokenizer: Tokenizer, io: Tensors, **to_decoder: Tensor) -> dict[str, Tensor]:
     """The steps of one grid tokenizer, each from the stored output of the step before."""
     tokenizer.eval()
     stored_z = io["z"]

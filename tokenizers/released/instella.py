@@ -2,16 +2,16 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ...common.types import Stream
+from ...common.types import Grid, Stream
 from ..quantizers.bernoulli import Bernoulli
 from ..quantizers.shared.sign import MAX_INDEX_BITS
 from ..tokenizer import Tokenizer
-from .base import ReleasedFamily, State, of_class
+from .base import Node, ReleasedFamily, Settings, State, Tensors, of_class
 
 OUR_NAMES = {
     "encoder.patch_embedder": "encoder.patches",
@@ -40,9 +40,7 @@ class Instella(ReleasedFamily):
     systems: ClassVar[tuple[str, ...]] = ("instella_bae",)
     ignored_prefixes: ClassVar[tuple[str, ...]] = ("decoder.repa_proj.",)  # only training asks it
 
-    def tokenizer_node(
-        self, state: State, *, image_size: tuple[int, int], constructor: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         bits, width = state["quantizer.proj.0.weight"].shape
         patch_size = state["encoder.patch_embedder.weight"].shape[-1]
         channels = state["encoder.patch_embedder.weight"].shape[1]
@@ -85,9 +83,8 @@ class Instella(ReleasedFamily):
             },
         }
 
-    def rename(self, state: State, constructor: Mapping[str, Any]) -> dict[str, str]:
-        names = {name: our_name(name) for name in state}
-        return {name: ours for name, ours in names.items() if ours is not None}
+    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
+        return {name: our_name(name) for name in state}
 
     def convert(self, our_name: str, tensor: Tensor) -> Tensor:
         if our_name == "quantizer.project_out.weight":
@@ -97,9 +94,7 @@ class Instella(ReleasedFamily):
         return tensor.flatten() if our_name == "decoder.mask_vector" else tensor
 
     @torch.no_grad()
-    def outputs(
-        self, tokenizer: Tokenizer, io: Mapping[str, Tensor], constructor: Mapping[str, Any]
-    ) -> dict[str, Tensor]:
+    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         quantizer = of_class(tokenizer.quantizer, Bernoulli)
         encoded = tokenizer.encoder(io["image"])
         own = quantizer(encoded)

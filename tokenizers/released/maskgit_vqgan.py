@@ -2,15 +2,15 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import Tensor
 
+from ...common.types import Grid
 from ...layers.resnet import to_tokens
 from ..quantizers.vq import VQ
 from ..tokenizer import Tokenizer
-from .base import ReleasedFamily, State, of_class
+from .base import Node, ReleasedFamily, Settings, State, Tensors, of_class
 from .grid_cnn import grid_outputs, quantize_in_training
 from .seed_voken import block_name, last_number, level_sizes
 
@@ -18,9 +18,7 @@ from .seed_voken import block_name, last_number, level_sizes
 class MaskgitVQGAN(ReleasedFamily):
     systems: ClassVar[tuple[str, ...]] = ("maskgit_vqgan",)
 
-    def tokenizer_node(
-        self, state: State, *, image_size: tuple[int, int], constructor: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         codebook_size, dim = state["quantize.embedding.weight"].shape
         channels = state["encoder.conv_in.weight"].shape[0]
         return {
@@ -38,13 +36,10 @@ class MaskgitVQGAN(ReleasedFamily):
             },
         }
 
-    def rename(self, state: State, constructor: Mapping[str, Any]) -> dict[str, str]:
-        names = {name: _our_name(name, state) for name in state}
-        return {name: ours for name, ours in names.items() if ours is not None}
+    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
+        return {name: _our_name(name, state) for name in state}
 
-    def outputs(
-        self, tokenizer: Tokenizer, io: Mapping[str, Tensor], constructor: Mapping[str, Any]
-    ) -> dict[str, Tensor]:
+    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         # The published network works in [0, 1], its fixtures too.
         out = grid_outputs(tokenizer, {**io, "image": 2 * io["image"] - 1})
         out["decoded"] = (out["decoded"] + 1) / 2

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from ...common.errors import UserError
-from ...common.types import Stream
+from ...common.types import Grid, Stream
 from ...layers.resnet import to_grid, to_tokens
 from ..quantizers import ibq
 from ..quantizers.shared.softmax_codes import dot_entropies
 from ..tokenizer import Tokenizer
-from .base import ReleasedFamily, State, of_class, quantized_in_training
+from .base import Node, ReleasedFamily, Settings, State, Tensors, of_class, quantized_in_training
 from .grid_cnn import Taming, grid_outputs, quantize_in_training
 
 EMA = "model_ema."
@@ -39,9 +39,7 @@ class OpenMagvit2(ReleasedFamily):
     def ema_copies(self, state: State) -> dict[str, str]:
         return dotless_copies(state)
 
-    def tokenizer_node(
-        self, state: State, *, image_size: tuple[int, int], constructor: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         dim = state["encoder.conv_out.weight"].shape[0]
         return {
             "_target_": "imtok.tokenizers.tokenizer.Tokenizer",
@@ -59,14 +57,14 @@ class OpenMagvit2(ReleasedFamily):
             },
         }
 
-    def quantizer_node(self, dim: int, constructor: Mapping[str, Any]) -> dict[str, Any]:
+    def quantizer_node(self, dim: int, constructor: Settings) -> dict[str, Any]:
         return {
             "_target_": "imtok.tokenizers.quantizers.lfq.LFQ",
             "bits": dim,
             **self.entropy_settings(constructor),
         }
 
-    def entropy_settings(self, constructor: Mapping[str, Any]) -> dict[str, Any]:
+    def entropy_settings(self, constructor: Settings) -> dict[str, Any]:
         return {
             "temperature": 0.01,
             "log_rule": "offset",  # log(p + 1e-5)
@@ -74,16 +72,13 @@ class OpenMagvit2(ReleasedFamily):
             "batch_weight": constructor.get("batch_maximization_weight", 1.0),
         }
 
-    def grid_steps(self, tokenizer: Tokenizer, io: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def grid_steps(self, tokenizer: Tokenizer, io: Tensors) -> dict[str, Tensor]:
         return grid_outputs(tokenizer, io)
 
-    def rename(self, state: State, constructor: Mapping[str, Any]) -> dict[str, str]:
-        names = {name: our_name(name, state) for name in state}
-        return {name: ours for name, ours in names.items() if ours is not None}
+    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
+        return {name: our_name(name, state) for name in state}
 
-    def outputs(
-        self, tokenizer: Tokenizer, io: Mapping[str, Tensor], constructor: Mapping[str, Any]
-    ) -> dict[str, Tensor]:
+    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         quantized = quantize_in_training(tokenizer, io["z"])
         return {
             **self.grid_steps(tokenizer, io),
@@ -104,13 +99,11 @@ class IBQ(Taming):
     def ema_copies(self, state: State) -> dict[str, str]:
         return dotless_copies(state)
 
-    def quantizer_settings(self, constructor: Mapping[str, Any]) -> dict[str, Any]:
+    def quantizer_settings(self, constructor: Settings) -> dict[str, Any]:
         temperature = constructor.get("entropy_temperature", 0.01)
         return {"entropy_temperature": temperature if constructor.get("use_entropy_loss", True) else None}
 
-    def outputs(
-        self, tokenizer: Tokenizer, io: Mapping[str, Tensor], constructor: Mapping[str, Any]
-    ) -> dict[str, Tensor]:
+    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         out = grid_outputs(tokenizer, io)
         losses = quantize_in_training(tokenizer, io["z"]).losses
         out["quantizer_loss"] = losses["commit"] + constructor.get("beta", 0.25) * losses["codebook"]

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...common.types import Quantized, Stream
+from ...common.types import Grid, Quantized, Stream
 from ...decoders.proxy_codes import ProxyCodeDecoder
 from ...layers.resnet import to_tokens
 from ..tokenizer import Tokenizer
-from .base import ImportReport, ReleasedFamily, State, of_class
+from .base import ImportReport, Node, ReleasedFamily, Settings, State, Tensors, of_class
 from .grid_cnn import quantize_in_training
 from .maskgit_vqgan import _our_name as name_in_vqgan
 from .seed_voken import level_sizes
@@ -61,9 +61,7 @@ class TiTok(ReleasedFamily):
     systems: ClassVar[tuple[str, ...]] = ("titok", "titok_single_stage", "ta_titok")
     ignored_prefixes: ClassVar[tuple[str, ...]] = ("text_encoder.", "clip_encoder.")
 
-    def tokenizer_node(
-        self, state: State, *, image_size: tuple[int, int], constructor: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         patch_size = state["encoder.patch_embed.weight"].shape[-1]
         both: dict[str, Any] = {"image_size": list(image_size), "num_tokens": len(state["latent_tokens"])}
         node: dict[str, Any] = {
@@ -108,13 +106,12 @@ class TiTok(ReleasedFamily):
         return node
 
     def import_state(
-        self, state: State, *, image_size: int | tuple[int, int] = 256, constructor: Mapping[str, Any] | None = None
+        self, state: State, *, image_size: int | tuple[int, int] = 256, constructor: Settings | None = None
     ) -> tuple[Tokenizer, ImportReport]:
         return super().import_state(in_our_range(state), image_size=image_size, constructor=constructor)
 
-    def rename(self, state: State, constructor: Mapping[str, Any]) -> dict[str, str]:
-        names = {name: our_name(name, state) for name in state}
-        return {name: ours for name, ours in names.items() if ours is not None}
+    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
+        return {name: our_name(name, state) for name in state}
 
     def convert(self, our_name: str, tensor: Tensor) -> Tensor:
         if our_name.endswith(".class_token"):
@@ -126,9 +123,7 @@ class TiTok(ReleasedFamily):
         return tensor
 
     @torch.no_grad()
-    def outputs(
-        self, tokenizer: Tokenizer, io: Mapping[str, Tensor], constructor: Mapping[str, Any]
-    ) -> dict[str, Tensor]:
+    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         tokenizer.eval()
         images, shape = 2 * io["image"] - 1, io["z"].shape
         quantizer, shapes = tokenizer.quantizer, tokenizer.stream_shapes()
@@ -171,9 +166,7 @@ class OneDPiece(TiTok):
 
     systems: ClassVar[tuple[str, ...]] = ("one_d_piece",)
 
-    def tokenizer_node(
-        self, state: State, *, image_size: tuple[int, int], constructor: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         node = super().tokenizer_node(state, image_size=image_size, constructor=constructor)
         return node | {"token_dropout": {"_target_": "imtok.tokenizers.token_dropout.tail_drop.TailDrop"}}
 
@@ -196,18 +189,18 @@ def in_our_range(state: State) -> State:
     return state
 
 
-def settings_of(constructor: Mapping[str, Any]) -> Mapping[str, Any]:
+def settings_of(constructor: Settings) -> Mapping[str, Any]:
     return constructor.get("model", constructor).get("vq_model", {})
 
 
-def transformer_sizes(state: State, side: str, constructor: Mapping[str, Any]) -> dict[str, int]:
+def transformer_sizes(state: State, side: str, constructor: Settings) -> dict[str, int]:
     width = len(state[f"{side}.ln_pre.weight"])
     blocks = {int(m[1]) for m in map(re.compile(rf"{side}\.transformer\.(\d+)\.").match, state) if m}
     heads = constructor.get(side, {}).get("heads", max(1, width // 64))  # no shape shows them; published: 64 wide
     return {"width": width, "depth": len(blocks), "num_heads": heads}
 
 
-def quantizer_node(state: State, constructor: Mapping[str, Any]) -> dict[str, Any]:
+def quantizer_node(state: State, constructor: Settings) -> dict[str, Any]:
     if not any(name.startswith("quantize.") for name in state):
         return {"_target_": f"{QUANTIZERS}.kl.KL", "project": False}
     clustering = "quantize.embed_prob" in state

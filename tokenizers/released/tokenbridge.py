@@ -1,16 +1,14 @@
 """The KL autoencoder of MAR and TokenBridge (kl16.ckpt): VQGAN's network around a Gaussian, not a codebook."""
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from ...common.types import Stream
 from ...layers.resnet import to_grid, to_tokens
 from ..quantizers.gaussian_scalar import GaussianScalar
 from ..tokenizer import Tokenizer
-from .base import ImportReport, State, of_class
+from .base import ImportReport, Settings, State, Tensors, of_class
 from .grid_cnn import Taming
 
 LATENT_SCALE = 0.2325  # TokenBridge and MAR multiply latents by it
@@ -21,13 +19,11 @@ class KL16(Taming):
 
     systems: ClassVar[tuple[str, ...]] = ("tokenbridge_vae",)
 
-    def quantizer_node(self, taming: State, constructor: Mapping[str, Any]) -> dict[str, Any]:
+    def quantizer_node(self, taming: State, constructor: Settings) -> dict[str, Any]:
         return {"_target_": "imtok.tokenizers.quantizers.kl.KL", "project": False}
 
     @torch.no_grad()
-    def outputs(
-        self, tokenizer: Tokenizer, io: Mapping[str, Tensor], constructor: Mapping[str, Any]
-    ) -> dict[str, Tensor]:
+    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         latents = tokenizer.encoder(io["image"])
         grid = latents["main"].grid
         out = {
@@ -44,7 +40,7 @@ class TokenBridge(KL16):
 
     systems: ClassVar[tuple[str, ...]] = ("tokenbridge",)
 
-    def quantizer_node(self, taming: State, constructor: Mapping[str, Any]) -> dict[str, Any]:
+    def quantizer_node(self, taming: State, constructor: Settings) -> dict[str, Any]:
         return {
             "_target_": "imtok.tokenizers.quantizers.gaussian_scalar.GaussianScalar",
             "bits": constructor.get("bits", 6),
@@ -56,7 +52,7 @@ class TokenBridge(KL16):
         return {"quantizer.mean", "quantizer.spread"}
 
     def import_state(
-        self, state: State, *, image_size: int | tuple[int, int] = 256, constructor: Mapping[str, Any] | None = None
+        self, state: State, *, image_size: int | tuple[int, int] = 256, constructor: Settings | None = None
     ) -> tuple[Tokenizer, ImportReport]:
         tokenizer, report = super().import_state(state, image_size=image_size, constructor=constructor)
         of_class(tokenizer.quantizer, GaussianScalar).spread.fill_(1 / LATENT_SCALE)

@@ -17,7 +17,7 @@ from ...layers.resnet import to_grid, to_tokens
 from ..quantizers.joint_vq import JointVQ
 from ..tokenizer import Tokenizer
 from ..towers.base import STATISTICS
-from .base import ReleasedFamily, State, of_class, quantized_in_training
+from .base import Node, ReleasedFamily, Settings, State, Tensors, of_class, quantized_in_training
 from .grid_cnn import LlamaGen, network_sizes
 from .tower_names import clip_name, count_of, siglip_joined, siglip_name
 
@@ -54,9 +54,7 @@ class TokenFlow(ReleasedFamily):
     def joined(self, state: State) -> dict[str, list[str]]:
         return siglip_joined(state, TOWER)
 
-    def tokenizer_node(
-        self, state: State, *, image_size: tuple[int, int], constructor: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         taming = {theirs: state[name] for name, theirs in LlamaGen().taming_names(state).items()}
         side = math.isqrt(state["decoder_vqkd.pos_embed"].shape[1] - 1)
         tower = tower_node(state, image_size=image_size, said=constructor.get("semantic_encoder", {}))
@@ -117,10 +115,10 @@ class TokenFlow(ReleasedFamily):
             },
         }
 
-    def rename(self, state: State, constructor: Mapping[str, Any]) -> dict[str, str]:
+    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
         cnn = {k: v for k, v in state.items() if re.match(r"(encoder|decoder|quant_conv|post_quant_conv)\.", k)}
         names: dict[str, str] = {}
-        for theirs, ours in LlamaGen().rename(cnn, constructor).items():
+        for theirs, ours in LlamaGen().names(cnn, constructor).items():
             side, _, rest = ours.partition(".")
             names[theirs] = f"encoder.pixel.{rest}" if side == "encoder" else f"decoder.decoder.{rest}"
         inner = tower_naming(state)
@@ -140,7 +138,7 @@ class TokenFlow(ReleasedFamily):
             return tensor.view(1, -1, tensor.shape[-1])
         return tensor
 
-    def check_tables(self, state: State, *, constructor: Mapping[str, Any]) -> set[str]:
+    def check_tables(self, state: State, *, constructor: Settings) -> set[str]:
         """Means and deviations that the tower expects."""
         found = {name for name in state if name.startswith("scaling_layer.")}
         for name in found:
@@ -150,9 +148,7 @@ class TokenFlow(ReleasedFamily):
         return found
 
     @torch.no_grad()
-    def outputs(
-        self, tokenizer: Tokenizer, io: Mapping[str, Tensor], constructor: Mapping[str, Any]
-    ) -> dict[str, Tensor]:
+    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         tokenizer.eval()
         quantizer, shapes = of_class(tokenizer.quantizer, JointVQ), tokenizer.stream_shapes()
         grid = shapes["semantic"].grid

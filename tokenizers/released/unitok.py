@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...common.errors import UserError
-from ...common.types import Stream
+from ...common.types import Grid, Stream
 from ..quantizers.multi_codebook import MultiCodebook
 from ..tokenizer import Tokenizer
-from .base import ReleasedFamily, State, of_class
+from .base import Node, ReleasedFamily, Settings, State, Tensors, of_class
 from .tower_names import check_zero, count_of, projection_name
 
 OUR_PREFIXES = {
@@ -60,9 +60,7 @@ class UniTok(ReleasedFamily):
         names = {f"{TEXT}{name}": f"clip_infonce.tower.network.{name}" for name in text}
         return {"clip_infonce": term}, names | {"logit_scale": "clip_infonce.log_scale"}
 
-    def tokenizer_node(
-        self, state: State, *, image_size: tuple[int, int], constructor: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         trunk = "encoder.patch_embed.backbone."
         code_dim, width = state["quant_proj.proj.weight"].shape
         # No shape shows the heads: ViTamin's are 64 wide.
@@ -114,11 +112,11 @@ class UniTok(ReleasedFamily):
             },
         }
 
-    def causal(self, state: State, constructor: Mapping[str, Any]) -> bool:
+    def causal(self, state: State, constructor: Settings) -> bool:
         """Whether the projections around the quantizer are; no shape shows it."""
         return constructor.get("causal", False)
 
-    def rename(self, state: State, constructor: Mapping[str, Any]) -> dict[str, str]:
+    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
         names = {}
         for name in state:
             if m := re.fullmatch(r"quantizer\.codebooks\.(\d+)\.codebook\.weight", name):
@@ -133,7 +131,7 @@ class UniTok(ReleasedFamily):
                 names[name] = OUR_PREFIXES[prefix] + name.removeprefix(prefix)
         return names
 
-    def check_tables(self, state: State, *, constructor: Mapping[str, Any]) -> set[str]:
+    def check_tables(self, state: State, *, constructor: Settings) -> set[str]:
         """Keys' missing biases, and the running use of each codebook, which only training looks at."""
         found = check_zero(state, ".zero_k_bias")
         for name in state:
@@ -144,9 +142,7 @@ class UniTok(ReleasedFamily):
         return found
 
     @torch.no_grad()
-    def outputs(
-        self, tokenizer: Tokenizer, io: Mapping[str, Tensor], constructor: Mapping[str, Any]
-    ) -> dict[str, Tensor]:
+    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         tokenizer.eval()
         quantizer = of_class(tokenizer.quantizer, MultiCodebook)
         grid = tokenizer.stream_shapes()["main"].grid
@@ -180,7 +176,7 @@ class MedITok(UniTok):
 
     systems: ClassVar[tuple[str, ...]] = ("meditok",)
 
-    def causal(self, state: State, constructor: Mapping[str, Any]) -> bool:
+    def causal(self, state: State, constructor: Settings) -> bool:
         return constructor.get("causal", True)
 
 

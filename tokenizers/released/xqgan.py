@@ -19,7 +19,7 @@ from ..quantizers.base import Quantizer
 from ..quantizers.multi_scale_vq import MultiScaleQuantizer
 from ..quantizers.product_vq import ProductQuantizer
 from ..tokenizer import Tokenizer
-from .base import ReleasedFamily, State, quantized_in_training
+from .base import Node, ReleasedFamily, Settings, State, Tensors, quantized_in_training
 
 QUANTIZERS = "imtok.tokenizers.quantizers"
 OUR_NAMES = {
@@ -43,9 +43,7 @@ class XQGAN(ReleasedFamily):
     systems: ClassVar[tuple[str, ...]] = ("imagefolder", "xqgan_vq", "xqgan_bsq")
     ignored_prefixes: ClassVar[tuple[str, ...]] = ("semantic_model.", "detail_model.", "sem_linear.")
 
-    def tokenizer_node(
-        self, state: State, *, image_size: tuple[int, int], constructor: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         sizes = Sizes.of(state, constructor)
         picture = {"image_size": list(image_size), "patch_size": sizes.patch_size}
         part = quantizer_node(sizes, constructor)
@@ -69,10 +67,9 @@ class XQGAN(ReleasedFamily):
             },
         }
 
-    def rename(self, state: State, constructor: Mapping[str, Any]) -> dict[str, str]:
+    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
         branches = Sizes.branches_of(state)
-        names = {name: our_name(name, branches) for name in state}
-        return {name: ours for name, ours in names.items() if ours is not None}
+        return {name: our_name(name, branches) for name in state}
 
     def convert(self, our_name: str, tensor: Tensor) -> Tensor:
         if our_name == "encoder.queries":
@@ -80,7 +77,7 @@ class XQGAN(ReleasedFamily):
         # 1x1 convolutions there, linear layers here.
         return tensor.flatten(1) if our_name.endswith(".project.weight") else tensor
 
-    def check_tables(self, state: State, *, constructor: Mapping[str, Any]) -> set[str]:
+    def check_tables(self, state: State, *, constructor: Settings) -> set[str]:
         """Which set a token is of, sizes of binary codes, and a running usage that only training looks at."""
         sizes = Sizes.of(state, constructor)
         patches = state["encoder.model.pos_embed"].shape[1] - 1
@@ -105,9 +102,7 @@ class XQGAN(ReleasedFamily):
         return found
 
     @torch.no_grad()
-    def outputs(
-        self, tokenizer: Tokenizer, io: Mapping[str, Tensor], constructor: Mapping[str, Any]
-    ) -> dict[str, Tensor]:
+    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         tokenizer.eval()
         quantizer = tokenizer.quantizer
         parts: Sequence[Quantizer] = quantizer.parts if isinstance(quantizer, ProductQuantizer) else [quantizer]
@@ -151,7 +146,7 @@ class Sizes:
     phi_convs: int
 
     @classmethod
-    def of(cls, state: State, constructor: Mapping[str, Any]) -> "Sizes":
+    def of(cls, state: State, constructor: Settings) -> "Sizes":
         if "encoder.lvl_embed.weight" not in state and "encoder.latent_pos_embed" in state:
             raise UserError("the weights have encoder.latent_pos_embed: only models with abs_pos_embed=true are read")
         branches = cls.branches_of(state)
@@ -176,13 +171,13 @@ class Sizes:
     def branches_of(state: State) -> int:
         return state["encoder.lvl_embed.weight"].shape[0] - 1
 
-    def code_lengths(self, constructor: Mapping[str, Any]) -> Tensor:
+    def code_lengths(self, constructor: Settings) -> Tensor:
         """[scales], size of a binary code's entries."""
         lengths = torch.tensor(float(constructor.get("scale", 1.0))) ** torch.arange(len(self.scales))
         return lengths / self.code_dim**0.5 if constructor.get("codebook_l2_norm", True) else lengths
 
 
-def _scales(hits: Tensor | None, several: bool, latent_side: int, constructor: Mapping[str, Any]) -> list[int]:
+def _scales(hits: Tensor | None, several: bool, latent_side: int, constructor: Settings) -> list[int]:
     if "v_patch_nums" in constructor:
         return list(constructor["v_patch_nums"])
     if not several:
@@ -196,7 +191,7 @@ def _scales(hits: Tensor | None, several: bool, latent_side: int, constructor: M
     return PUBLISHED_SCALES[count, latent_side]
 
 
-def quantizer_node(sizes: Sizes, constructor: Mapping[str, Any]) -> dict[str, Any]:
+def quantizer_node(sizes: Sizes, constructor: Settings) -> dict[str, Any]:
     """Of one branch."""
     if len(sizes.scales) == 1:
         unit_length = constructor.get("codebook_l2_norm", True)
@@ -259,7 +254,7 @@ def _sets(lengths: list[int]) -> Tensor:
 
 
 def training_outputs(
-    quantizer: Quantizer, parts: Sequence[Quantizer], z_BND: Tensor, grid: Grid, constructor: Mapping[str, Any]
+    quantizer: Quantizer, parts: Sequence[Quantizer], z_BND: Tensor, grid: Grid, constructor: Settings
 ) -> dict[str, Tensor]:
     """A training forward without quantizer dropout."""
     staged = [part for part in parts if isinstance(part, MultiScaleQuantizer)]

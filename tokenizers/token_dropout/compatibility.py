@@ -15,7 +15,6 @@ DECODERS = "mask_token_vit, proxy_codes, cnn_qformer or rotary_latents"
 
 def check_fit(
     dropout: TokenDropout,
-    *,
     quantizer: Quantizer,
     decoder: Decoder,
     heads: Mapping[str, Head],

@@ -24,10 +24,6 @@ class NestedDropout(TokenDropout):
         weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(lengths, str) and lengths not in ("uniform", "power_of_two", "uniform_power_of_two"):
-            raise ValueError(
-                f"lengths={lengths}: expected uniform, power_of_two, uniform_power_of_two or a list of lengths"
-            )
         listed = () if isinstance(lengths, str) else tuple(lengths)
         if not isinstance(lengths, str) and (not listed or min(listed) < 1):
             raise ValueError(f"lengths={list(listed)}: a list of lengths, each 1 or more")

@@ -45,8 +45,6 @@ def test_gradient_is_that_of_the_probability() -> None:
 def test_too_many_bits_are_refused() -> None:
     with pytest.raises(ValueError, match="bits=63"):
         Bernoulli(dim=4, bits=63)
-    with pytest.raises(ValueError, match="sample=often"):
-        Bernoulli(dim=4, sample="often")
 
 
 def test_entropies_are_those_of_the_coins() -> None:

@@ -150,7 +150,6 @@ def test_one_draw_of_depths_for_all_parts() -> None:
         {"scales": [4, 2]},
         {"phi_convs": -1},
         {"phi_ratio": 2.0},
-        {"commit_reduction": "max"},
         {"least_stages": 4, "quantizer_dropout": 0.1},
     ],
 )

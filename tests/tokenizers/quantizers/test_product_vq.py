@@ -45,7 +45,7 @@ def test_product_of_residuals_joins_their_indices() -> None:
     torch.testing.assert_close(again, out.codes["main"].x_BND)
 
 
-@pytest.mark.parametrize("settings", [{"parts": 5}, {"parts": 0}, {"split": "halves"}])
+@pytest.mark.parametrize("settings", [{"parts": 5}, {"parts": 0}])
 def test_impossible_products(settings) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         ProductQuantizer(dim=12, part=VQ, **settings)
@@ -110,5 +110,3 @@ def test_parallel_names_streams_that_do_not_fit() -> None:
         ParallelQuantizer(dim={"semantic": 4}, quantizers={"semantc": VQ})
     with pytest.raises(ValueError, match=r"quantizers\.pixel: nothing quantizes"):
         ParallelQuantizer(dim={"semantic": 4, "pixel": 4}, quantizers={"semantic": VQ})
-    with pytest.raises(ValueError, match="reduce"):
-        ParallelQuantizer(dim=4, quantizers={"main": VQ}, reduce="max")

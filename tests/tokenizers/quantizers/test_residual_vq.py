@@ -125,7 +125,6 @@ def test_learning_once_is_one_running_mean_over_all_stages() -> None:
     "settings",
     [
         {"stages": 0},
-        {"update": "never"},
         {"learn_once": True},
         {"quantizer_dropout": 1.5},
         {"least_stages": 9, "quantizer_dropout": 0.5},

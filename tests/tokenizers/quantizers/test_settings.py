@@ -108,6 +108,17 @@ LIMITS: dict[str, list[tuple[str, tuple, tuple, dict[str, Any]]]] = {
         ("codebook_size", (2,), (1,), {}),
     ],
 }
+CHOICES = {
+    "bernoulli.Bernoulli": ["sample"],
+    "bsq.BSQ": ["gradient", "over_groups", "order"],
+    "lfq.LFQ": ["log_rule", "entropy_form", "order"],
+    "grouped_lfq.GroupedLFQ": ["over_groups"],
+    "vq.VQ": ["reset"],
+    "multi_codebook.MultiCodebook": ["projection"],
+    "multi_scale_vq.MultiScaleVQ": ["commit_reduction"],
+    "residual_vq.ResidualVQ": ["update"],
+    "pca_vq.PCAVQ": ["weighting"],
+}
 CASES = [(kind, *case) for kind, cases in LIMITS.items() for case in cases]
 
 
@@ -119,3 +130,9 @@ def test_limits(kind: str, key: str, taken: tuple, refused: tuple, others: dict[
     for value in refused:
         with pytest.raises(UserError, match=rf"^q\.{key}="):
             build({"_target_": f"{HOME}.{kind}", **others, key: value}, key="q", dim=dim)
+
+
+@pytest.mark.parametrize(("kind", "key"), [(kind, key) for kind, keys in CHOICES.items() for key in keys])
+def test_an_unknown_choice_lists_the_known_ones(kind: str, key: str) -> None:
+    with pytest.raises(UserError, match=rf"^q\.{key}=other: .* one of \w+, "):
+        build({"_target_": f"{HOME}.{kind}", key: "other"}, key="q", dim=8)

@@ -132,12 +132,9 @@ def test_bsq_gradient_forms(gradient: str, factor: float) -> None:
         (lambda: LFQ(dim=4, bits=10, groups=3), "groups=3: 10 bits cannot be split"),
         (lambda: LFQ(dim=4, temperature=0.0), "temperature=0.0"),
         (lambda: LFQ(dim=4, log_rule="floor"), "log_rule=floor.*entropy_form=table"),
-        (lambda: LFQ(dim=4, order="middle"), "order=middle"),
         (lambda: GroupedLFQ(dim=4, bits=64, groups=2), "groups=2.*groups=4"),
         (lambda: GroupedLFQ(dim=4, bits=10, groups=4), "groups=4: 10 bits cannot be split"),
-        (lambda: GroupedLFQ(dim=4, over_groups="max"), "over_groups=max"),
         (lambda: BSQ(dim=4, bits=18, entropy_group_bits=4), "entropy_group_bits=4"),
-        (lambda: BSQ(dim=4, gradient="none"), "gradient=none"),
     ],
 )
 def test_impossible_settings_are_named(make, message: str) -> None:

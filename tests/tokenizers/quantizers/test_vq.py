@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from imtok.common.types import Stream
+from imtok.tokenizers.quantizers.shared.straight_through import rotate_to
 from imtok.tokenizers.quantizers.vq import VQ
 
 
@@ -156,7 +157,6 @@ def test_entropy_is_a_loss_only_when_asked() -> None:
         {"codebook_size": 1},
         {"codebook_size": 2**40},
         {"revive_below": 1.5},
-        {"reset": "sometimes"},
         {"reset": "clustering", "revive_below": 0.1},
         {"usage_decay": 1.0},
         {"entropy_temperature": 0.0},
@@ -165,3 +165,13 @@ def test_entropy_is_a_loss_only_when_asked() -> None:
 def test_impossible_settings(settings) -> None:
     with pytest.raises(ValueError, match=next(reversed(settings))):
         VQ(dim=4, **settings)
+
+
+def test_rotation_trick_of_short_vectors_equals_the_library() -> None:
+    """A thousandth of a unit: what guards the divisions must not show."""
+    from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to as theirs
+
+    z = (torch.randn(2, 10, 6) * 1e-3).requires_grad_()
+    codes, probe = torch.randn(2, 10, 6) * 1e-3, torch.randn(2, 10, 6)
+    grad = torch.autograd.grad((rotate_to(z, codes) * probe).sum(), z)[0]
+    torch.testing.assert_close(grad, torch.autograd.grad((theirs(z, codes) * probe).sum(), z)[0], rtol=1e-3, atol=1e-4)

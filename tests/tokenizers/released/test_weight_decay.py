@@ -23,7 +23,7 @@ CASES = [
 @pytest.mark.parametrize(("system", "experiment", "spared"), CASES, ids=[case[0] for case in CASES])
 def test_decay_is_the_published_rule(parity_folder, system, experiment, spared):
     constructor, state, _ = read(parity_folder / system)
-    theirs_of = {ours: theirs for theirs, ours in released.find(system).rename(dict(state), constructor).items()}
+    theirs_of = {ours: theirs for theirs, ours in released.find(system).names(dict(state), constructor).items()}
     tokenizer = imported(parity_folder / system, system)
     node = compose_config("train", [f"experiment={experiment}"])["optimizer"]
     groups = parameter_groups(

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..base import StreamQuantized, TokenQuantizer
+from .limits import check_positive
 from .nearest import nearest_code
 from .softmax_codes import distance_entropies
 from .straight_through import rotate_to, straight_through
@@ -59,8 +60,7 @@ class CodebookQuantizer(TokenQuantizer):
     ) -> None:
         super().__init__(dim=dim, code_dim=code_dim)
         check_codebook_size(codebook_size, self.code_dim)
-        if entropy_temperature is not None and entropy_temperature <= 0:
-            raise ValueError(f"entropy_temperature={entropy_temperature}: a number above 0, or null for no such loss")
+        check_positive(entropy_temperature=entropy_temperature)
         self.codebook_size = codebook_size
         self.vocabulary = (codebook_size,)
         self.unit_length = unit_length

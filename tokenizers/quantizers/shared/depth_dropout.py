@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ....common.types import Latents, Quantized, Stream
 from ..base import SingleStreamQuantizer, StreamQuantized
+from .limits import check_share
 
 
 class StagedQuantizer(SingleStreamQuantizer):
@@ -21,8 +22,7 @@ class StagedQuantizer(SingleStreamQuantizer):
         self, *, dim: int, code_dim: int | None, stages: int, quantizer_dropout: float, least_stages: int
     ) -> None:
         super().__init__(dim=dim, code_dim=code_dim)
-        if not 0 <= quantizer_dropout <= 1:
-            raise ValueError(f"quantizer_dropout={quantizer_dropout}: a share of the samples, from 0 to 1")
+        check_share(quantizer_dropout=quantizer_dropout)
         if not 1 <= least_stages <= stages:
             raise ValueError(f"least_stages={least_stages}: from 1 to the number of stages, {stages}")
         self.stages, self.quantizer_dropout, self.least_stages = stages, quantizer_dropout, least_stages

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ....common.distributed import all_finite, from_first_process, gather_equal_rows, sum_over_processes
+from .limits import check_below_one
 from .nearest import nearest_code
 
 
@@ -17,10 +18,7 @@ class Revival(nn.Module):
 
     def __init__(self, *, codebook_size: int, below: float, decay: float = 0.9, counts: bool = False) -> None:
         super().__init__()
-        if not 0 <= below < 1:
-            raise ValueError(f"revive_below={below}: a share of the even spread, from 0 (off) to below 1")
-        if not 0 <= decay < 1:
-            raise ValueError(f"usage_decay={decay}: from 0 to below 1")
+        check_below_one(revive_below=below, usage_decay=decay)
         self.below, self.decay, self.counts = below, decay, counts or below > 0
         # 1 is the even spread; only training needs it.
         self.register_buffer("usage", torch.ones(codebook_size), persistent=self.counts)

@@ -31,8 +31,6 @@ class SignQuantizer(TokenQuantizer):
                 f"groups={groups}: an index of {bits // groups} bits does not fit int64; bits={bits} needs groups of "
                 f"at most {MAX_INDEX_BITS} bits, such as groups={_groups_that_fit(bits)}"
             )
-        if order not in ("lsb_first", "msb_first"):
-            raise ValueError(f"order={order}: expected lsb_first or msb_first")
         super().__init__(dim=dim, code_dim=bits)
         self.bits_per_token = bits
         self.groups = groups

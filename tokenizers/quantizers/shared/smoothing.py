@@ -3,6 +3,8 @@
 import numpy as np
 from torch import Tensor, nn
 
+from .limits import check_share
+
 MAX_CONVS = 64
 
 
@@ -16,8 +18,7 @@ class Phi(nn.Module):
         super().__init__()
         if not 0 <= convs <= MAX_CONVS:
             raise ValueError(f"phi_convs={convs}: from 0 (none) to {MAX_CONVS}")
-        if not 0 <= ratio <= 1:
-            raise ValueError(f"phi_ratio={ratio}: from 0 to 1")
+        check_share(phi_ratio=ratio)
         self.ratio, self.scales = ratio, scales
         self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(convs if ratio else 0))
 
