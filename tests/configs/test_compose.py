@@ -1,10 +1,14 @@
+import re
 import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
+from omegaconf import OmegaConf
+from torch.distributed import TCPStore
 
 from imtok.common.errors import UserError
-from imtok.configs.compose import compose_config
+from imtok.configs.compose import apply_tiny, compose_config, run_stamp
 
 
 def test_a_plain_resolved_dict():
@@ -67,3 +71,59 @@ def test_neither_torch_nor_lightning_is_needed_to_compose_or_to_help():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "quickstart" in done.stdout
+
+
+def test_tiny_sets_no_node_that_is_not_there_and_may_refer_to_others():
+    assert "trainer" not in compose_config("evaluate", ["debug=tiny"])
+    encoder = compose_config("train", ["debug=tiny", "tokenizer.encoder.tiny.z_channels=${tokenizer.encoder.channels}"])
+    assert encoder["tokenizer"]["encoder"]["z_channels"] == encoder["tokenizer"]["encoder"]["channels"] == 32
+
+
+def test_what_the_command_line_sets_inside_a_node_keeps_the_node():
+    def tiny(*overrides: str) -> object:
+        cfg = OmegaConf.create({"debug": {"sets": {"a.b": {"c": 1}}}, "a": {"b": {"c": 2}}})
+        apply_tiny(cfg, overrides)
+        return cfg.a.b.c
+
+    assert tiny() == tiny("a.bb=3") == tiny("a.bb.c=3") == tiny("a=3") == 1
+    assert tiny("a.b={c: 2}") == tiny("a.b.c=2") == tiny("+a.b.c=2") == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "least", "said"),
+    [("max_images", 1, "1 or more, null for all"), ("curve_images", 0, "0 or more, null for all")],
+)
+def test_numbers_of_images(key, least, said):
+    assert compose_config("evaluate", [f"{key}={least}"])[key] == least
+    assert compose_config("evaluate", [f"{key}=null"])[key] is None
+    with pytest.raises(UserError, match=f"^{key}={least - 1}: {said}$"):
+        compose_config("evaluate", [f"{key}={least - 1}"])
+
+
+def test_a_mistyped_key_is_looked_for_in_the_chosen_group():
+    with pytest.raises(
+        UserError, match=r"did you mean 'tokenizer\.quantizer\.levels'\? \(\+key=value adds a new one\)"
+    ):
+        compose_config("train", ["tokenizer/quantizer=fsq", "data.image_size=64", "tokenizer.quantizer.levls=[8,8]"])
+    with pytest.raises(UserError, match="seed is a value, not a group of settings"):
+        compose_config("train", ["seed.x=1"])
+
+
+def test_ranks_under_torchrun_share_the_stamp_of_rank_0(monkeypatch):
+    server = TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=5), wait_for_workers=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"hydra\.run\.dir: under this launcher"):
+        run_stamp.__wrapped__()
+    for name, value in {
+        "TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.port)
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    server.set("imtok/run_stamp/0", "of another rank")
+    monkeypatch.setenv("RANK", "1")
+    assert run_stamp.__wrapped__() == "of another rank"
+    monkeypatch.setenv("RANK", "0")
+    stamp = run_stamp.__wrapped__()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", stamp)
+    assert server.get("imtok/run_stamp/0").decode() == stamp
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")  # a restarted run takes a new folder
+    assert run_stamp.__wrapped__() and server.get("imtok/run_stamp/1")

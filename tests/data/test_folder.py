@@ -100,3 +100,12 @@ def test_unusable_folders_in_one_line(tmp_path, make, said):
 def test_unusable_settings(wrong):
     with pytest.raises(ValueError, match=f"^{next(iter(wrong))}="):
         FolderImages(**({"root": "x"} | wrong))
+
+
+def test_it_says_how_it_was_split_whoever_asks_first(tmp_path):
+    fill(tmp_path, ["a.png", "b.png"])
+    assert FolderImages(root=str(tmp_path), seed=3).describe() == {
+        "name": "folder",
+        "root": str(tmp_path),
+        "split": "by the hash of (seed 3, name), 0.1 for validation",
+    }

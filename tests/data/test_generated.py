@@ -1,4 +1,7 @@
+import json
+import os
 import pickle
+import time
 import warnings
 
 import numpy as np
@@ -72,6 +75,28 @@ def test_a_damaged_cache_is_drawn_again(cache, damage):
     else:
         facts.unlink()
     assert torch.equal(source.split_sources().train.read(3), before)
+
+
+def test_an_interrupted_drawing_leaves_nothing_and_old_remains_go(cache, monkeypatch):
+    source = GeneratedImages(image_size=32, count=4, val_count=2)
+    recipe = source.recipes["train"]
+    old, young = (cache / f".{recipe.key}.{name}" for name in ("old", "young"))
+    for folder, age in ((old, 25), (young, 23)):  # a day is longer than any drawing takes
+        folder.mkdir(parents=True)
+        os.utime(folder, (time.time() - age * 3600,) * 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(generated_cache, "_draw_chunk", interrupted)
+        patch.setattr(generated_cache, "usable_cores", lambda: 1)
+        with pytest.raises(KeyboardInterrupt):
+            source.split_sources().train.read(0)
+    assert [path for path in cache.iterdir() if path.is_dir()] == [young]
+    assert source.split_sources().train.read(0).shape == (3, 32, 32)
+    lines = (cache / recipe.key / "scenes.jsonl").read_text().splitlines()
+    assert [json.loads(line)["caption"] for line in lines] == [s.caption for s in source.scenes("train")]
+
+
+def interrupted(*_: object) -> int:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("trouble", ["unwritable", "full"])

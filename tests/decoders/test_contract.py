@@ -36,6 +36,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"guidance": {"_target_": "imtok.decoders.flow.guidance.ClassifierFreeGuidance", "scale": 3.0}},
     ],
     "mask_token_vit": [{"class_token": False}, {"condition_dim": 6, "condition_tokens": 5}],
+    "feature_vit": [{"grid": [2, 8]}],
     "mlp": [{"stream": "pixel", "depth": 3}],
     "one_stream": [{"image_size": 24}],
     "proxy_codes": [{"trains": "pixels"}],
@@ -94,12 +95,13 @@ def fill(module: nn.Module) -> None:
             parameter.copy_(drawn * gain * fan_in**-0.5 + ("norm" in name and name.endswith("weight")))
 
 
-def make(case: str, group: str = "decoder") -> Any:
+def make(case: str, group: str = "decoder", *, filled: bool = True) -> Any:
     name, changes, dim = (DECODERS | HEADS)[case]
     node = deepcopy(yaml_node(group, name)) | changes
     torch.manual_seed(0)
     module = build(node, key=f"tokenizer.{group}", dim=dim, input_size=[SIZE, SIZE])
-    fill(module)
+    if filled:
+        fill(module)
     return module.eval()
 
 
@@ -298,6 +300,22 @@ def head_summary(case: str) -> list[float]:
     return [round(v, 5) for v in F.adaptive_avg_pool1d(out.flatten(1), 16).flatten().tolist()]
 
 
+def start(case: str, group: str) -> list[float]:
+    """How large matrices and vectors are before training: their root mean squares."""
+    parts = list(make(case, group, filled=False).parameters())
+    sizes = []
+    for kind in ([p for p in parts if p.ndim > 1], [p for p in parts if p.ndim == 1]):
+        total = sum(float(p.detach().double().square().sum()) for p in kind)
+        sizes.append(round((total / max(sum(p.numel() for p in kind), 1)) ** 0.5, 5))
+    return sizes
+
+
+@pytest.mark.parametrize(("group", "case"), [("decoder", c) for c in DECODERS] + [("head", c) for c in HEADS])
+def test_weights_start_as_large_as_in_the_reference(group: str, case: str) -> None:
+    expected = json.loads(REFERENCE.read_text())["starts"][f"{group}/{case}"]
+    torch.testing.assert_close(start(case, group), expected, atol=1e-4, rtol=0.01)
+
+
 @pytest.mark.parametrize("case", HEADS)
 def test_outputs_of_heads_are_those_of_the_reference(case: str) -> None:
     expected = json.loads(REFERENCE.read_text())["heads"][case]
@@ -309,6 +327,7 @@ def write_reference() -> None:
     reference = {
         "images": {case: summary(case) for case in DECODERS},
         "heads": {case: head_summary(case) for case in HEADS},
+        "starts": {f"{g}/{c}": start(c, g) for g, names in (("decoder", DECODERS), ("head", HEADS)) for c in names},
         "parameters": {f"{group}/{name}": full_size(group, name) for group, name in stems},
     }
     REFERENCE.write_text(
