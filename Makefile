@@ -19,15 +19,16 @@ help:  ## list the targets
 demo: .venv/.installed  ## train, export and judge a small tokenizer on images made on the fly (about 4 minutes)
 	$(BIN)/imtok train experiment=quickstart
 
-test: .venv/.installed  ## the tests, but for the slow ones
-	$(BIN)/python -m pytest -q
+test: .venv/.installed  ## the tests, but for the slow ones, on all cores
+	$(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist worksteal
 
 slow: .venv/.installed  ## the slow tests: kill and resume, two processes, the wheel in an empty venv
 	$(BIN)/python -m pytest -q -m slow
 
-lint: .venv/.installed  ## ruff: rules and format
+lint: .venv/.installed  ## ruff's rules and format, imports that go down only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python .ci/as_package.py lint-imports
 
 format: .venv/.installed  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

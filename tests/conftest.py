@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported; workers of pytest-xdist share the cores
 import torch
 
 pytest.register_assert_rewrite("tests.contracts")

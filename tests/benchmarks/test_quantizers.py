@@ -13,6 +13,7 @@ from imtok.common.errors import UserError
 from imtok.tokenizers.quantizers.ibq import IBQ
 
 
+@pytest.mark.slow  # peak memory is that of two more processes
 def test_prints_both_sides_and_their_ratio(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["grouped128", "--tokens", "32", "--rounds", "2", "--threads", "1", "--json", str(tmp_path / "rows.json")]
     assert run(words) == 0

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,49 @@ FOLDER = Path(__file__).parents[2] / "configs" / "experiment"
 FILES = sorted(FOLDER.rglob("*.yaml"))
 # Files in shared/ are what several experiments have in common, and no experiments.
 NAMES = [name for f in FILES if not (name := f.relative_to(FOLDER).with_suffix("").as_posix()).startswith("shared/")]
+# The same classes in other sizes: debug=tiny makes nearly the same run of both, so `make slow` trains these.
+LIKE = {
+    "dualtoken_384": "dualtoken_256",
+    "dualtoken_384_stage0": "dualtoken_256_stage0",
+    "dualvitok_512": "dualvitok_256",
+    "flextok_d18_d18": "flextok_d12_d12",
+    "flextok_d18_d28": "flextok_d12_d12",
+    "gigatok_bl": "gigatok_ss",
+    "gigatok_sb": "gigatok_ss",
+    "ibq_1024": "ibq_16384",
+    "ibq_262144": "ibq_16384",
+    "ibq_8192": "ibq_16384",
+    "llamagen_vq8": "llamagen_vq16",
+    "one_d_piece_b256/stage1": "one_d_piece_s256/stage1",
+    "one_d_piece_b256/stage2": "one_d_piece_s256/stage2",
+    "one_d_piece_l256/stage1": "one_d_piece_s256/stage1",
+    "one_d_piece_l256/stage2": "one_d_piece_s256/stage2",
+    "open_magvit2_128": "open_magvit2_256",
+    "ta_titok_bl128_vq": "ta_titok_bl32_vq",
+    "ta_titok_bl64_vae": "ta_titok_bl32_vae",
+    "ta_titok_bl64_vq": "ta_titok_bl32_vq",
+    "ta_titok_sl128_vae": "ta_titok_bl32_vae",
+    "titok_b64/stage1": "titok_s128/stage1",
+    "titok_b64/stage2": "titok_s128/stage2",
+    "titok_bl128_vae": "titok_bl64_vae",
+    "titok_bl128_vq": "titok_bl64_vq",
+    "titok_l32/stage1": "titok_s128/stage1",
+    "titok_l32/stage2": "titok_s128/stage2",
+    "titok_ll32_vae": "titok_bl64_vae",
+    "titok_sl256_vq": "titok_bl64_vq",
+    "vqgan_f16_1024": "vqgan_f16_16384",
+    "wetok_general_f16_32bit": "wetok_general_f8_32bit",
+    "wetok_general_f32_32bit": "wetok_general_f8_32bit",
+    "wetok_general_f8_64bit": "wetok_general_f8_32bit",
+    "wetok_imagenet_f8": "wetok_imagenet_f16",
+    "xqgan_msbr10p2_16384": "xqgan_msbr10p2_4096",
+    "xqgan_msvr10p2_16384": "xqgan_msvr10p2_8192",
+    "xqgan_vp2_16384": "xqgan_vp2_4096",
+    "xqgan_vq_8192": "xqgan_vq_4096",
+}
+TRAINED = [pytest.param(name, marks=pytest.mark.slow) if name in LIKE else name for name in NAMES]
+
+published = cache(lambda name: compose_config("train", [f"experiment={name}"]))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,7 +91,7 @@ def test_form(file: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_composes_as_published(name: str) -> None:
     """Without debug=tiny: every part is named, and every loss has a weight and a class."""
-    config = compose_config("train", [f"experiment={name}"])
+    config = published(name)
     for part in ("encoder", "quantizer", "decoder"):
         assert locate(config["tokenizer"][part]["_target_"], key=part)
     assert config["loss"], "nothing to train on"
@@ -59,7 +103,22 @@ def test_composes_as_published(name: str) -> None:
         assert issubclass(locate(entry["term"]["_target_"], key=key), LossTerm)
 
 
-@pytest.mark.parametrize("name", NAMES)
+def classes(node: Any) -> set[str]:
+    """All `_target_`s in a config."""
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    own = {node["_target_"]} if isinstance(node, dict) and "_target_" in node else set()
+    return own.union(*map(classes, children))
+
+
+@pytest.mark.parametrize("name", LIKE)
+def test_those_trained_only_slowly_differ_in_sizes_alone(name: str) -> None:
+    assert LIKE[name] in NAMES and LIKE[name] not in LIKE
+    ours, theirs = (published(n) for n in (name, LIKE[name]))
+    for part in ("tokenizer", "loss", "adversary", "teacher", "optimizer", "callbacks"):
+        assert classes(ours.get(part)) == classes(theirs.get(part)), part
+
+
+@pytest.mark.parametrize("name", TRAINED)
 def test_trains_exports_and_comes_back_the_same(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     words = [f"experiment={name}", "debug=tiny", "data=generated", "evaluate_after=false", "trainer.threads=1"]
     config = compose_config("train", words)

@@ -1,7 +1,9 @@
 import math
 
+import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Callback
 from PIL import Image
 
 from imtok.training.callbacks.codebook import Codebook
@@ -65,3 +67,25 @@ def test_validation_is_that_of_the_ema(make_run):
     assert averaged["val/psnr"] == pytest.approx(first["val/psnr"], abs=0.02)
     run.training.ema = None
     assert abs(validate(run.training)["val/psnr"] - first["val/psnr"]) > 0.05
+
+
+def test_samples_are_drawn_as_in_evaluation_and_training_goes_on(make_run, toy_data):
+    """With a quantizer that draws codes in training and takes the likeliest in evaluation."""
+    modes = []
+
+    class Mode(Callback):
+        def on_train_batch_end(self, trainer, training, *_):
+            modes.append(training.tokenizer.training)
+
+    gumbel = {"_target_": "imtok.tokenizers.quantizers.gumbel_vq.GumbelVQ"}
+    callbacks = (Samples(every=1, images=2), Mode())
+    run = make_run(callbacks=callbacks, quantizer=gumbel, losses=("l1",), max_updates=2).fit()
+    assert modes == [True, True]
+    given = next(iter(toy_data().val_loader(2)))["image"]
+    with torch.no_grad():
+        made = run.tokenizer.eval().reconstruct(given).clamp(-1, 1)
+    drawn = np.asarray(Image.open(run.folder / "samples" / "update_00000002.png")).astype(float)
+    for row, pixels in enumerate(((given + 1) / 2, (made + 1) / 2, (given - made).abs() / 2)):
+        for column, image in enumerate(pixels):
+            found = drawn[row * 18 : row * 18 + 16, column * 18 : column * 18 + 16]
+            assert abs(found - 255 * image.permute(1, 2, 0).numpy()).max() <= 1, (row, column)
