@@ -10,19 +10,19 @@ help:  ## list the targets
 
 # The stamp holds the install; a changed pyproject or pin makes it stale.
 .venv/.installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "the pinned versions need Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "imtok needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --upgrade pip setuptools
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $@
 
-demo: .venv/.installed  ## train, export and judge a small tokenizer on images made on the fly (about 4 minutes)
+demo: .venv/.installed  ## train, export and evaluate a small tokenizer on generated images (about 4 minutes)
 	$(BIN)/imtok train experiment=quickstart
 
 test: .venv/.installed  ## the tests, but for the slow ones, on all cores
 	$(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist worksteal
 
-slow: .venv/.installed  ## the slow tests: kill and resume, two processes, the wheel in an empty venv
+slow: .venv/.installed  ## the slow tests: kill and resume, two processes, the wheel in an empty environment
 	$(BIN)/python -m pytest -q -m slow
 
 lint: .venv/.installed  ## ruff's rules and format, imports that go down only
@@ -30,14 +30,14 @@ lint: .venv/.installed  ## ruff's rules and format, imports that go down only
 	$(BIN)/ruff format --check .
 	$(BIN)/python .ci/as_package.py lint-imports
 
-format: .venv/.installed  ## let ruff mend what it can
+format: .venv/.installed  ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-map:  ## write docs/map.md: every file by its first sentence
+map:  ## write docs/map.md: every file with the first sentence of its docstring
 	$(PYTHON) docs/map.py
 
-bench: .venv/.installed  ## the speed bars, each two things interleaved in one process (about 25 minutes)
+bench: .venv/.installed  ## speed: each pair of things interleaved in one process (about 25 minutes)
 	$(BIN)/imtok benchmark train experiment=quickstart
 	$(BIN)/imtok benchmark train experiment=llamagen_vq16
 	$(BIN)/imtok benchmark evaluate

@@ -37,7 +37,7 @@ def _version(package: str) -> str | None:
 
 def _python() -> Line:
     return Line(
-        sys.version_info >= (3, 10), "python", f"{platform.python_version()} at {sys.executable}", "3.10 or newer"
+        sys.version_info >= (3, 11), "python", f"{platform.python_version()} at {sys.executable}", "3.11 or newer"
     )
 
 

@@ -4,17 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    tomllib = pytest.importorskip("tomli")
 
 NOT_SHIPPED = {".ci", "tests", "docs", "runs", "build", "dist"}
 
@@ -59,7 +55,7 @@ def test_wheel_holds_imtok_and_nothing_else(wheel):
     wanted = {
         f"imtok/{path.as_posix()}"
         for path in tracked_files()
-        if path.suffix in (".py", ".yaml", ".html", ".css")
+        if path.suffix in (".py", ".yaml", ".html", ".css", ".typed")
         and path.parts[0] not in NOT_SHIPPED
         and path.parts[0][0] != "."
     }
