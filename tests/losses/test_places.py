@@ -9,6 +9,7 @@ from imtok.losses.total import WeightedLosses
 
 LPIPS = {"_target_": "imtok.losses.lpips.LPIPS", "net": "alex", "weights": "random"}
 ADVERSARY = "imtok.losses.adversarial"
+ADAPTIVE = {"_target_": f"{ADVERSARY}.adaptive_weight.AdaptiveWeight", "minimum": -1.0}
 PATCHGAN = {"_target_": f"{ADVERSARY}.patchgan.PatchGAN", "ndf": 8}
 AUGMENT = {"_target_": f"{ADVERSARY}.diff_augment.DiffAugment", "cutout": 2.0}
 
