@@ -9,6 +9,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -124,8 +125,14 @@ def _build(node: Mapping[str, Any], *, key: str, trusted: bool | Sequence[str], 
         arguments["trusted"] = trusted
     elif trusted is not True:  # it would build its parts as if they were ours
         raise UserError(f"{key}._target_={cls.__name__}: not a part that a loaded config may name")
+    opened: AbstractContextManager[None] = nullcontext()
+    if trusted is False:  # a stranger's config opens no file and fetches none: what it needs lies next to it
+        from .weights import left_out
+
+        opened = left_out()
     try:
-        return cls(**arguments)
+        with opened:
+            return cls(**arguments)
     except ValueError as error:
         named = re.split(r"[=.:]", str(error), maxsplit=1)[0] in accepted  # "channels=30: ..." is a key of this node
         if isinstance(error, UserError) and not named:

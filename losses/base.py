@@ -25,7 +25,7 @@ class LossTerm(nn.Module, ABC):
     free: bool = False  # True: costs nothing, so it is logged at weight 0 as well
     optional: bool = False  # True: left out, with a note, where the tokenizer does not offer what it reads
     teacher: str | None = None  # name in cfg.teacher, of a TeacherTerm, which gets that network before `misfit`
-    kept_beside_export: bool = False  # True: has a `reading`, and is saved in alignment/ next to the tokenizer
+    saved_with_export: bool = False  # True: has a `reading`, and is saved in alignment/ next to the tokenizer
 
     @abstractmethod
     def forward(self, batch: Mapping[str, Any], output: TokenizerOutput) -> Tensor: ...

@@ -40,7 +40,7 @@ class FeatureTerm(TeacherTerm):
     The teacher's tokens are resampled to our grid where the two differ.
     """
 
-    kept_beside_export = True
+    saved_with_export = True
     needs_same_width = True
 
     def __init__(

@@ -32,7 +32,7 @@ class Alignment:
 
     @classmethod
     def of_losses(cls, losses: Any) -> "Alignment":
-        terms = {n: t for n, t in losses.terms.items() if t.kept_beside_export and getattr(t, "reading", None)}
+        terms = {n: t for n, t in losses.terms.items() if t.saved_with_export and getattr(t, "reading", None)}
         return cls(terms, [n for n in losses.random_weights if n in terms])
 
 
@@ -167,7 +167,7 @@ def _is_aligned(target: str | None) -> bool:
     if not target:
         return False
     found = locate_trusted_module(target, key="loss", within=HOME)
-    return issubclass(found, LossTerm) and found.kept_beside_export
+    return issubclass(found, LossTerm) and found.saved_with_export
 
 
 def _without_sources(node: Any, *, frozen_too: bool = True) -> Any:

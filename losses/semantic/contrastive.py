@@ -26,7 +26,7 @@ class ContrastiveTerm(LossTerm):
     """
 
     needs_captions = True
-    kept_beside_export = True
+    saved_with_export = True
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ class TowerCosine(LossTerm):
     compared with, of the same grid and width.
     """
 
-    kept_beside_export = True
+    saved_with_export = True
     compare = ("tokens",)
     origin: Weights | None = None  # of the tower, which is in every export: known only where training starts
 

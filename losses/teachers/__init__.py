@@ -1,1 +1,1 @@
-"""Frozen networks that know what pictures mean, for losses and for evaluation; never exported."""
+"""Frozen vision models that losses and evaluation compare with; never exported."""

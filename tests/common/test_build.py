@@ -3,7 +3,7 @@
 import pytest
 
 from imtok.common.build import build
-from imtok.common.errors import UserError, errors_as_one_line, one_line
+from imtok.common.errors import MissingWeights, UserError, errors_as_one_line, one_line
 
 VQ = "imtok.tokenizers.quantizers.vq.VQ"
 
@@ -51,3 +51,20 @@ def test_system_errors_carry_a_remedy() -> None:
     assert "ckpt_path=last" in one_line(OSError(28, "No space left on device", "/runs/x"))
     assert "choose another folder" in one_line(OSError(17, "File exists", "/runs/x"))
     assert "/runs/x" in one_line(OSError(30, "Read-only file system", "/runs/x"))
+
+
+def test_a_strangers_config_opens_no_file() -> None:
+    tower = {"_target_": "imtok.tokenizers.towers.vit.ViTTower", "image_size": 32, "width": 32, "depth": 1}
+    node = tower | {"num_heads": 2, "pretrained": "nowhere.pt"}
+    with pytest.raises(MissingWeights, match=r"^tower\.pretrained=nowhere\.pt: no such file"):
+        build(node, key="tower")
+    assert build(node, key="tower", trusted=False).width == 32
+
+
+def test_an_error_of_a_nested_part_gets_its_place_once() -> None:
+    node = {
+        "_target_": "imtok.losses.adversarial.adversary.Adversary",
+        "discriminator": {"_target_": "imtok.losses.adversarial.dino.DinoDiscriminator", "weights": "nowhere"},
+    }
+    with pytest.raises(MissingWeights, match=r"^adversary\.discriminator\.weights=nowhere: no such file"):
+        build(node, key="adversary")
