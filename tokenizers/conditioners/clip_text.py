@@ -22,7 +22,6 @@ class CLIPText(Conditioner):
     The tower is made when the first caption comes, and is in no checkpoint or export: those name it.
     """
 
-    device_mark: Tensor
     tower: nn.Module | None  # in `__dict__`: no child, so in no state dict
 
     def __init__(
@@ -40,7 +39,7 @@ class CLIPText(Conditioner):
             raise ValueError(f"num_heads={num_heads}: width={width} cannot be split into that many heads")
         self.model, self.weights, self.depth, self.num_heads = model, weights, depth, num_heads
         self.dim, self.length = width, length
-        self.register_buffer("device_mark", torch.zeros(()), persistent=False)
+        self.device_mark = nn.Buffer(torch.zeros(()), persistent=False)
         self.__dict__["tower"] = None
 
     @torch.no_grad()
