@@ -26,7 +26,6 @@ class CLIPText(Conditioner):
     """
 
     published_weights: ClassVar[bool] = True
-    device_mark: Tensor
 
     def __init__(
         self,
@@ -43,7 +42,7 @@ class CLIPText(Conditioner):
             raise ValueError(f"num_heads={num_heads}: width={width} cannot be split into that many heads")
         self.model, self.weights, self.depth, self.num_heads = model, weights, depth, num_heads
         self.dim, self.length = width, length
-        self.register_buffer("device_mark", torch.zeros(()), persistent=False)
+        self.device_mark = nn.Buffer(torch.zeros(()), persistent=False)
         self.tower: Frozen | None = None
 
     @torch.no_grad()

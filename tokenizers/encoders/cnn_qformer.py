@@ -38,8 +38,7 @@ class CNNQFormerEncoder(FixedSizeEncoder):
         qk_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.dim = dim
-        self.num_tokens = num_tokens
+        self.dim, self.num_tokens = dim, num_tokens
         self.input_size = height_width(input_size)
         widths = level_widths(channels, channel_multipliers)
         factor = 2 ** (len(widths) - 1)

@@ -27,8 +27,6 @@ class RegisterEncoder(FixedSizeEncoder):
         (located_start.py); register_std is then added to that.
     """
 
-    positions_ND: Tensor
-
     def __init__(
         self,
         *,
@@ -46,14 +44,12 @@ class RegisterEncoder(FixedSizeEncoder):
         located_start: bool = False,
     ) -> None:
         super().__init__()
-        self.dim = dim
-        self.num_tokens = num_tokens
-        self.patch_size = patch_size
+        self.dim, self.num_tokens, self.patch_size = dim, num_tokens, patch_size
         self.input_size = height_width(input_size)
         grid = grid_of(self.input_size, patch_size)
         self.patches = xavier(in_channels * patch_size**2, width)
         positions = sincos_places(grid, width) if located_start else sincos_grid(grid, width)
-        self.register_buffer("positions_ND", positions, persistent=False)
+        self.positions_ND = nn.Buffer(positions, persistent=False)
         self.registers = nn.Parameter(nn.init.normal_(torch.empty(num_tokens, width), std=register_std))
         self.mask = prefix_causal(grid[0] * grid[1], num_tokens) if causal else None
         self.blocks = ModuleList(FlexBlock(width=width, head_dim=head_dim) for _ in range(depth))

@@ -26,8 +26,7 @@ class RotaryTowerEncoder(Encoder):
         activation: str = "quick_gelu",
     ) -> None:
         super().__init__()
-        self.dim = dim
-        self.tower = tower
+        self.dim, self.tower = dim, tower
         self.narrow = RotaryBlocks(
             dim_in=tower.width,
             dim_out=dim,

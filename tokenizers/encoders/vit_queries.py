@@ -45,8 +45,7 @@ class QueryViTEncoder(FixedSizeEncoder):
         super().__init__()
         if dim % branches:
             raise ValueError(f"branches={branches}: dim={dim} cannot be split into that many equal parts")
-        self.dim = dim
-        self.branches = branches
+        self.dim, self.branches = dim, branches
         self.latent_grid, self.num_tokens = (latent_side, latent_side), latent_side**2
         self.input_size = height_width(image_size)
         grid = grid_of(self.input_size, patch_size)

@@ -24,7 +24,6 @@ class Bernoulli(TokenQuantizer):
     groups: indices per token, of bits / groups bits each; needed where a token has more bits than int64.
     """
 
-    place: Tensor
     loss_names: tuple[str, ...] = ("variance", "entropy")
 
     def __init__(
@@ -46,13 +45,12 @@ class Bernoulli(TokenQuantizer):
         self.project_in = nn.Linear(dim, bits)
         self.project_out = nn.Linear(bits, dim, bias=False)  # the code table: a code is the sum of its bits' rows
         self.vocabulary = (2 ** (bits // groups),) * groups
-        self.groups = groups
-        self.temperature = temperature
+        self.groups, self.temperature = groups, temperature
         self.entropy_group_bits = widest_group(bits)
         self.sample = sample
         self.stochastic = sample == "always"
         self.joined_batch_equal = sample == "never"  # else every process draws its own bits
-        self.register_buffer("place", torch.arange(bits // groups), persistent=False)
+        self.place = nn.Buffer(torch.arange(bits // groups), persistent=False)
 
     def quantize(self, z_BND: Tensor) -> StreamQuantized:
         probability = z_BND.sigmoid()

@@ -49,9 +49,7 @@ class BSQ(SignQuantizer):
         self.temperature = temperature
         self.entropy_group_bits = check_group_bits(bits=bits, group_bits=entropy_group_bits)
         self.over_groups: OverGroups = over_groups
-        self.sample_weight = sample_weight
-        self.batch_weight = batch_weight
-        self.gradient = gradient
+        self.sample_weight, self.batch_weight, self.gradient = sample_weight, batch_weight, gradient
 
     def quantize(self, z_BND: Tensor) -> StreamQuantized:
         u = F.normalize(z_BND, dim=-1)

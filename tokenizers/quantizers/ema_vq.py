@@ -6,7 +6,7 @@ Ours rather than vector-quantize-pytorch's, which sums through one-hot tables: 2
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...common.distributed import all_finite, from_first_process, gather_equal_rows, sum_over_processes
 from .base import StreamQuantized
@@ -29,10 +29,6 @@ class EmaVQ(CodebookQuantizer):
     kmeans_init: the first batch's clusters instead of random normal codes.
     """
 
-    codebook: Tensor
-    counts: Tensor
-    sums: Tensor
-    started: Tensor
     loss_names: tuple[str, ...] = ("commit",)
     joined_batch_equal = True
 
@@ -62,10 +58,10 @@ class EmaVQ(CodebookQuantizer):
         self.decay = decay
         self.revival = Revival(codebook_size=codebook_size, below=revive_below, decay=usage_decay)
         codes = torch.randn(codebook_size, self.code_dim)
-        self.register_buffer("codebook", F.normalize(codes, dim=-1) if unit_length else codes)
-        self.register_buffer("counts", torch.ones(codebook_size))
-        self.register_buffer("sums", self.codebook.clone())
-        self.register_buffer("started", torch.tensor(not kmeans_init))
+        self.codebook = nn.Buffer(F.normalize(codes, dim=-1) if unit_length else codes)
+        self.counts = nn.Buffer(torch.ones(codebook_size))
+        self.sums = nn.Buffer(self.codebook.clone())
+        self.started = nn.Buffer(torch.tensor(not kmeans_init))
         self.may_start = kmeans_init  # asks the host no question later: `started` lives on the device
 
     def effective_codebook(self) -> Tensor:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .base import MAX_CODE_DIM, StreamQuantized, TokenQuantizer
 from .shared.sign import MAX_INDEX_BITS
@@ -23,8 +23,6 @@ class FSQ(TokenQuantizer):
     groups: so many sets of these channels, one index each.
     """
 
-    levels: Tensor
-    place: Tensor
     loss_names: tuple[str, ...] = ()
     joined_batch_equal = True
 
@@ -44,8 +42,8 @@ class FSQ(TokenQuantizer):
         self.groups = groups
         self.vocabulary = (math.prod(levels),) * groups
         places = [math.prod(levels[:i]) for i in range(len(levels))]
-        self.register_buffer("levels", torch.tensor(levels), persistent=False)
-        self.register_buffer("place", torch.tensor(places), persistent=False)
+        self.levels = nn.Buffer(torch.tensor(levels), persistent=False)
+        self.place = nn.Buffer(torch.tensor(places), persistent=False)
 
     def bounded(self, z: Tensor) -> Tensor:
         """z [..., len(levels)] squashed so that rounding gives -(L // 2) ... (L - 1) // 2 (their appendix A.1)."""

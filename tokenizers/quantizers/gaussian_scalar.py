@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...common.build import build
 from ...common.distributed import all_finite, sum_over_processes
@@ -29,10 +29,6 @@ class GaussianScalar(TokenQuantizer):
         for training from scratch. 0 is off.
     """
 
-    values: Tensor
-    borders: Tensor
-    mean: Tensor
-    spread: Tensor
     builds_own_parts: ClassVar[bool] = True
     joined_batch_equal = True
 
@@ -68,10 +64,10 @@ class GaussianScalar(TokenQuantizer):
         self.range, self.std_range = range, std_range
         self.per_channel, self.follow = per_channel, follow
         values = normal_values(bits, std_range)
-        self.register_buffer("values", values, persistent=False)
-        self.register_buffer("borders", (values[1:] + values[:-1]) / 2, persistent=False)
-        self.register_buffer("mean", torch.zeros(self.code_dim))
-        self.register_buffer("spread", torch.ones(self.code_dim))
+        self.values = nn.Buffer(values, persistent=False)
+        self.borders = nn.Buffer((values[1:] + values[:-1]) / 2, persistent=False)
+        self.mean = nn.Buffer(torch.zeros(self.code_dim))
+        self.spread = nn.Buffer(torch.ones(self.code_dim))
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Tensor]) -> None:

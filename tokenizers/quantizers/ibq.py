@@ -42,9 +42,7 @@ class IBQ(TokenQuantizer):
         check_codebook_size(codebook_size, self.code_dim)
         check_positive(temperature=temperature, entropy_temperature=entropy_temperature)
         self.vocabulary = (codebook_size,)
-        self.temperature = temperature
-        self.entropy_temperature = entropy_temperature
-        self.unit_length = unit_length
+        self.temperature, self.entropy_temperature, self.unit_length = temperature, entropy_temperature, unit_length
         if entropy_temperature is not None:
             self.loss_names = (*IBQ.loss_names, "entropy")
         self.codebook = nn.Parameter(torch.randn(codebook_size, self.code_dim))

@@ -34,7 +34,6 @@ class JointVQ(Quantizer):
 
     dim: dict[str, int]
     out_dim: dict[str, int]
-    importance: Tensor
     reads: ClassVar[tuple[str, ...]] = STREAMS
     loss_names: tuple[str, ...] = ("codebook", "commit")
     prefix_decodes = False
@@ -69,7 +68,7 @@ class JointVQ(Quantizer):
             self.codebooks[stream] = nn.Parameter(F.normalize(codes, dim=-1) if unit_length else codes)
         importance = torch.ones(sum(self.dim.values()))
         importance[self.dim["semantic"] :] = pixel_weight**0.5
-        self.register_buffer("importance", importance, persistent=False)
+        self.importance = nn.Buffer(importance, persistent=False)
 
     def effective_codebook(self) -> Tensor:
         """[K, D], both codes of an entry side by side."""

@@ -54,12 +54,9 @@ class LFQ(SignQuantizer):
         if log_rule == "floor" and entropy_form == "factorised":
             raise ValueError("log_rule=floor: a floored logarithm does not factorise; set entropy_form=table")
         check_entropy_weights(sample_weight, batch_weight)
-        self.temperature = temperature
-        self.sample_weight = sample_weight
-        self.batch_weight = batch_weight
+        self.temperature, self.sample_weight, self.batch_weight = temperature, sample_weight, batch_weight
         self.log_rule: LogRule = log_rule
-        self.entropy_form = entropy_form
-        self.bound = bound
+        self.entropy_form, self.bound = entropy_form, bound
         own_groups = bits // groups if entropy_group_bits is None else entropy_group_bits
         self.entropy_group_bits = check_group_bits(bits=bits, group_bits=own_groups)
 

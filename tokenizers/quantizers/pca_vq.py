@@ -23,14 +23,6 @@ class PCAVQ(VQ):
     fit_updates: training forwards whose moments make the basis when `fit` was not called; 0: identity until `fit`.
     """
 
-    mean: Tensor
-    basis: Tensor
-    scale: Tensor
-    moments_count: Tensor
-    moments_sum: Tensor
-    moments_product: Tensor
-    fitted: Tensor
-
     def __init__(
         self,
         *,
@@ -65,14 +57,14 @@ class PCAVQ(VQ):
         if kept < width:  # of what VQ has checked
             self.codebook = nn.Parameter(self.codebook.detach()[:, :kept].contiguous())
         self.components, self.weighting, self.fit_updates = kept, weighting, fit_updates
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("basis", torch.eye(width)[:, :kept].contiguous())  # columns, by falling eigenvalue
-        self.register_buffer("scale", torch.ones(kept))  # W^(1/2)
+        self.mean = nn.Buffer(torch.zeros(width))
+        self.basis = nn.Buffer(torch.eye(width)[:, :kept].contiguous())  # columns, by falling eigenvalue
+        self.scale = nn.Buffer(torch.ones(kept))  # W^(1/2)
         # Sums of 1, x and x x^T while fitting.
-        self.register_buffer("moments_count", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("moments_sum", torch.zeros(width, dtype=torch.float64))
-        self.register_buffer("moments_product", torch.zeros(width, width, dtype=torch.float64))
-        self.register_buffer("fitted", torch.zeros((), dtype=torch.int64))  # training forwards seen
+        self.moments_count = nn.Buffer(torch.zeros((), dtype=torch.float64))
+        self.moments_sum = nn.Buffer(torch.zeros(width, dtype=torch.float64))
+        self.moments_product = nn.Buffer(torch.zeros(width, width, dtype=torch.float64))
+        self.fitted = nn.Buffer(torch.zeros((), dtype=torch.int64))  # training forwards seen
         self.may_fit = fit_updates > 0  # once it is fitted, the device is not asked any more
 
     @torch.no_grad()
@@ -97,7 +89,7 @@ class PCAVQ(VQ):
         self._add_moments(z_ND)
         if not self.moments_count:  # no rank had a token
             return
-        self.fitted += 1
+        self.fitted.add_(1)
         seen = int(self.fitted)
         if seen & (seen - 1) == 0 or seen == self.fit_updates:  # 1, 2, 4, ... : the basis settles early
             self._solve()
@@ -110,9 +102,9 @@ class PCAVQ(VQ):
 
     def _add_moments(self, x_ND: Tensor) -> None:
         x = x_ND.double()
-        self.moments_count += sum_over_processes(x.new_tensor(float(len(x))))
-        self.moments_sum += sum_over_processes(x.sum(dim=0))
-        self.moments_product += sum_over_processes(x.T @ x)
+        self.moments_count.add_(sum_over_processes(x.new_tensor(float(len(x)))))
+        self.moments_sum.add_(sum_over_processes(x.sum(dim=0)))
+        self.moments_product.add_(sum_over_processes(x.T @ x))
 
     def _solve(self) -> None:
         mean = self.moments_sum / self.moments_count

@@ -51,10 +51,7 @@ class PerturbedVQ(VQ):
             raise ValueError(f"nearest={nearest}: between 1 and the {codebook_size} codes of codebook_size")
         if anneal is not None and (len(anneal) != 2 or not 0 <= anneal[0] < anneal[1]):
             raise ValueError(f"anneal={list(anneal)}: two updates, first and last, or null")
-        self.share = share
-        self.chance = chance
-        self.nearest = nearest
-        self.anneal = anneal
+        self.share, self.chance, self.nearest, self.anneal = share, chance, nearest, anneal
         self.end_ratio = end_ratio
         self.ratio = 1.0
 

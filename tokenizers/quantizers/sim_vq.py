@@ -16,7 +16,6 @@ class SimVQ(CodebookQuantizer):
     bias: a biased map (TA-Tok); SimVQ and DualViTok have none.
     """
 
-    frozen: Tensor
     joined_batch_equal = True
 
     def __init__(
@@ -38,7 +37,7 @@ class SimVQ(CodebookQuantizer):
             rotation_trick=rotation_trick,
             entropy_temperature=entropy_temperature,
         )
-        self.register_buffer("frozen", torch.randn(codebook_size, self.code_dim) * self.code_dim**-0.5)
+        self.frozen = nn.Buffer(torch.randn(codebook_size, self.code_dim) * self.code_dim**-0.5)
         self.transform = nn.Linear(self.code_dim, self.code_dim, bias=bias)
 
     def effective_codebook(self) -> Tensor:

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from imtok.common.build import build
+from imtok.common.errors import UserError
 from imtok.common.types import Stream
 from imtok.tokenizers.token_dropout.nested import NestedDropout, next_power_of_two
 
@@ -51,7 +53,7 @@ def test_next_power_of_two() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"lengths": "even"}, "lengths=even"),
+        ({"lengths": []}, "lengths="),
         ({"lengths": [0, 4]}, "lengths="),
         ({"lengths": [4, 8], "weights": [1.0]}, "weights="),
         ({"weights": [1.0]}, "weights="),
@@ -60,6 +62,12 @@ def test_next_power_of_two() -> None:
 def test_nonsense_is_refused(settings: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         NestedDropout(**settings)
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    target = "imtok.tokenizers.token_dropout.nested.NestedDropout"
+    with pytest.raises(UserError, match=r"^t\.lengths=even: .* one of uniform, power_of_two"):
+        build({"_target_": target, "lengths": "even"}, key="t")
 
 
 def test_more_than_there_are_is_refused() -> None:

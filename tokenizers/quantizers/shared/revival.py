@@ -14,14 +14,12 @@ class Revival(nn.Module):
     below: share of the even spread under which a code is dead; 0 is off, and then nothing is counted unless `counts`.
     """
 
-    usage: Tensor
-
     def __init__(self, *, codebook_size: int, below: float, decay: float = 0.9, counts: bool = False) -> None:
         super().__init__()
         check_below_one(revive_below=below, usage_decay=decay)
         self.below, self.decay, self.counts = below, decay, counts or below > 0
         # 1 is the even spread; only training needs it.
-        self.register_buffer("usage", torch.ones(codebook_size), persistent=self.counts)
+        self.usage = nn.Buffer(torch.ones(codebook_size), persistent=self.counts)
 
     @torch.no_grad()
     def count(self, indices_N: Tensor, finite: Tensor) -> None:

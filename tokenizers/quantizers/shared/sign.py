@@ -3,7 +3,7 @@
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..base import MAX_CODE_DIM, TokenQuantizer
 
@@ -19,8 +19,6 @@ class SignQuantizer(TokenQuantizer):
     scale: size of a code's entries.
     """
 
-    place: Tensor
-
     def __init__(self, *, dim: int, bits: int, groups: int, scale: float, order: BitOrder) -> None:
         if not 1 <= bits <= MAX_CODE_DIM:
             raise ValueError(f"bits={bits}: of a token, from 1 to {MAX_CODE_DIM}")
@@ -33,13 +31,11 @@ class SignQuantizer(TokenQuantizer):
             )
         super().__init__(dim=dim, code_dim=bits)
         self.bits_per_token = bits
-        self.groups = groups
-        self.scale = scale
-        self.order = order
+        self.groups, self.scale, self.order = groups, scale, order
         self.vocabulary = (2 ** (bits // groups),) * groups
         place = torch.arange(bits // groups)
         place = place if order == "lsb_first" else place.flip(0)
-        self.register_buffer("place", place, persistent=False)  # a checkpoint of signs has nothing to store
+        self.place = nn.Buffer(place, persistent=False)  # a checkpoint of signs has nothing to store
 
     def signs(self, z: Tensor) -> Tensor:
         """+1 where z > 0, else -1: zero is -1 in every published code, where torch.sign says 0."""
