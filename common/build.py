@@ -7,6 +7,7 @@ callable, which a downloaded config must never do.
 
 import importlib
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -100,11 +101,12 @@ def build(node: Mapping[str, Any], *, key: str, trusted: bool | Sequence[str] = 
         arguments["trusted"] = trusted
     try:
         return cls(**arguments)
-    except UserError:
-        raise
     except ValueError as error:
-        named = str(error).partition("=")[0] in accepted  # "channels=30: ..." is about a key of this node
-        raise UserError(f"{key}.{error}" if named else f"{key}: {error}") from error
+        named = re.split(r"[=.:]", str(error), maxsplit=1)[0] in accepted  # "channels=30: ..." is a key of this node
+        if isinstance(error, UserError) and not named:
+            raise  # it names its place itself
+        kind = type(error) if isinstance(error, UserError) else UserError
+        raise kind(f"{key}.{error}" if named else f"{key}: {error}") from error
     except (TypeError, RuntimeError, OverflowError, MemoryError, RecursionError) as error:
         said = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(
