@@ -20,8 +20,6 @@ class RQVAEDecoder(CNNDecoder):
     causal: of the projection. projection_heads: the ratio of the widths by default.
     """
 
-    needs_grid = True
-
     def __init__(
         self,
         *,

@@ -38,7 +38,7 @@ class MergedDecoder(Decoder):
         self.dim, self.grid_of = dim if isinstance(dim, int) else widths, grid_of or list(widths)[-1]
         self.streams = tuple(widths)
         given = {"dim": sum(widths.values())} | ({} if out_channels == 3 else {"out_channels": out_channels})
-        self.decoder: Decoder = build(decoder, key="tokenizer.decoder.decoder", trusted=trusted, **given)
+        self.decoder: Decoder = build(decoder, key="decoder", trusted=trusted, **given)
         self.cheap_sample, self.draws_noise = self.decoder.cheap_sample, self.decoder.draws_noise
         self.loss_names = self.decoder.loss_names
 

@@ -33,9 +33,7 @@ class OneStreamDecoder(Decoder):
         super().__init__()
         self.dim = dim
         self.stream, width = width_of(dim, stream)
-        self.decoder: Decoder = build(
-            decoder, key="tokenizer.decoder.decoder", trusted=trusted, dim=width, out_channels=out_channels
-        )
+        self.decoder: Decoder = build(decoder, key="decoder", trusted=trusted, dim=width, out_channels=out_channels)
         self.needs_grid, self.any_length = self.decoder.needs_grid, self.decoder.any_length
         self.image_size = None if image_size is None else height_width(image_size)
 

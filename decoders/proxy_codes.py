@@ -110,7 +110,7 @@ class ProxyCodeDecoder(Decoder):
         return {}
 
     @property
-    def last_layer(self) -> nn.Parameter:
+    def last_layer(self) -> Tensor:
         return self.pixels.conv_out.weight
 
     def _start_from(self, weights: str) -> None:

@@ -4,6 +4,8 @@ import pytest
 import timm
 import torch
 
+from imtok.common.build import build
+from imtok.common.errors import UserError
 from imtok.common.types import Stream
 from imtok.decoders.cnn_movq import CNNMoVQDecoder
 from imtok.decoders.heads.feature_vit import FeatureViTHead
@@ -116,3 +118,15 @@ def test_tail_of_a_tower_is_timms() -> None:
     x = torch.randn(2, 16, 32)
     expected = theirs.forward_head(theirs.norm(theirs.blocks[2](x)))
     torch.testing.assert_close(tail.pool(tail.norm(tail.last_hidden(x))), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["one_stream.OneStreamDecoder", "merged.MergedDecoder"])
+def test_a_mistake_in_the_decoder_inside_names_its_place_wherever_it_is(kind: str) -> None:
+    inner = {"_target_": "imtok.decoders.cnn.CNNDecoder", **CNN}
+    for wrong, said in (
+        ({"channels": 30}, "channels=30 times"),
+        ({"chanels": 32}, "chanels=32: CNNDecoder has no such"),
+    ):
+        node = {"_target_": f"imtok.decoders.{kind}", "decoder": inner | wrong}
+        with pytest.raises(UserError, match=f"^somewhere.else.decoder.{said}"):
+            build(node, key="somewhere.else", dim=DIMS)

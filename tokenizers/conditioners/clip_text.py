@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...common.errors import UserError
 from ...common.frozen import Frozen
