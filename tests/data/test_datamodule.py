@@ -207,28 +207,40 @@ def test_a_crop_with_settings_takes_the_place_of_a_name(data, tmp_path):
     assert module.train_crop.describe() == "random resized crop 24, area 0.9..1"
 
 
+def seen_by(crop, height, width, draws=30):
+    """Of a picture whose colours say where each pixel lies: share of its area in each crop, and the left edges."""
+    rows = torch.linspace(0, 255, height)[:, None].expand(height, width)
+    columns = torch.linspace(0, 255, width)[None].expand(height, width)
+    picture = torch.stack([rows, columns, columns]).round().to(torch.uint8)
+    generator = torch.Generator().manual_seed(0)
+    crops = torch.stack([crop(picture, generator) for _ in range(draws)]).float()
+    spans = crops.amax(dim=(2, 3)) - crops.amin(dim=(2, 3))
+    return spans[:, 0] * spans[:, 1] / 255**2, crops[:, 1].amin(dim=(1, 2)), crops.shape[2:]
+
+
 @pytest.mark.parametrize(
-    ("experiment", "says", "flip"),
+    ("experiment", "least", "most", "moves", "flip"),
     [
-        ("dualtoken_256", "random resized crop 256, area 0.9..1", False),
-        ("dualtoken_384", "random resized crop 384, area 0.9..1", False),
-        ("unitok_clip", "random resized crop 256, area 0.9..1", False),
-        ("dualvitok_256", "centre crop (bicubic) 256", True),
-        ("tokenflow_b", "ADM random crop 224 of a short side in 224..280", True),
-        ("titok_l32/stage2", "random crop (bicubic) 256", True),
-        ("one_d_piece_b256/stage1", "random crop (bicubic) 256", True),
-        ("gigatok_bl", "ADM random crop 256 of a short side in 256..320", True),
-        ("llamagen_vq8", "ADM random crop 256 of a short side in 256..320", True),
-        ("open_magvit2_128", "random crop (bilinear) 128", False),
-        ("wetok_imagenet_f16", "random crop (bilinear) 256", False),
-        ("ibq_8192", "random crop (bilinear) 256", False),
-        ("vqgan_f16_16384", "ADM random crop 256 of a short side in 256..256", False),
+        ("dualtoken_256", 0.9, 1.0, True, False),
+        ("unitok_clip", 0.9, 1.0, True, False),
+        ("dualvitok_256", 1.0, 1.0, False, True),
+        ("tokenflow_b", (224 / 280) ** 2, 1.0, True, True),
+        ("llamagen_vq8", (256 / 320) ** 2, 1.0, True, True),
+        ("titok_l32/stage2", 1.0, 1.0, True, True),
+        ("open_magvit2_128", 1.0, 1.0, True, False),
+        ("vqgan_f16_16384", 1.0, 1.0, True, False),
     ],
 )
-def test_published_crops(experiment, says, flip, tmp_path):
+def test_crops_show_as_much_of_a_picture_as_the_publications_say(experiment, least, most, moves, flip, tmp_path):
+    """least, most: share of a square picture's area; moves: along the long side of an oblong one."""
     config = compose_config("train", [f"experiment={experiment}", f"data.root={tmp_path}"])
     data = build(config["data"], key="data")
-    assert (data.train_crop.describe(), data.flip) == (says, flip)
+    areas, _, size = seen_by(data.train_crop, 400, 400)
+    assert tuple(size) == (config["data"]["image_size"],) * 2 and data.flip is flip
+    near = 0.02 + (most - least) / 4  # thirty draws come close to both ends
+    assert areas.min() == pytest.approx(least, abs=near) and areas.max() == pytest.approx(most, abs=near)
+    _, lefts, _ = seen_by(data.train_crop, 400, 800, draws=8)
+    assert bool(lefts.std() > 5) is moves
 
 
 def test_an_unknown_crop_is_refused_with_the_names():

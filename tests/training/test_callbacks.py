@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -89,3 +90,20 @@ def test_samples_are_drawn_as_in_evaluation_and_training_goes_on(make_run, toy_d
         for column, image in enumerate(pixels):
             found = drawn[row * 18 : row * 18 + 16, column * 18 : column * 18 + 16]
             assert abs(found - 255 * image.permute(1, 2, 0).numpy()).max() <= 1, (row, column)
+
+
+def test_lines_say_how_long_it_will_take(make_run, capsys, monkeypatch):
+    """On a clock that counts ten thousand seconds an update."""
+    at = {"update": 0}
+
+    class Clock(Callback):
+        def on_train_batch_end(self, trainer, training, *_):
+            at["update"] = training.update
+
+    clock = SimpleNamespace(monotonic=lambda: 10_000.0 * at["update"])
+    monkeypatch.setattr("imtok.training.callbacks.progress.time", clock)
+    make_run(callbacks=(Clock(), Progress(seconds_between_lines=20_000)), max_updates=5).fit()
+    lines = [line.split("  ") for line in capsys.readouterr().out.splitlines() if line.startswith("update ")]
+    assert [words[0] for words in lines] == ["update 2/5", "update 4/5", "update 5/5"]
+    assert [words[-1] for words in lines[:2]] == ["8:20:00 left", "2:46:40 left"] and "left" not in lines[2][-1]
+    assert all(words[1].startswith("loss ") for words in lines)

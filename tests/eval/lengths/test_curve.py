@@ -108,15 +108,47 @@ def test_codec_numbers_are_those_of_its_files(tmp_path, variable_node) -> None:
     assert last["psnr"] == pytest.approx(np.mean([float(10 * torch.log10(255**2 / e)) for e in errors]), abs=1e-6)
 
 
+class Section(Balanced):
+    """What stands below the heading `Quality against tokens`: radio buttons, labels, descriptions of images, charts."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.choices: list[dict[str, str | None]] = []
+        self.labels: dict[str, str] = {}
+        self.images: list[str] = []
+        self.charts = 0
+        self.label_of = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        given = dict(attrs)
+        assert tag not in ("script", "link", "iframe")
+        assert all(value.startswith("data:") for key, value in attrs if key in ("src", "href"))
+        if tag == "input":
+            self.choices.append(given)
+            return
+        self.label_of = given["for"] if tag == "label" else ""
+        self.images += [given["alt"]] if tag == "img" else []
+        self.charts += tag == "svg"
+        super().handle_starttag(tag, attrs)
+
+    def handle_data(self, data: str) -> None:
+        if self.label_of:
+            self.labels[self.label_of] = data
+
+
 def test_the_page_shows_table_charts_and_a_slider_without_script(written) -> None:
     results, out = written
     html, markdown = (out / "report.html").read_text(), (out / "report.md").read_text()
-    parser = Balanced()
-    parser.feed(html.replace('<input type="radio"', "<br"))
-    assert parser.open == [] and "<script" not in html
-    assert html.count('type="radio"') == 7 and html.count(" checked ") == 1
-    section = html.split("Quality against tokens")[1].split("<h2>")[0]
-    assert section.count("data:image/png") == 3 * 8 and section.count("<svg") == 4
+    assert Section(html).open == []
+    section = "<h2>" + html.split("Quality against tokens")[1].partition("</section>")[0]
+    seen, points = Section(section), results["curve"]["points"]
+    assert {choice["type"] for choice in seen.choices} == {"radio"} and len({c["name"] for c in seen.choices}) == 1
+    assert [seen.labels[choice["id"]] for choice in seen.choices] == [str(p["tokens"]) for p in points]
+    assert ["checked" in choice for choice in seen.choices] == [p is points[-1] for p in points]
+    for choice in seen.choices:  # each stop shows every image at its length
+        assert seen.images.count(choice["aria-label"]) == seen.images.count("input") > 0
+    assert seen.charts == len(set(points[0]) - {"tokens", "bits", "bytes"})  # one a metric
     table = markdown.split("## Quality against tokens")[1].split("## ")[0]
     for point in results["curve"]["points"]:
         assert f"| {point['psnr']:.2f} |" in table and f">{point['psnr']:.2f}</td>" in section

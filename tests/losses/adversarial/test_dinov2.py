@@ -1,8 +1,11 @@
 """UniTok's discriminator: its trunk against timm's own ViT, sizes, Meta's key names, and what a head is made of."""
 
+import math
+
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from imtok.common.errors import UserError
@@ -51,6 +54,22 @@ def test_crops_in_training_only() -> None:
     assert len({float(discriminator(images).detach().sum()) for _ in range(8)}) > 2
     discriminator.eval()
     assert torch.equal(discriminator(images), discriminator(images))
+
+
+def test_a_head_is_two_normed_convolutions_around_a_circle_and_one_to_logits() -> None:
+    head, x = DinoV2Discriminator(weights="random", **SMALL).heads[0], torch.randn(2, 32, 16)
+
+    def normed(x: torch.Tensor, conv: nn.Conv1d, norm: nn.GroupNorm, *, around: int) -> torch.Tensor:
+        x = F.conv1d(torch.cat([x[..., 16 - around :], x, x[..., :around]], dim=-1), conv.weight, conv.bias)
+        return F.leaky_relu(F.group_norm(x, 32, norm.weight, norm.bias, eps=1e-6), 0.2)
+
+    first = normed(x, head[0][0], head[0][1], around=0)
+    second = (normed(first, head[1].inner[0], head[1].inner[1], around=4) + first) / math.sqrt(2)
+    torch.testing.assert_close(head(x), F.conv1d(second, head[2].weight, head[2].bias))
+    for conv in (head[0][0], head[1].inner[0]):  # Xavier's deviation, halved
+        fans = (conv.in_channels + conv.out_channels) * conv.kernel_size[0]
+        assert float(conv.weight.detach().std()) == pytest.approx(0.5 * math.sqrt(2 / fans), rel=0.1)
+        assert not conv.bias.any()
 
 
 def test_only_heads_are_in_a_checkpoint_and_their_weights_are_plain() -> None:

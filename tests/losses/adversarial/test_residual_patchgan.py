@@ -24,6 +24,20 @@ def test_a_block_is_its_shrunk_and_widened_input_plus_one_convolution() -> None:
     torch.testing.assert_close(block(x), expected)
 
 
+def test_stem_blocks_and_head_follow_each_other() -> None:
+    discriminator, images = ResidualPatchGAN(ndf=32, n_layers=2), torch.randn(2, 3, 16, 16)
+    stem, head = discriminator.stem, discriminator.head
+    x = F.leaky_relu(F.conv2d(images, stem.weight, stem.bias, stride=2, padding=1), 0.2)
+    for block in discriminator.blocks:
+        x = block(x)
+    torch.testing.assert_close(discriminator(images), F.conv2d(x, head.weight, head.bias, padding=1))
+    for layer in (stem, discriminator.blocks[0].conv, discriminator.blocks[1].widen):
+        assert float(layer.weight.detach().std()) == pytest.approx(0.02, rel=0.1)
+    with torch.device("meta"):
+        assert [b.conv.out_channels for b in ResidualPatchGAN(ndf=32, n_layers=5).blocks] == [64, 128, 256, 256, 256]
+    assert len(ResidualPatchGAN(ndf=32, n_layers=1).blocks) == 1
+
+
 def test_leaky_hinge_goes_on_pushing_beyond_the_margin() -> None:
     real, fake = torch.tensor([3.0]), torch.tensor([0.5])
     found = DISCRIMINATOR_LOSSES["leaky_hinge"](real, fake)

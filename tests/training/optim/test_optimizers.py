@@ -24,6 +24,29 @@ def test_schedules_have_their_closed_forms():
     assert factors(8, shape="cosine", warmup=4)[8] == pytest.approx(0.0)
 
 
+def test_schedules_at_their_ends():
+    assert factors(2, shape="step", drops=[1]) == pytest.approx([1.0, 0.1, 0.1])
+    assert factors(3, shape="cosine", warmup=3) == pytest.approx([1 / 3, 2 / 3, 1.0, 1.0])
+    for shape in ("cosine", "linear"):  # a run that goes on longer than was planned stays at the end
+        assert learning_rate({"shape": shape, "min_ratio": 0.3}, total=4, key="x")(9) == pytest.approx(0.3)
+    for node in ({"min_ratio": 1.1}, {"min_ratio": -0.1}, {"warmup": -1}, {"shape": "step"}):
+        with pytest.raises(UserError, match=rf"^x\.({'|'.join(node)}|drops)"):
+            learning_rate(node, total=4, key="x")
+
+
+def test_settings_reach_the_optimizer_and_shared_parameters_count_once():
+    layer = nn.Linear(2, 2)
+    sgd = {"name": "sgd", "lr": 0.5, "momentum": 0.9, "nesterov": True, "betas": None}
+    (group,) = build_optimizer(sgd, [layer, nn.Sequential(layer)], key="optimizer").param_groups
+    assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (0.5, 0.9, True, 0.0)
+    assert {id(p) for p in group["params"]} == {id(p) for p in layer.parameters()} and len(group["params"]) == 2
+    adam = build_optimizer({"lr": 0.1, "betas": [0.5, 0.6], "eps": 1e-3}, [layer], key="optimizer")
+    assert type(adam) is torch.optim.Adam
+    assert (adam.param_groups[0]["betas"], adam.param_groups[0]["eps"]) == ((0.5, 0.6), 1e-3)
+    with pytest.raises(UserError, match="nothing is left to train"):
+        build_optimizer({"lr": 0.1}, [nn.Linear(2, 2).requires_grad_(False)], key="optimizer")
+
+
 def test_decay_spares_norms_biases_embeddings_and_codebooks():
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(1, 4), nn.Linear(4, 4), nn.Embedding(5, 4))
     net.codebook = nn.Parameter(torch.zeros(3, 2))
