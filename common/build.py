@@ -1,13 +1,18 @@
 """From a YAML node to an object: `_target_` names the class, the other keys are its keyword arguments.
 
-Hydra's own `instantiate` would do, but for three things: its errors are three nested tracebacks long, it cannot be
-given `dim` for a part whose parent knows it, and it runs any callable, which a downloaded config must never do.
+Hydra's own `instantiate` would do, but for three things: its errors are three nested tracebacks long; it passes what
+the parent knows (`dim`) whether or not the class takes it, without comparing it with the YAML's; and it runs any
+callable, which a downloaded config must never do.
 """
 
 import importlib
+import importlib.util
 import inspect
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from .errors import UserError, did_you_mean
@@ -23,8 +28,9 @@ def locate(target: str, *, key: str) -> type:
     """Import the class `package.module.Class`."""
     module_name, _, name = current(str(target)).rpartition(".")
     try:
+        _find_here(module_name.partition(".")[0])
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except (ImportError, ValueError) as error:  # ValueError: an empty name
         missing = getattr(error, "name", None)
         if missing and missing.split(".")[0] != module_name.split(".")[0]:
             raise UserError(f"{key}._target_={target} needs the package {missing!r}: pip install {missing}") from error
@@ -36,17 +42,36 @@ def locate(target: str, *, key: str) -> type:
     return found
 
 
+def _find_here(package: str) -> None:
+    """A package in the folder that imtok was started in; an installed command does not look there, as `python` does."""
+    here = Path.cwd()
+    if importlib.util.find_spec(package) is None and any((here / n).exists() for n in (package, f"{package}.py")):
+        sys.path.append(str(here))
+
+
+def trusted_parts(packages: str | Sequence[str]) -> bool | Sequence[str]:
+    """`trusted` for `build` of a loaded tokenizer whose user trusts these packages: "mypkg,other" or a list."""
+    names = packages.strip("[]").replace(",", " ").split() if isinstance(packages, str) else packages
+    for name in names:
+        if not all(part.isidentifier() for part in str(name).split(".")):
+            raise UserError(f"trusted={name}: the name of a package, such as mypkg")
+    return (*PARTS, *(f"{name}." for name in names)) if names else False
+
+
 def locate_trusted_module(target: str, *, key: str, within: Sequence[str] = PARTS) -> type:
     """Like `locate`, for configs that came with a checkpoint: only nn.Modules that a tokenizer is made of."""
     from torch import nn
 
     if not current(str(target)).startswith(tuple(within)):
+        package = str(target).partition(".")[0]
+        own = package.isidentifier() and package not in {"imtok", *sys.stdlib_module_names}
+        remedy = f"; trusted=[{package}] or --trust {package} runs that package's code, if you know it" if own else ""
         raise UserError(
-            f"{key}._target_={_shown(target)}: a loaded tokenizer may only name classes of {', '.join(within)}"
+            f"{key}._target_={_shown(target)}: a loaded tokenizer may only name classes of {', '.join(within)}{remedy}"
         )
     found = locate(target, key=key)
     # The class's own home counts, not the path written down: imtok.hub.os.system resolves as well.
-    if not (issubclass(found, nn.Module) and found.__module__.startswith(tuple(within))):
+    if not (issubclass(found, nn.Module) and f"{found.__module__}.".startswith(tuple(within))):
         raise UserError(f"{key}._target_={target}: not a module class of a tokenizer's parts, so it is not loaded")
     return found
 
@@ -82,11 +107,13 @@ def _build(node: Mapping[str, Any], *, key: str, trusted: bool | Sequence[str], 
     find = locate
     if trusted is not True:
         find = partial(locate_trusted_module, within=trusted or PARTS)
-    cls = find(node["_target_"], key=key)
-    helpers = (*HELPER_KEYS, *getattr(cls, "yaml_aliases", ()))  # aliases only feed interpolations: data.root
+    cls: Any = find(node["_target_"], key=key)
+    accepted = inspect.signature(cls.__init__).parameters
+    # Beside a part that `aliases_of` names stand its settings once more, to feed interpolations: data.root.
+    part = node.get(getattr(cls, "aliases_of", ""))
+    helpers = {*HELPER_KEYS, *(part if isinstance(part, Mapping) else ())} - set(accepted)
     own = {k: v for k, v in node.items() if not str(k).startswith("_") and k not in helpers}
 
-    accepted = inspect.signature(cls.__init__).parameters
     for name, value in given.items():
         if name in own and own[name] is not None and own[name] != value:
             raise UserError(
@@ -119,11 +146,12 @@ def _build(node: Mapping[str, Any], *, key: str, trusted: bool | Sequence[str], 
         raise UserError(f"{key}._target_={cls.__name__}: not a part that a loaded config may name")
     try:
         return cls(**arguments)
-    except UserError:
-        raise
     except ValueError as error:
-        named = str(error).partition("=")[0] in accepted  # "channels=30: ..." is about a key of this node
-        raise UserError(f"{key}.{error}" if named else f"{key}: {error}") from error
+        named = re.split(r"[=.:]", str(error), maxsplit=1)[0] in accepted  # "channels=30: ..." is a key of this node
+        if isinstance(error, UserError) and not named:
+            raise  # it names its place itself
+        kind = type(error) if isinstance(error, UserError) else UserError
+        raise kind(f"{key}.{error}" if named else f"{key}: {error}") from error
     except (TypeError, RuntimeError, OverflowError, MemoryError, RecursionError) as error:
         said = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(

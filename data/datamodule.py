@@ -24,19 +24,7 @@ class ImageData(LightningDataModule):
     seeded by (seed, s): nothing depends on the number of workers, and a run resumes exactly where it stopped.
     """
 
-    # Keys of the data YAML that only feed interpolations into `source`: data.root=DIR is what people type.
-    yaml_aliases = (
-        "root",
-        "val_fraction",
-        "max_val",
-        "split_file",
-        "captions",
-        "download",
-        "size",
-        "count",
-        "val_count",
-        "text_share",
-    )
+    aliases_of = "source"  # the YAML repeats its settings one level up: data.root=DIR is what people type
 
     def __init__(
         self,
