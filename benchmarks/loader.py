@@ -3,26 +3,18 @@
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..common.arguments import whole_number
-from ..common.errors import UserError
 from .timing import interleaved
 
 
-def benchmark_loader(settings: Mapping[str, str], overrides: Sequence[str]) -> dict[str, Any]:
+def benchmark_loader(root: str | None = None, *, images: int = 400, size: int = 256, rounds: int = 3) -> dict[str, Any]:
+    """root: a folder of images; None: JPEGs made here."""
     from imtok.data.datamodule import ImageData
     from imtok.data.folder import FolderImages
     from imtok.data.transforms import AdmRandomCrop
 
-    images, size = whole_number(settings, "images", 400), whole_number(settings, "size", 256)
-    rounds = whole_number(settings, "rounds", 3)
-    root = next((word.partition("=")[2] for word in overrides if word.startswith("data.root=")), None)
-    other = [word for word in overrides if not word.startswith("data.root=")]
-    if other:
-        raise UserError(f"{other[0]}: `imtok benchmark loader` takes data.root, images, size, rounds and threads")
     with tempfile.TemporaryDirectory() as made:
         if root is None:
             write_jpegs(Path(made), min(images, 100))
@@ -44,7 +36,7 @@ def benchmark_loader(settings: Mapping[str, str], overrides: Sequence[str]) -> d
         seconds = interleaved({"load": load}, rounds=rounds, clock=time.process_time)["load"]
     speeds = [batches * batch / s for s in seconds]
     print(f"loader: {batches * batch} JPEGs of {'a made folder' if root is None else root} to {size} px, no workers")
-    print(f"  images a core-second {statistics.median(speeds):9.1f}    ({min(speeds):.1f} to {max(speeds):.1f})")
+    print(f"  images per core-second {statistics.median(speeds):9.1f}    ({min(speeds):.1f} to {max(speeds):.1f})")
     return {"images_per_core_second": statistics.median(speeds)}
 
 

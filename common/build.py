@@ -6,11 +6,14 @@ callable, which a downloaded config must never do.
 """
 
 import importlib
+import importlib.util
 import inspect
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from .errors import UserError, did_you_mean
@@ -26,8 +29,9 @@ def locate(target: str, *, key: str) -> type:
     """Import the class `package.module.Class`."""
     module_name, _, name = current(str(target)).rpartition(".")
     try:
+        _find_here(module_name.partition(".")[0])
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except (ImportError, ValueError) as error:  # ValueError: an empty name
         missing = getattr(error, "name", None)
         if missing and missing.split(".")[0] != module_name.split(".")[0]:
             raise UserError(f"{key}._target_={target} needs the package {missing!r}: pip install {missing}") from error
@@ -39,17 +43,36 @@ def locate(target: str, *, key: str) -> type:
     return found
 
 
+def _find_here(package: str) -> None:
+    """A package in the folder that imtok was started in; an installed command does not look there, as `python` does."""
+    here = Path.cwd()
+    if importlib.util.find_spec(package) is None and any((here / n).exists() for n in (package, f"{package}.py")):
+        sys.path.append(str(here))
+
+
+def trusted_parts(packages: str | Sequence[str]) -> bool | Sequence[str]:
+    """`trusted` for `build` of a loaded tokenizer whose user trusts these packages: "mypkg,other" or a list."""
+    names = packages.strip("[]").replace(",", " ").split() if isinstance(packages, str) else packages
+    for name in names:
+        if not all(part.isidentifier() for part in str(name).split(".")):
+            raise UserError(f"trusted={name}: the name of a package, such as mypkg")
+    return (*PARTS, *(f"{name}." for name in names)) if names else False
+
+
 def locate_trusted_module(target: str, *, key: str, within: Sequence[str] = PARTS) -> type:
     """Like `locate`, for configs that came with a checkpoint: only nn.Modules that a tokenizer is made of."""
     from torch import nn
 
     if not current(str(target)).startswith(tuple(within)):
+        package = str(target).partition(".")[0]
+        own = package.isidentifier() and package not in {"imtok", *sys.stdlib_module_names}
+        remedy = f"; trusted=[{package}] or --trust {package} runs that package's code, if you know it" if own else ""
         raise UserError(
-            f"{key}._target_={_shown(target)}: a loaded tokenizer may only name classes of {', '.join(within)}"
+            f"{key}._target_={_shown(target)}: a loaded tokenizer may only name classes of {', '.join(within)}{remedy}"
         )
     found = locate(target, key=key)
     # The class's own home counts, not the path written down: imtok.hub.os.system resolves as well.
-    if not (issubclass(found, nn.Module) and found.__module__.startswith(tuple(within))):
+    if not (issubclass(found, nn.Module) and f"{found.__module__}.".startswith(tuple(within))):
         raise UserError(f"{key}._target_={target}: not a module class of a tokenizer's parts, so it is not loaded")
     return found
 

@@ -42,12 +42,9 @@ def one_line(error: BaseException) -> str:
 @contextmanager
 def errors_as_one_line() -> Iterator[None]:
     """Print a foreseen failure as `imtok: ...` and exit with 1; unforeseen ones keep their traceback."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
     try:
         yield
-    except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
+    except (ValueError, OSError) as error:
         if os.environ.get("IMTOK_DEBUG") == "1":
             raise
         print(f"imtok: {one_line(error)}", file=sys.stderr)

@@ -3,7 +3,7 @@
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..common.errors import UserError, did_you_mean, one_line
 from ..common.value_types import check_values
+from .swaps import leave_out_replaced
 
 CONFIGS = "imtok.configs"
 # The settings at the top of train.yaml and evaluate.yaml; those of a node are checked by the class it builds.
@@ -32,6 +33,7 @@ TOP_LEVEL = {
     "overwrite": bool,
     "device": str,
     "require": Sequence[str],
+    "trusted": str | Sequence[str],
     "curve_images": int | None,
 }
 
@@ -40,13 +42,17 @@ def compose_config(config_name: str = "train", overrides: Sequence[str] = ()) ->
     """What `imtok train OVERRIDES` would run with, resolved, as a dict; UserErrors name the key."""
     overrides = with_home(overrides)
     with readable_errors(config_name, overrides), _composed(config_name, overrides) as cfg:
-        return settle(cfg, overrides)
+        return settle(cfg, overrides, config_name)
 
 
-def settle(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
-    """Apply debug=tiny, resolve, and refuse what is still missing. Call inside `readable_errors`."""
+def settle(cfg: DictConfig, overrides: Sequence[str], config_name: str = "train") -> dict[str, Any]:
+    """Leave out settings of replaced parts, apply debug=tiny, resolve, and refuse what is still missing.
+
+    Call inside `readable_errors`, while Hydra is initialized.
+    """
     with open_dict(cfg):
         cfg.pop("hydra", None)
+    leave_out_replaced(cfg, config_name, overrides)
     if OmegaConf.select(cfg, "debug.sets"):
         apply_tiny(cfg, overrides)
     for key in sorted(OmegaConf.missing_keys(cfg)):
@@ -54,6 +60,41 @@ def settle(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     config = _plain(cfg, resolve=True)
     check_top_level(config)
     return config
+
+
+def command_line(argv: Sequence[str], *, command: str, flags: Collection[str] = ()) -> list[str]:
+    """The words of a command that has a config, as Hydra takes them: key=value.
+
+    `--config-dir DIR` (YAML files of one's own, laid out as in configs/) becomes Hydra's search path.
+    flags: others that the command knows; they are passed on.
+    """
+    words: list[str] = []
+    folders: list[str] = []
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        name, is_set, value = word.partition("=")
+        if name in ("--config-dir", "-cd"):
+            given = value if is_set else rest.pop(0) if rest else ""
+            folder = Path(given).expanduser().absolute()
+            if not given or not folder.is_dir():
+                raise UserError(f"--config-dir={given}: no such folder; it holds experiment/NAME.yaml and the like")
+            folders.append(quoted(f"file://{folder}"))
+        elif word.startswith("-") and name not in flags:
+            raise UserError(
+                f"{name}: settings are key=value, such as data.root=DIR (`imtok {command} --help` lists the usual ones)"
+            )
+        elif is_set or word.startswith(("-", "~")) or (words and words[-1] in flags):
+            words.append(word)
+        else:
+            raise UserError(f"{word!r}: `imtok {command}` takes key=value, such as experiment=quickstart")
+    return with_home([*words, *([f"hydra.searchpath=[{','.join(folders)}]"] if folders else [])])
+
+
+def quoted(text: object) -> str:
+    """For Hydra's grammar."""
+    escaped = str(text).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def check_top_level(config: Mapping[str, Any]) -> None:
@@ -76,7 +117,7 @@ def apply_tiny(cfg: DictConfig, overrides: Sequence[str]) -> None:
 
     for key, value in _plain(cfg.debug.sets).items():
         parent = key.rpartition(".")[0]
-        if not parent or OmegaConf.select(cfg, parent) is not None:
+        if OmegaConf.select(cfg, parent) is not None if parent else key in cfg:
             put(key, value)
     for parent, values in list(_tiny_nodes(_plain(cfg))):
         for name, value in values.items():
@@ -148,11 +189,13 @@ def run_stamp() -> str:
 def _composed(config_name: str, overrides: list[str]) -> Iterator[DictConfig]:
     """`${hydra:...}` resolves inside as it would in a run."""
     from hydra import compose, initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.core.singleton import Singleton
 
     register_resolvers()
     before = Singleton.get_state()
+    GlobalHydra.instance().clear()
     try:
         with initialize_config_module(CONFIGS, version_base="1.3"):
             cfg = compose(config_name, overrides=overrides, return_hydra_config=True)

@@ -1,14 +1,16 @@
-"""Measure speed here: whole update against bare modules, evaluation, JPEG loading, quantizers against the library."""
+"""Measure speed here: whole update against bare modules, evaluation, JPEG loading, quantizers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
-from ..common.arguments import split_overrides, whole_number
+from ..common.arguments import Arguments, positive, take_out, whole_number
 from ..common.errors import UserError, did_you_mean
 
 HELP = """\
 usage: imtok benchmark train experiment=NAME [rounds=5] [batch=2] [precision=auto] [threads=1] [compare=auto] [key=...]
        imtok benchmark evaluate [experiment=NAME] [rounds=3] [images=16] [threads=1] [key=...]
-       imtok benchmark loader [data.root=DIR] [images=400] [size=256] [rounds=3] [threads=1]
+       imtok benchmark loader [--data-root DIR] [--images 400] [--size 256] [--rounds 3] [--threads 1]
        imtok benchmark quantizers [CASE ...] [--tokens N] [--device cuda] [--dtype bf16] [--compile] ...
 
 {doc}
@@ -17,42 +19,52 @@ All arms of a benchmark take turns in one process, so that a busy machine slows 
             of the bare encoder, quantizer, decoder, LPIPS and discriminator; compare=true adds the bare update in
             fp32 against bf16 with channels_last (auto: where bf16 has matrix units)
   evaluate  `imtok evaluate` on images in memory against the sum of the forwards that it needs
-  loader    training crops of a JPEG folder (made here when none is given), images a core-second
+  loader    training crops of a JPEG folder (made here when none is given), images per core-second
   quantizers  a step of imtok's quantizers against vector-quantize-pytorch's, and the memory that each takes;
             `imtok benchmark quantizers --help` says more
 
 examples:
   imtok benchmark train experiment=llamagen_vq16
-  imtok benchmark loader data.root=photos
+  imtok benchmark loader --data-root photos
   imtok benchmark quantizers lfq18 vq16k"""
 
 KINDS = ("train", "evaluate", "loader", "quantizers")
 
 
-def main(argv: Sequence[str]) -> int:
-    if argv and argv[0] == "quantizers":  # flags of its own
-        from ..benchmarks.quantizers import run
+def loader_arguments(argv: Sequence[str]) -> Any:
+    parser = Arguments("benchmark loader", "Training crops of a JPEG folder: images per core-second.")
+    parser.add_argument("--data-root", metavar="DIR", help="a folder of images (default: JPEGs made here)")
+    parser.add_argument("--images", type=positive, default=400, metavar="N", help="default 400")
+    parser.add_argument("--size", type=positive, default=256, metavar="N", help="side of the crops (default 256)")
+    parser.add_argument("--rounds", type=positive, default=3, metavar="N", help="default 3")
+    parser.add_argument("--threads", type=positive, default=1, metavar="N", help="of torch (default 1)")
+    return parser.parse_args(list(argv))
 
-        return run(argv[1:])
-    if not argv or "-h" in argv or "--help" in argv:
+
+def main(argv: Sequence[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help") or (argv[0] in KINDS[:2] and {"-h", "--help"} & set(argv)):
         print(HELP.format(doc=__doc__))
         return 0
     kind, *words = argv
     if kind not in KINDS:
         raise UserError(f"benchmark {kind}: no such benchmark; {did_you_mean(kind, KINDS)}")
+    if kind == "quantizers":
+        from ..benchmarks.quantizers import run
+
+        return run(words)
+    if kind == "loader":
+        options = loader_arguments(words)
+        from ..benchmarks.loader import benchmark_loader
+
+        with torch_threads(options.threads):
+            benchmark_loader(options.data_root, images=options.images, size=options.size, rounds=options.rounds)
+        return 0
+    from ..configs.compose import command_line
+
     own = ("rounds", "batch", "precision", "threads", "compare", "images", "size")
-    settings, overrides = split_overrides(words, command=f"benchmark {kind}", own=own)
-
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(whole_number(settings, "threads", 1))
-    try:
-        if kind == "loader":
-            from ..benchmarks.loader import benchmark_loader
-
-            benchmark_loader(settings, overrides)
-        elif kind == "train":
+    settings, overrides = take_out(command_line(words, command=f"benchmark {kind}"), own)
+    with torch_threads(whole_number(settings, "threads", 1)):
+        if kind == "train":
             from ..benchmarks.update import benchmark_train
 
             benchmark_train(settings, overrides)
@@ -60,6 +72,16 @@ def main(argv: Sequence[str]) -> int:
             from ..benchmarks.evaluation import benchmark_evaluate
 
             benchmark_evaluate(settings, overrides)
+    return 0
+
+
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
     finally:
         torch.set_num_threads(before)
-    return 0

@@ -1,16 +1,26 @@
-"""`imtok COMMAND ...` runs scripts/COMMAND.py; a command is a file here with a docstring and `main(argv) -> int`."""
+"""`imtok COMMAND ...`: the commands and the one line that each prints; errors in one line."""
 
-import ast
 import os
 import sys
 from collections.abc import Sequence
-from functools import cache
 from importlib import import_module
-from pathlib import Path
 
-FOLDER = Path(__file__).parent
-# The order of the help: what people meet first stands first, commands not named here follow by the alphabet.
-ORDER = ("train", "evaluate", "export", "encode", "decode", "import-weights", "recipes", "plan", "doctor", "parity")
+# What people meet first stands first. A command is a module with `main(argv) -> int`, imported when it is called.
+COMMANDS = {
+    "train": "Train a tokenizer, then export it, evaluate it and write its report.",
+    "evaluate": "Measure a tokenizer under a named protocol: metrics.json, report.md and report.html.",
+    "export": "Write the inference folder of a run or a training checkpoint, when training did not get to it.",
+    "encode": "Turn images into tokens: a folder of images (any depth) to packed shards, or to what AR trainers read.",
+    "decode": "Turn tokens back into images: a token store to PNG files named after the images they came from.",
+    "import-weights": "Read a checkpoint that others published into an imtok tokenizer folder.",
+    "recipes": "List every experiment: paper, tokens, codebook, parameters, published rFID.",
+    "plan": "Say what a training run will need before it starts: parameters, FLOPs, memory, tokens.",
+    "doctor": "Check this machine, or judge a run by its metrics.csv and name the YAML key that would help.",
+    "parity": "Hold imtok against the stored outputs of published code, for any folder of parity fixtures.",
+    "benchmark": "Measure speed here: whole update against bare modules, evaluation, JPEG loading, quantizers.",
+    "quantize": "Make a discrete tokenizer of a continuous one (kl, identity), without training: TokenBridge's method.",
+    "train-teacher": "Train a small teacher on the labels of a data set, and save it as the weights its YAML names.",
+}
 
 EXAMPLES = """\
 examples:
@@ -18,19 +28,6 @@ examples:
   imtok encode photos/ --model runs/quickstart/LATEST/tokenizer --out tokens/
 
 `imtok COMMAND --help` says what a command takes. IMTOK_DEBUG=1 shows the traceback of an error."""
-
-
-@cache
-def commands() -> dict[str, str]:
-    """{command: its line of help}, read from the files without importing any of them."""
-    found = {}
-    for path in sorted(FOLDER.glob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        has_main = any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body)
-        if has_main and path.stem != "cli":
-            line = (ast.get_docstring(tree) or "").partition("\n")[0]
-            found[path.stem.replace("_", "-")] = line
-    return dict(sorted(found.items(), key=lambda item: (ORDER.index(item[0]) if item[0] in ORDER else 99, item[0])))
 
 
 def help_text() -> str:
@@ -42,8 +39,12 @@ def help_text() -> str:
         "usage: imtok COMMAND ...",
         "",
     ]
-    lines += [f"  {name:<15} {line}" for name, line in commands().items()]
+    lines += [f"  {name:<15} {line}" for name, line in COMMANDS.items()]
     return "\n".join([*lines, "", EXAMPLES])
+
+
+def module_of(command: str) -> str:
+    return "imtok.train" if command == "train" else f"imtok.scripts.{command.replace('-', '_')}"
 
 
 class _Closed(Exception):
@@ -55,10 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
         return code
-    except (
-        BrokenPipeError,
-        _Closed,
-    ):  # `imtok recipes | head`: nobody reads on
+    except (BrokenPipeError, _Closed):  # `imtok recipes | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
@@ -77,11 +75,11 @@ def run(argv: list[str]) -> int:
 
     with errors_as_one_line():
         name = argv[0].replace("_", "-")
-        if name not in commands():
+        if name not in COMMANDS:
             raise UserError(
-                f"there is no command {argv[0]!r}; {did_you_mean(name, commands())} (`imtok --help` lists them)"
+                f"there is no command {argv[0]!r}; {did_you_mean(name, COMMANDS)} (`imtok --help` lists them)"
             )
-        module = import_module(f"imtok.scripts.{name.replace('-', '_')}")
+        module = import_module(module_of(name))
         try:
             return int(module.main(argv[1:]) or 0)
         except BrokenPipeError as closed:

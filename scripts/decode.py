@@ -1,4 +1,4 @@
-"""Turn tokens back into pictures: a token store to PNG files named after the images they came from."""
+"""Turn tokens back into images: a token store to PNG files named after the images they came from."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..common.arguments import Arguments, add_device, find_device, positive
+from ..common.arguments import Arguments, add_device, add_model, find_device, positive
 from ..common.errors import UserError
 from ..common.output_folder import DRAFTS, add_overwrite, check_folder
 from .shared.models import model_facts, sha256
@@ -119,7 +119,7 @@ def save_picture(pixels: Any, path: Path) -> None:
 def main(argv: Sequence[str]) -> int:
     parser = Arguments("decode", str(__doc__), examples=EXAMPLES)
     parser.add_argument("tokens", type=Path, metavar="TOKENS", help="what `imtok encode` wrote")
-    parser.add_argument("--model", required=True, metavar="DIR", help="the tokenizer/ folder that made the tokens")
+    add_model(parser, "the tokenizer/ folder that made the tokens")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the pictures go")
     parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="images at a time (default 16)")
     parser.add_argument("--limit", type=positive, metavar="N", help="the first N images only")
@@ -159,7 +159,7 @@ def main(argv: Sequence[str]) -> int:
     ready = pictures_done(options.out, about, wanted, overwrite=options.overwrite)
     if ready:
         print(f"going on after {len(ready)} of {total} pictures")
-    tokenizer = from_pretrained(folder, device=find_device(options.device))
+    tokenizer = from_pretrained(folder, device=find_device(options.device), trusted=options.trust)
     if options.captions is not None and tokenizer.conditioner is None:
         raise UserError(f"--captions={options.captions}: this tokenizer's decoder reads no captions; leave it out")
     size = store.image_size

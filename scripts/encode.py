@@ -1,4 +1,4 @@
-"""Turn pictures into tokens: a folder of images (any depth) to packed shards, or to what AR trainers read."""
+"""Turn images into tokens: a folder of images (any depth) to packed shards, or to what AR trainers read."""
 
 import hashlib
 import os
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..common.arguments import Arguments, add_device, find_device, positive
+from ..common.arguments import Arguments, add_device, add_model, find_device, positive
 from ..common.errors import UserError
 from ..common.output_folder import check_folder
 
@@ -81,8 +81,10 @@ def batches(
 ) -> "Iterator[list[tuple[Tensor | None, str | None]]]":
     from torch.utils.data import DataLoader, Subset
 
+    from imtok.data.worker import begin_worker
+
     rest = Subset(pictures, range(start, len(pictures)))
-    return iter(DataLoader(rest, batch_size=size, num_workers=workers, collate_fn=list))
+    return iter(DataLoader(rest, batch_size=size, num_workers=workers, collate_fn=list, worker_init_fn=begin_worker))
 
 
 def tokens_of(tokenizer: Any, images: "Tensor", *, num_tokens: int | None, quality: Any | None) -> dict[str, Any]:
@@ -150,7 +152,7 @@ def said_lengths(index: dict[str, Any]) -> str:
 def main(argv: Sequence[str]) -> int:
     parser = Arguments("encode", str(__doc__), examples=EXAMPLES)
     parser.add_argument("images", nargs="+", metavar="IMAGES", help="a folder (any depth) or image files")
-    parser.add_argument("--model", required=True, metavar="DIR", help="an exported tokenizer/ folder, or a hub id")
+    add_model(parser, "an exported tokenizer/ folder, or a hub id")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the tokens go")
     parser.add_argument(
         "--format",
@@ -206,7 +208,7 @@ def main(argv: Sequence[str]) -> int:
     from .shared.models import load_model
 
     quality = None if options.quality is None else Quality.parse(options.quality)
-    tokenizer, model = load_model(options.model, find_device(options.device))
+    tokenizer, model = load_model(options.model, find_device(options.device), trusted=options.trust)
     size = tuple(options.image_size or tokenizer.image_size)
     size = size * 2 if len(size) == 1 else size
     if len(size) != 2:

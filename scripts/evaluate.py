@@ -1,18 +1,16 @@
 """Measure a tokenizer under a named protocol: metrics.json, report.md and report.html."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..common.errors import UserError, errors_as_one_line
-from ..configs.compose import apply_tiny, check_top_level, readable_errors, with_home
-from ..training.resume import value_of
+from ..common.arguments import flags_as_settings
+from ..common.errors import UserError
 from .shared.evaluation_folder import asked_for, check_out, default_folder, model_name, run_folder
 from .shared.models import model_facts
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+FLAGS = {"--model": "model", "--device": "device", "--trust": "trusted", "--trusted": "trusted"}
 
 HELP = """\
 usage: imtok evaluate model=DIR_OR_HUB_ID [data=NAME] [key=value ...]
@@ -37,6 +35,8 @@ usage: imtok evaluate model=DIR_OR_HUB_ID [data=NAME] [key=value ...]
                             RUN/evaluations/DATA-SPLIT for anything else, evaluation/MODEL for a model without a run
   overwrite=true            write even where that folder holds other files, or the report of something else
   device=auto|cpu|cuda      debug=tiny: few images, random weights, to see that everything works
+  trusted=[mypkg]           packages besides imtok whose classes the model may name; their code runs
+  --config-dir DIR          YAML files of your own, such as DIR/data/mine.yaml for data=mine
 
 examples:
   imtok evaluate model=runs/quickstart/STAMP/tokenizer data=folder data.root=photos
@@ -44,69 +44,53 @@ examples:
   imtok evaluate model=DIR data=folder data.root=photos protocol=mini"""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    import sys
-
-    argv = list(sys.argv[1:] if argv is None else argv)
+def main(argv: Sequence[str]) -> int:
     if not argv or "-h" in argv or "--help" in argv:
-        from .train import names
+        from .shared.names import names
 
         print(HELP.format(doc=__doc__, data=names("data"), protocols=names("protocol")))
         return 0
-    with errors_as_one_line():
-        return run(argv)
+    from ..configs.compose import command_line, compose_config
+    from ..tokenizers.hub import find_folder, from_pretrained, read_config
+    from ..training.resume import value_of
 
-
-def run(argv: Sequence[str]) -> int:
-    from omegaconf import OmegaConf
-
-    argv = with_home(argv)
-    out_as_run_dir = value_of("hydra.run.dir", argv)
-    argv = [word for word in argv if not word.startswith("hydra.run.dir=")]
-    config = composed(argv)
-    if OmegaConf.select(config, "debug.sets"):
-        apply_tiny(config, argv)
-        config.max_images = min(config.max_images or 8, 8)
-    check_top_level({k: v for k, v in config.items() if not OmegaConf.is_dict(v)})
-    from imtok.tokenizers.hub import find_folder, read_config
-
-    if config.model is None:
+    words = command_line(flags_as_settings(argv, FLAGS), command="evaluate")
+    config = compose_config("evaluate", words)
+    if config["model"] is None:
         raise UserError("model: nothing says which tokenizer to evaluate; give model=DIR_OR_HUB_ID")
-    folder = find_folder(config.model)
-    exported = read_config(folder)
-    if not any(word.lstrip("+").startswith("data.image_size=") for word in argv):
-        config.data.image_size = square_size(exported["image"]["size"])
-    run_dir = run_folder(folder)
-    split = chosen_split(config, run_dir)
+    folder = find_folder(config["model"])
+    exported, run_dir = read_config(folder), run_folder(folder)
+    split, of_model = chosen_split(config, run_dir)
+    if value_of("data.image_size", words) is None:
+        of_model.append(f"data.image_size={square_size(exported['image']['size'])}")
+    config = compose_config("evaluate", [*words, *of_model])
 
-    from imtok.common.arguments import find_device
-    from imtok.common.build import build
-    from imtok.data.skipped import SkippedImages
-    from imtok.eval.evaluate import check_required, evaluate
-    from imtok.eval.probes.alignment import load_alignment
-    from imtok.eval.probes.measure import meaning_of
-    from imtok.tokenizers.hub import from_pretrained
+    from ..common.arguments import find_device
+    from ..common.build import build
+    from ..data.skipped import SkippedImages
+    from ..eval.evaluate import check_required, evaluate
+    from ..eval.probes.alignment import load_alignment
+    from ..eval.probes.measure import meaning_of
 
-    resolved = OmegaConf.to_container(config, resolve=True)
-    protocol = build(resolved["protocol"], key="protocol")
-    check_required(config.require, protocol)
-    data = build(resolved["data"], key="data")
+    protocol = build(config["protocol"], key="protocol")
+    check_required(config["require"], protocol)
+    data = build(config["data"], key="data")
     if exported["tokenizer"].get("conditioner"):
         data.take_captioned("the model's tokenizer.conditioner", used=[split])
     training = {k: v for k, v in exported.get("training", {}).items() if isinstance(v, str | int | float | bool)}
     facts = data.describe()
-    out = asked_for(config.out, out_as_run_dir)
+    out = asked_for(config["out"], value_of("hydra.run.dir", words))
     by_default = out is None
     if out is None and run_dir is not None:
-        out = default_folder(run_dir=run_dir, model=folder, config=resolved, facts=facts, split=split)
+        out = default_folder(run_dir=run_dir, model=folder, config=config, facts=facts, split=split)
     out = out or Path("evaluation") / model_name(folder)
     facts |= {"evaluated": split}
     weights = model_facts(folder)["model_sha256"]
     about = {"weights_sha256": weights, "folder": folder, "data": facts, "protocol": protocol.label}
-    check_out(out, about, run_dir=run_dir, by_default=by_default, overwrite=config.overwrite)
-    loader = data.val_loader(config.max_images) if split == "val" else data.all_loader(config.max_images)
-    device = find_device(config.device)
-    tokenizer = from_pretrained(folder, device=device)
+    check_out(out, about, run_dir=run_dir, by_default=by_default, overwrite=config["overwrite"])
+    loader = data.val_loader(config["max_images"]) if split == "val" else data.all_loader(config["max_images"])
+    device = find_device(config["device"])
+    tokenizer = from_pretrained(folder, device=device, trusted=config["trusted"])
     print(f"{model_name(folder)}: {len(loader.dataset):,} images on {device}, report in {out}", flush=True)
     results = evaluate(
         tokenizer,
@@ -117,32 +101,16 @@ def run(argv: Sequence[str]) -> int:
         run_dir=run_dir,
         device=device,
         model_facts={"name": model_name(folder), "folder": str(folder), "weights_sha256": weights} | training,
-        require=tuple(config.require),
+        require=tuple(config["require"]),
         meaning=meaning_of(data, loader, protocol, fit=split == "val"),
         alignment=load_alignment(folder, tokenizer),
-        curve_images=config.curve_images,
+        curve_images=config["curve_images"],
     )
     print_summary(results, out)
     skipped = SkippedImages(folder=None if out == run_dir else out, fresh=True)  # a run's own list is training's
     skipped.collect(results["skipped_images"])
     skipped.report()
     return 0
-
-
-def composed(argv: Sequence[str]) -> "DictConfig":
-    """The YAML with the words of the command line laid over it."""
-    from hydra import compose, initialize_config_module
-    from hydra.core.global_hydra import GlobalHydra
-
-    wrong = [word for word in argv if "=" not in word and not word.startswith("~")]
-    if wrong:
-        raise UserError(f"{wrong[0]!r}: `imtok evaluate` takes key=value, such as model=DIR (see --help)")
-    GlobalHydra.instance().clear()
-    with (
-        readable_errors("evaluate", argv),
-        initialize_config_module("imtok.configs", version_base="1.3", job_name="evaluate"),
-    ):
-        return compose("evaluate", overrides=list(argv))
 
 
 def square_size(size: Sequence[int]) -> int:
@@ -154,19 +122,20 @@ def square_size(size: Sequence[int]) -> int:
     return int(height)
 
 
-def chosen_split(config: "DictConfig", run_dir: Path | None) -> str:
-    """Resolves `auto`; where the run recorded which images it held out of the same folder, that split is used."""
-    root = config.data.get("root")
+def chosen_split(config: Mapping[str, Any], run_dir: Path | None) -> tuple[str, list[str]]:
+    """(val or all, overrides); where the run recorded which images of the same folder it held out, those are used."""
+    from ..configs.compose import quoted
+
+    data = config["data"]
     recorded = run_dir / "split.json" if run_dir else None
-    if root is not None and recorded is not None and recorded.is_file():
-        same = Path(json.loads(recorded.read_text())["root"]).resolve() == Path(root).expanduser().resolve()
-        if same and config.split != "all":
-            if "split_file" in config.data and config.data.split_file is None:
-                config.data.split_file = str(recorded)
-            return "val"
-    if config.split != "auto":
-        return config.split
-    return "all" if "split_file" in config.data else "val"  # a plain folder, which nobody trained on
+    if data.get("root") is not None and recorded is not None and recorded.is_file() and config["split"] != "all":
+        same = Path(json.loads(recorded.read_text())["root"]).resolve() == Path(data["root"]).expanduser().resolve()
+        if same:
+            takes_it = "split_file" in data and data["split_file"] is None
+            return "val", [f"data.split_file={quoted(recorded)}"] if takes_it else []
+    if config["split"] != "auto":
+        return config["split"], []
+    return "all" if "split_file" in data else "val", []  # a plain folder, which nobody trained on
 
 
 def print_summary(results: dict[str, Any], out: Path) -> None:

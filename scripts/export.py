@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..common.arguments import Arguments
+from ..common.arguments import Arguments, add_trust
 from ..common.errors import UserError
 from ..common.output_folder import add_overwrite, check_folder
 
@@ -33,12 +33,12 @@ def find_checkpoint(given: Path) -> Path:
     raise UserError(f"{given}: no checkpoints/last.ckpt in this folder; was trainer.checkpoint_every reached?")
 
 
-def build_from(state: dict[str, Any], weights: str, source: Path) -> tuple["Tokenizer", str]:
+def build_from(state: dict[str, Any], weights: str, source: Path, trusted: str = "") -> tuple["Tokenizer", str]:
     """The tokenizer of a training checkpoint, and which weights it got."""
-    from imtok.common.build import build
+    from imtok.common.build import build, trusted_parts
     from imtok.tokenizers.hub import check_state
 
-    tokenizer = build(state["config"]["tokenizer"], key="tokenizer", trusted=False)
+    tokenizer = build(state["config"]["tokenizer"], key="tokenizer", trusted=trusted_parts(trusted))
     raw, ema = state["tokenizer"], state.get("ema")
     if weights == "ema" and ema is None:
         raise UserError(f"--weights=ema: {source} has no running mean (trainer.ema was null); use --weights raw")
@@ -49,13 +49,13 @@ def build_from(state: dict[str, Any], weights: str, source: Path) -> tuple["Toke
     return tokenizer.eval(), "ema" if use_ema else "raw"
 
 
-def check_export(tokenizer: "Tokenizer", folder: Path) -> None:
+def check_export(tokenizer: "Tokenizer", folder: Path, trusted: str = "") -> None:
     """Load the folder back and hold it against the tokenizer in memory, on one noise image."""
     import torch
 
     from imtok.tokenizers.hub import from_pretrained
 
-    loaded = from_pretrained(folder)
+    loaded = from_pretrained(folder, trusted=trusted)
     height, width = tokenizer.image_size
     images = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0)) * 2 - 1
     torch.manual_seed(0)
@@ -77,6 +77,7 @@ def main(argv: Sequence[str]) -> int:
         help="ema: running mean; raw: as trained; auto (default): ema where there is one",
     )
     parser.add_argument("--check", action="store_true", help="load the result and compare its indices")
+    add_trust(parser)
     add_overwrite(parser)
     options = parser.parse_args(argv)
     check_folder(options.out, overwrite=options.overwrite)
@@ -87,14 +88,14 @@ def main(argv: Sequence[str]) -> int:
 
     source = find_checkpoint(options.source.expanduser())
     state = checkpoint.read(source, named="")
-    tokenizer, weights = build_from(state, options.weights, source)
+    tokenizer, weights = build_from(state, options.weights, source, options.trust)
     facts = {"experiment": state["config"].get("name"), "update": state["update"], "weights": weights}
     remove_alignment(options.out)
     save_pretrained(tokenizer, options.out, facts=facts)
     for name, reason in export_alignment(state, tokenizer, options.out).missing.items():
         print(f"imtok: note: alignment/ without loss.{name}: {reason}")
     if options.check:
-        check_export(tokenizer, options.out)
+        check_export(tokenizer, options.out, options.trust)
     checked = ", checked" if options.check else ""
     print(f"update {state['update']}, {weights} weights{checked}: {options.out}")
     return 0

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..common.arguments import split_overrides
 from ..common.console import codebook_words
 
 if TYPE_CHECKING:
@@ -102,12 +101,11 @@ def main(argv: Sequence[str]) -> int:
     if "-h" in argv or "--help" in argv:
         print(HELP.format(doc=__doc__))
         return 0
-    _, overrides = split_overrides([word for word in argv if word != "--json"], command="plan")
 
-    from imtok.configs.compose import compose_config
+    from imtok.configs.compose import command_line, compose_config
     from imtok.training.cost.update import update_cost
 
-    config = compose_config("train", overrides)
+    config = compose_config("train", command_line([word for word in argv if word != "--json"], command="plan"))
     plan = facts(config, update_cost(config))
     if "--json" in argv:
         print(json.dumps(plan, indent=2))

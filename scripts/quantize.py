@@ -1,10 +1,10 @@
-"""Make a discrete tokenizer of a continuous one (kl, identity), without training: TokenBridge's scalar quantization."""
+"""Make a discrete tokenizer of a continuous one (kl, identity), without training: TokenBridge's method."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..common.arguments import Arguments, add_device, find_device, positive
+from ..common.arguments import Arguments, add_device, add_model, find_device, positive
 from ..common.errors import UserError
 from ..common.output_folder import add_overwrite, check_folder
 
@@ -52,13 +52,13 @@ def image_batches(tokenizer: "Tokenizer", options: Any) -> "Iterator[Tensor]":
         raise UserError(f"--images={options.images}: none of the {len(files)} files could be read")
 
 
-def make_discrete(tokenizer: "Tokenizer", **settings: Any) -> "Tokenizer":
+def make_discrete(tokenizer: "Tokenizer", *, trusted: str = "", **settings: Any) -> "Tokenizer":
     """The same encoder and decoder around a scalar quantizer that is not fitted yet."""
-    from imtok.common.build import build
+    from imtok.common.build import build, trusted_parts
 
     old = tokenizer.config["quantizer"]
     node = {**tokenizer.config, "quantizer": {"_target_": SCALAR, "continuous": dict(old), **settings}}
-    discrete = build(node, key="tokenizer", trusted=False)  # the node is the loaded config's
+    discrete: Tokenizer = build(node, key="tokenizer", trusted=trusted_parts(trusted))  # of the loaded config
     state = {  # the bottleneck moves one level down, everything else stays where it is
         f"quantizer.continuous.{k.removeprefix('quantizer.')}" if k.startswith("quantizer.") else k: v
         for k, v in tokenizer.state_dict().items()
@@ -70,7 +70,7 @@ def make_discrete(tokenizer: "Tokenizer", **settings: Any) -> "Tokenizer":
 
 def main(argv: Sequence[str]) -> int:
     parser = Arguments("quantize", str(__doc__), examples=EXAMPLES)
-    parser.add_argument("--model", required=True, metavar="DIR", help="an exported continuous tokenizer, or a hub id")
+    add_model(parser, "an exported continuous tokenizer, or a hub id")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the discrete tokenizer goes")
     parser.add_argument(
         "--bits", type=positive, default=6, metavar="N", help="of each channel (default 6, as published)"
@@ -101,7 +101,7 @@ def main(argv: Sequence[str]) -> int:
 
     from .shared.models import load_model
 
-    tokenizer, model = load_model(options.model, find_device(options.device))
+    tokenizer, model = load_model(options.model, find_device(options.device), trusted=options.trust)
     if not isinstance(tokenizer.quantizer, ContinuousBottleneck):
         raise UserError(
             f"--model={options.model}: its quantizer, {type(tokenizer.quantizer).__name__}, is discrete already; "
@@ -109,7 +109,7 @@ def main(argv: Sequence[str]) -> int:
         )
     settings = {"bits": options.bits, "per_channel": options.per_channel}
     settings |= {"range": options.range, "std_range": options.std_range}
-    discrete = make_discrete(tokenizer, **settings)
+    discrete = make_discrete(tokenizer, trusted=options.trust, **settings)
     scalar = discrete.quantizer
     assert isinstance(scalar, GaussianScalar)
     with torch.no_grad():

@@ -1,10 +1,10 @@
-"""Train a small teacher on the labels of a data set, and save it as path weights of its teacher YAML."""
+"""Train a small teacher on the labels of a data set, and save it as the weights its YAML names."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..common.arguments import Arguments, add_device
+from ..common.arguments import Arguments, add_device, find_device
 from ..common.errors import UserError
 from ..common.output_folder import add_overwrite, check_file
 
@@ -29,14 +29,13 @@ def main(argv: Sequence[str]) -> int:
     add_device(parser)
     options = parser.parse_args(argv)
 
-    from imtok.common.arguments import find_device
     from imtok.common.build import build
-    from imtok.configs.compose import compose_config
+    from imtok.configs.compose import compose_config, quoted
     from imtok.losses.teachers.timm_teacher import TimmTeacher
 
     words = [f"teacher=[{options.teacher}]", f"data.image_size={options.image_size}", f"seed={options.seed}"]
     if options.data_root is not None:
-        words += ["data=folder", f'data.root="{options.data_root}"']
+        words += ["data=folder", f"data.root={quoted(options.data_root)}"]
     config = compose_config("train", words)
     node = config["teacher"][options.teacher]
     out = Path(options.out or node["weights"])

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from .. import __version__
-from ..common.build import build
+from ..common.build import build, trusted_parts
 from ..common.errors import UserError
 from ..common.weights import check_state, read
 from .model_card import model_card
@@ -62,14 +62,21 @@ def save_pretrained(tokenizer: Tokenizer, folder: str | Path, *, facts: Mapping[
 
 
 def from_pretrained(
-    path_or_hub_id: str | Path, *, revision: str | None = None, device: str | torch.device = "cpu"
+    path_or_hub_id: str | Path,
+    *,
+    revision: str | None = None,
+    device: str | torch.device = "cpu",
+    trusted: str | Sequence[str] = (),
 ) -> Tokenizer:
-    """Read a folder written by `save_pretrained`, or a Hugging Face hub id; returns it in eval mode."""
+    """Read a folder written by `save_pretrained`, or a Hugging Face hub id; returns it in eval mode.
+
+    trusted: packages besides imtok whose classes the tokenizer may name, such as ["mypkg"]; their code runs.
+    """
     folder = find_folder(path_or_hub_id, revision=revision)
     config = read_config(folder)
     state = read_weights(folder / WEIGHTS_FILE)
     with not_much_larger_than(state, source=str(folder / "config.json")):
-        tokenizer = build(config["tokenizer"], key="tokenizer", trusted=False)
+        tokenizer = build(config["tokenizer"], key="tokenizer", trusted=trusted_parts(trusted))
     if not isinstance(tokenizer, Tokenizer):
         raise UserError(f"{folder}/config.json: tokenizer._target_ is a {type(tokenizer).__name__}, not a Tokenizer")
     check_state(tokenizer.state_dict(), state, source=str(folder / WEIGHTS_FILE))

@@ -11,7 +11,7 @@ import yaml
 
 from ..common.console import say
 from ..common.errors import UserError
-from ..configs.compose import override_keys
+from ..configs.compose import override_keys, quoted
 from .recorded import check_recorded, printable
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -81,12 +81,6 @@ def experiment_of(arguments: Sequence[str]) -> str:
     defaults = yaml.safe_load((CONFIGS / "train.yaml").read_text())["defaults"]
     default = next(entry["experiment"] for entry in defaults if isinstance(entry, dict) and "experiment" in entry)
     return value_of("name", arguments) or value_of("experiment", arguments) or default
-
-
-def quoted(path: Path | str) -> str:
-    """For Hydra's grammar."""
-    text = str(path).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"
 
 
 def recorded_overrides(file: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""A finished tokenizer as commands name it: --model DIR_OR_HUB_ID, loaded, with what tells it from others."""
+"""The tokenizer that --model names, loaded, and the checksum of its weights."""
 
 import hashlib
 from pathlib import Path
@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from ...tokenizers.tokenizer import Tokenizer
 
 
-def load_model(name: str, device: "torch.device | str" = "cpu") -> tuple["Tokenizer", dict[str, Any]]:
+def load_model(
+    name: str, device: "torch.device | str" = "cpu", *, trusted: str = ""
+) -> tuple["Tokenizer", dict[str, Any]]:
     """(tokenizer in eval mode, {"model": folder, "model_sha256": of its weights})."""
     from imtok.tokenizers.hub import find_folder, from_pretrained
 
     folder = find_folder(name)
-    return from_pretrained(folder, device=device), model_facts(folder)
+    return from_pretrained(folder, device=device, trusted=trusted), model_facts(folder)
 
 
 def model_facts(folder: Path) -> dict[str, str]:
@@ -25,7 +27,7 @@ def model_facts(folder: Path) -> dict[str, str]:
     from imtok.tokenizers.hub import WEIGHTS_FILE
 
     if not (folder / WEIGHTS_FILE).is_file():
-        raise UserError(f"{folder / WEIGHTS_FILE} is missing; a tokenizer folder holds it beside config.json")
+        raise UserError(f"{folder / WEIGHTS_FILE} is missing; a tokenizer folder holds it and config.json")
     return {"model": str(folder.resolve()), "model_sha256": sha256(folder / WEIGHTS_FILE)}
 
 
