@@ -131,7 +131,7 @@ def _build_terms(
         here = f"{key}.{name}{term}"
         try:
             made = build(node, key=here, trusted=HOME)
-            if not (isinstance(made, LossTerm) and made.kept_beside_export):
+            if not (isinstance(made, LossTerm) and made.saved_with_export):
                 raise UserError(f"{here}._target_={node['_target_']}: no term with something to keep beside an export")
             if made.teacher is not None:
                 made.learn_from(teachers.get(made.teacher, asked_by=f"{here}.teacher"))

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from imtok.common.types import Quantized, TokenizerOutput
+from imtok.tokenizers.feature_taps import FeatureTaps
 
 
 class FakeTokenizer(nn.Module):
@@ -20,6 +21,7 @@ class FakeTokenizer(nn.Module):
         self.quantizer = SimpleNamespace(loss_names=loss_names)
         self.decoder = SimpleNamespace(loss_names=("flow",), cheap_sample=cheap)
         self.image_size = image_size
+        self.taps = FeatureTaps()
 
     @property
     def last_layer(self):

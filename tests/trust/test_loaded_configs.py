@@ -149,7 +149,7 @@ def test_every_part_that_names_weights_is_known_here() -> None:
 
 def test_open_mappings_are_those_that_have_a_list() -> None:
     """A new argument that is handed on to another library needs a list of names in loaded_config.py."""
-    ours = {("SemanticInfoNCE", "scale"), ("WeightedLosses", "weights")}  # schedules, read by imtok alone
+    ours = {("SemanticInfoNCE", "scale"), ("Adversary", "weight"), ("Adversary", "discriminator_weight")}  # schedules, read by imtok alone
     for cls in CLASSES:
         if getattr(cls, "builds_own_parts", False):
             continue
@@ -310,7 +310,7 @@ def test_a_class_that_trusts_its_own_parts_is_not_built(aligned, canary, place: 
     node = {"_target_": "imtok.losses.adversarial.adversary.Adversary", "discriminator": program}
     edited(folder / "alignment" / "config.json", **{place: node})
     missing = load_alignment(folder, tokenizer).missing
-    assert "may name" in missing["cosine" if "small" in place else "clip"]
+    assert "may only name" in missing["cosine" if "small" in place else "clip"]
     assert not canary.reached and not canary.program_ran.exists()
 
 
