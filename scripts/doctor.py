@@ -111,7 +111,7 @@ def _weights() -> list[Line]:
     """The published networks of losses and metrics: present, or where they are looked for."""
     import torch
 
-    from imtok.eval.weights import INCEPTION_FILE
+    from imtok.eval.metrics.inception import INCEPTION_FILE
 
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     uses = {

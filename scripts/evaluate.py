@@ -25,6 +25,8 @@ usage: imtok evaluate model=DIR_OR_HUB_ID [data=NAME] [key=value ...]
                             recorded a split of the same folder, else all of a folder and val of a data set
   max_images=1000           so many, evenly spread
   protocol=NAME             {protocols}
+  protocol.metrics=[psnr]   any of {metrics};
+                            +protocol.settings.NAME.KEY=VALUE changes a setting of one
   protocol.inception=FILE   the 2015 Inception (rFID, Inception Score) from a file; also protocol.lpips_vgg, lpips_alex
   weights=random            of all metric networks: numbers are marked and never called rFID
   protocol.probes=none      no probes of meaning; or some of [linear_probe, knn, zero_shot, retrieval, teacher_cosine]
@@ -49,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not argv or "-h" in argv or "--help" in argv:
         from .train import names
 
-        print(HELP.format(doc=__doc__, data=names("data"), protocols=names("protocol")))
+        print(HELP.format(doc=__doc__, data=names("data"), protocols=names("protocol"), metrics=names("metric")))
         return 0
     with errors_as_one_line():
         return run(argv)
@@ -80,9 +82,10 @@ def run(argv: Sequence[str]) -> int:
     from imtok.common.arguments import find_device
     from imtok.common.build import build
     from imtok.data.skipped import SkippedImages
-    from imtok.eval.evaluate import check_required, evaluate
+    from imtok.eval.evaluate import evaluate
     from imtok.eval.probes.alignment import load_alignment
     from imtok.eval.probes.measure import meaning_of
+    from imtok.eval.results import check_required
     from imtok.tokenizers.hub import from_pretrained
 
     resolved = OmegaConf.to_container(config, resolve=True)
@@ -111,8 +114,7 @@ def run(argv: Sequence[str]) -> int:
         device=device,
         model_facts={"name": model_name(folder), "folder": str(folder)} | training,
         require=tuple(config.require),
-        meaning=meaning_of(data, loader, protocol, fit=split == "val"),
-        alignment=load_alignment(folder, tokenizer),
+        meaning=meaning_of(data, loader, protocol, fit=split == "val", alignment=load_alignment(folder, tokenizer)),
         curve_images=config.curve_images,
     )
     print_summary(results, out)

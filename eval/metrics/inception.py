@@ -1,20 +1,45 @@
-"""Feature extractors of the Frechet distance: the 2015 Inception as torch-fidelity ports it, and a tiny random one.
+"""The 2015 Inception as torch-fidelity ports it: where its file is found, and images to features and logits."""
 
-Callables, not modules of the tokenizer: nothing here may end in a checkpoint.
-"""
-
+import hashlib
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...common.errors import UserError, one_line
-from ..protocol import Protocol
-from ..weights import INCEPTION_SHA256_START, find_inception, sha256_of
+from ...common.errors import MissingWeights, UserError, one_line
+from ...common.pixels import to_model_range
+from ...common.weights import torch_hub_file
 
-SIDE = 299
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
+INCEPTION_SHA256_START = "6726825d"
+SIDE, WIDTH, CLASSES = 299, 2048, 1008
+
+
+def find_inception(source: str) -> Path:
+    """source: `pretrained` (torch.hub's folder, else one short download) or a file that the user names."""
+    if source != "pretrained":
+        path = Path(source).expanduser()
+        if not path.is_file():
+            raise UserError(
+                f"protocol.inception={source}: no such file; give pretrained, random, or the path of {INCEPTION_FILE}"
+            )
+        return path
+    try:
+        return torch_hub_file(INCEPTION_URL)
+    except MissingWeights as error:
+        raise MissingWeights(f"{error}; copy it there, or set protocol.inception=PATH/{INCEPTION_FILE}") from error
+
+
+def sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _tf1_bilinear(x: Tensor) -> Tensor:
@@ -64,59 +89,37 @@ def inception_network(weights: str | None, *, seed: int = 0) -> nn.Module:
     return network
 
 
-class InceptionExtractor:
+class InceptionExtractor(nn.Module):
     """uint8 (or unrounded [-1, 1]) images to pooled features [B, 2048] and unbiased logits [B, 1008]."""
 
-    width = 2048
-    has_logits = True
+    width = WIDTH
+    classes = CLASSES
 
-    def __init__(self, *, protocol: Protocol, device: torch.device, seed: int = 0) -> None:
-        self.weights_are_random = protocol.inception == "random"
-        file = None if self.weights_are_random else find_inception(protocol.inception)
+    def __init__(
+        self, *, weights: str = "pretrained", resize: str = "tf1_bilinear", pixels: str = "uint8", seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.weights_are_random = weights == "random"
+        file = None if self.weights_are_random else find_inception(weights)
         self.sha256 = None if file is None else sha256_of(file)
-        if self.weights_are_random:
-            self.name = "random-inception"
+        if self.sha256 is None:
+            self.label = "random-inception"
         elif self.sha256.startswith(INCEPTION_SHA256_START):
-            self.name = "inception-2015"
+            self.label = "inception-2015"
         else:
-            self.name = f"inception-{self.sha256[:8]}"  # another network measures another distance
-        self.file = None if file is None else str(file)
-        network = inception_network(self.file, seed=seed)
+            self.label = f"inception-{self.sha256[:8]}"  # another network measures another distance
+        self.source = "random" if self.sha256 is None else f"{file} (sha256 {self.sha256[:8]})"
+        network = inception_network(None if file is None else str(file), seed=seed)
         *trunk, self.head = network.children()  # in the order in which forward runs them
-        self.trunk = nn.Sequential(*trunk).to(device, memory_format=torch.channels_last)
-        self.head = self.head.to(device)
-        self.resize = RESIZES[protocol.fid_resize]
-        self.wants_floats = protocol.fid_pixels == "float"
+        self.trunk = nn.Sequential(*trunk).to(memory_format=torch.channels_last)
+        self.resize = RESIZES[resize]
+        self.wants_floats = pixels == "float"
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         if self.wants_floats:
-            x = self.resize(images.float())
+            x = self.resize(to_model_range(images) if images.dtype == torch.uint8 else images.float())
         else:
             assert images.dtype == torch.uint8
             x = (self.resize(images.float()) - 128) / 128
         features = self.trunk(x.contiguous(memory_format=torch.channels_last)).flatten(1)
         return features, features.mm(self.head.weight.mT)
-
-
-class RandomConvolutions:
-    """64 features from four seeded random layers: a regression value for tests and CI, without perceptual meaning."""
-
-    width = 64
-    has_logits = False
-    weights_are_random = True
-    name = "randconv-64"
-    file = sha256 = None
-
-    def __init__(self, *, protocol: Protocol, device: torch.device, seed: int = 0) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        self.layers = []
-        for narrow, wide in ((3, 16), (16, 32), (32, 64), (64, 64)):
-            weight = torch.randn(wide, narrow, 3, 3, generator=generator) * (2 / (9 * narrow)) ** 0.5
-            self.layers.append(weight.to(device))
-        self.wants_floats = protocol.fid_pixels == "float"
-
-    def __call__(self, images: Tensor) -> tuple[Tensor, None]:
-        x = images.float() if self.wants_floats else images.float() / 127.5 - 1
-        for weight in self.layers:
-            x = F.relu(F.conv2d(x, weight, stride=2, padding=1))
-        return x.mean((-2, -1)), None

@@ -24,22 +24,26 @@ LEAST_A_CLASS = 4  # fitting images, on average, without which a probe is noise
 class MeaningData:
     """fit: images of the training split, for probes. held_out: those that are measured.
 
-    prompts: class name to what a text tower may read about it.
+    prompts: class name to what a text tower may read about it. alignment: text towers and projections of the export.
     """
 
     fit: Iterable[Mapping[str, Any]] | None
     held_out: Iterable[Mapping[str, Any]]
     class_names: Sequence[str] = ()
     prompts: Callable[[str], Sequence[str]] = lambda name: [f"a photo of a {name}"]
+    alignment: Alignment = field(default_factory=Alignment)
 
 
-def meaning_of(data: Any, held_out: Iterable[Mapping[str, Any]], protocol: Protocol, *, fit: bool) -> MeaningData:
+def meaning_of(
+    data: Any, held_out: Iterable[Mapping[str, Any]], protocol: Protocol, *, fit: bool, alignment: Alignment
+) -> MeaningData:
     """Of an ImageData. fit: False where the training images are among those that are measured."""
     return MeaningData(
         fit=data.fit_loader(protocol.probe_images) if fit and data.len_train else None,
         held_out=held_out,
         class_names=data.source.class_names,
         prompts=data.source.prompts,
+        alignment=alignment,
     )
 
 
@@ -57,10 +61,9 @@ def measure_meaning(
     *,
     probes: Sequence[str],
     device: torch.device,
-    alignment: Alignment | None = None,
 ) -> Meaning:
     """tokenizer: on `device`, in eval mode. Deterministic."""
-    alignment, meaning = alignment or Alignment(), Meaning()
+    alignment, meaning = data.alignment, Meaning()
     terms = {n: t.to(device) for n, t in alignment.terms.items()}
     modes = {name: term.training for name, term in terms.items()}
     for term in terms.values():

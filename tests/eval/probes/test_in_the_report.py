@@ -10,7 +10,7 @@ from imtok.common.errors import UserError
 from imtok.eval.evaluate import evaluate
 from imtok.eval.probes.measure import MeaningData
 from imtok.eval.protocol import Protocol
-from imtok.eval.report.write.rows import metric_rows
+from imtok.eval.report.rows import metric_rows
 
 COLOURS = torch.tensor([[1.0, -1.0, -1.0], [-1.0, 1.0, -1.0]])
 
