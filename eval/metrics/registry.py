@@ -21,8 +21,9 @@ def config_folders() -> Iterator[Any]:
     hydra = sys.modules.get("hydra.core.global_hydra")
     if hydra is not None and hydra.GlobalHydra.instance().is_initialized():
         for entry in hydra.GlobalHydra.instance().config_loader().get_search_path().get_path():
-            if entry.path.startswith("file://"):
-                yield Path(entry.path.removeprefix("file://"))
+            path = entry.path.removeprefix("file://")
+            if "://" not in path:
+                yield Path(path)
     yield files("imtok.configs")
 
 

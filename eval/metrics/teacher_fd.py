@@ -65,7 +65,7 @@ class TeacherFrechet(FrechetDistance):
     ) -> None:
         settings = {"teacher": teacher, "weights": weights, "image_size": image_size, "small": small}
         super().__init__(extractor=Network.of(TeacherFeatures, **settings), **options)
-        self.teacher = teacher
+        self.teacher, self.image_size, self.small = teacher, image_size, small
 
     @property
     def main_key(self) -> str:
