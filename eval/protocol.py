@@ -25,8 +25,8 @@ CHOICES = {
     "ssim_window": ("gaussian11", "uniform7"),
 }
 # Where the files lie and what was asked for; neither changes what a printed number means.
-NOT_HASHED = ("name", "metrics", "probes", "probe_images", "inception", "lpips_vgg", "lpips_alex", "weights")
-NOT_HASHED += ("settings", "tiny")  # of these, what the chosen metrics make of them
+NOT_HASHED = {"name", "metrics", "probes", "probe_images", "inception", "lpips_vgg", "lpips_alex", "weights"}
+NOT_HASHED |= {"settings", "tiny"}  # of these, what the chosen metrics make of them
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ class Shapes:
 
 
 class Reconstruction:
-    def __init__(self, tokenizer: nn.Module, *, device: torch.device, rounding: str) -> None:
+    def __init__(self, tokenizer: Any, *, device: torch.device, rounding: str) -> None:
         self.tokenizer, self.device, self.rounding = tokenizer, device, rounding
 
     def __call__(self, batch: Mapping[str, Any], rows: Sequence[int] | slice = slice(None)) -> Reconstructed:
@@ -53,7 +53,7 @@ class Reconstruction:
         return self.tokenizer.decode(codes, **conditions).float().clamp_(-1, 1)
 
     def shapes(self, first: Reconstructed) -> Shapes:
-        size = tuple(first.reference.shape[-2:])
+        size = (first.reference.shape[-2], first.reference.shape[-1])
         layout = self.tokenizer.index_layout(size) if first.quantized.indices else ()
         return Shapes(size, tuple(layout), first.quantized.codes["main"].x_BND.shape[1])
 

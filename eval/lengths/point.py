@@ -16,6 +16,7 @@ class Totals(torchmetrics.Metric):
     """Sums over images and processes, by name; `images` counts them."""
 
     full_state_update = False
+    sums: Tensor
 
     def __init__(self, *names: str) -> None:
         super().__init__()

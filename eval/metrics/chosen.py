@@ -33,7 +33,8 @@ class ChosenMetrics:
         for network in dict.fromkeys(m.needs for m in self.asked.values() if m.needs is not None):
             self._prepare(network, {name: m for name, m in self.asked.items() if m.needs == network})
         self.present = {name: m for name, m in self.asked.items() if name not in self.not_computed}
-        self.psnr = self.present.get("psnr") or Psnr(cap=protocol.psnr_cap).to(self.states_on)
+        psnr = self.present.get("psnr")
+        self.psnr = psnr if isinstance(psnr, Psnr) else Psnr(cap=protocol.psnr_cap).to(self.states_on)
 
     def _prepare(self, network: Network, metrics: Mapping[str, Metric]) -> None:
         try:
@@ -54,7 +55,7 @@ class ChosenMetrics:
             if reason is not None:
                 self.not_computed[name] = reason
                 del self.present[name]
-        self.collection = collection({"psnr": self.psnr} | self.present)
+        self.collection = collection(self.present | {"psnr": self.psnr})
 
     def on_curve(self) -> dict[str, Metric]:
         """Fresh ones, with the same networks, for one point of the curve over lengths."""

@@ -103,6 +103,7 @@ class Codebook(Metric):
         "perplexity": Quantity("Perplexity", better="higher", decimals=1),
         "code_entropy_bits": Quantity("Entropy", "bits", decimals=3),
     }
+    images: Tensor
     result_keys = (*quantities, "codebooks", "bits_per_image", "rate")
 
     def __init__(self, *, layout: Sequence[IndexSegment] = (), **options: Any) -> None:

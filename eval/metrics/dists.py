@@ -44,6 +44,7 @@ class Dists(Metric):
     higher_is_better = False
     quantities = {"dists": Quantity("DISTS", better="lower")}
     protocol_fields = {"weights": "lpips_vgg"}
+    dists_values: list[Tensor]
 
     def __init__(self, *, weights: str = "pretrained", **options: Any) -> None:
         super().__init__(needs=Network.of(DistsNetwork, weights=weights), **options)

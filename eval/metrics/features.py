@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from .base import Metric, as_bytes
 from .inception import InceptionExtractor
@@ -51,7 +51,7 @@ class FeatureMetric(Metric):
         self.numbered = 0
 
     @property
-    def extractor(self) -> nn.Module:
+    def extractor(self) -> Any:
         return self.network.module
 
     def features(self, reference: Tensor, reconstruction: Tensor, unrounded: Tensor | None) -> list[tuple[Any, Any]]:
@@ -59,8 +59,8 @@ class FeatureMetric(Metric):
         shown = as_bytes(reconstruction)
         if self.extractor.wants_floats and (unrounded is not None or reconstruction.is_floating_point()):
             shown = unrounded if unrounded is not None else reconstruction
-        found = (self.network(images) for images in (as_bytes(reference), shown))
-        return [tuple(None if x is None else x.to(self.device) for x in side) for side in found]
+        found = [self.network(images) for images in (as_bytes(reference), shown)]
+        return [(rows.to(self.device), None if logits is None else logits.to(self.device)) for rows, logits in found]
 
     def keys_or_numbers(self, keys: Sequence[str] | None, count: int) -> list[str]:
         """What identifies images whatever their order; where nobody names them, their numbers."""

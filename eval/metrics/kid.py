@@ -36,6 +36,7 @@ class Kid(FeatureMetric):
     higher_is_better = False
     quantities = {"kid": Quantity("KID", better="lower", decimals=6, curve_decimals=5)}
     own_fields = ("subsets", "subset_size", "seed")
+    order: list[Tensor]
 
     def __init__(
         self,

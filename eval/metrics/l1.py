@@ -14,6 +14,8 @@ class L1(Metric):
     higher_is_better = False
     quantities = {"l1": Quantity("L1", better="lower", decimals=5)}
     group = "Pixels"
+    l1_sum: Tensor
+    count: Tensor
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

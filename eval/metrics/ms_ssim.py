@@ -41,6 +41,8 @@ class MsSsim(Metric):
     higher_is_better = True
     quantities = {"ms_ssim": Quantity("MS-SSIM", better="higher")}
     group = "Pixels"
+    ms_ssim_sum: Tensor
+    count: Tensor
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

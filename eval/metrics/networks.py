@@ -38,7 +38,7 @@ class SharedNetwork:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self.module = module.eval().requires_grad_(False)
+        self.module: Any = module.eval().requires_grad_(False)
         self._answers: deque[tuple[list[weakref.ref], list[int | None], Any]] = deque(maxlen=2)
 
     def __call__(self, *inputs: Tensor) -> Any:

@@ -21,6 +21,8 @@ class Psnr(Metric):
     quantities = {"psnr": Quantity("PSNR", "dB", "higher", 3, 2)}
     result_keys = ("psnr", "psnr_mean_colour")
     group = "Pixels"
+    psnr_values: list[Tensor]
+    mean_colour_sum: Tensor
     protocol_fields = {"cap": "psnr_cap"}
 
     def __init__(self, *, cap: float = 100.0, **options: Any) -> None:

@@ -37,7 +37,7 @@ def yaml_of(group: str, name: str, *, key: str) -> dict[str, Any]:
 
 
 def names_in(group: str) -> list[str]:
-    found = {}
+    found: dict[str, None] = {}
     for folder in config_folders():
         if (folder / group).is_dir():
             found |= {

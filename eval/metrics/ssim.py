@@ -70,6 +70,8 @@ class Ssim(Metric):
     higher_is_better = True
     quantities = {"ssim": Quantity("SSIM", better="higher")}
     group = "Pixels"
+    ssim_sum: Tensor
+    count: Tensor
     protocol_fields = {"kind": "ssim_window", "data_range": "ssim_data_range"}
 
     def __init__(self, *, kind: str = "gaussian11", data_range: float = 255.0, **options: Any) -> None:

@@ -30,9 +30,10 @@ class TeacherFeatures(nn.Module):
         key = "protocol.settings.teacher_fd.teacher"
         node = yaml_of("teacher", teacher, key=key)[teacher]
         node = node | (node.get("tiny", {}) if small else {})
-        around = {"weights": weights, "data": {"image_size": image_size}, "node": node}
+        around = OmegaConf.create({"weights": weights, "data": {"image_size": image_size}, "node": node})
+        resolved: Any = OmegaConf.to_container(around.node, resolve=True)
         try:
-            self.network = build(OmegaConf.to_container(OmegaConf.create(around), resolve=True)["node"], key=key)
+            self.network = build(resolved, key=key)
         except NoWeights as error:
             raise MissingWeights(f"teacher {teacher}: {error}") from error
         self.width = self.network.pooled_dim

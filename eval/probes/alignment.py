@@ -34,8 +34,10 @@ class Alignment:
     missing: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of_losses(cls, losses: nn.Module) -> "Alignment":
-        terms = {n: t for n, t in losses.terms.items() if isinstance(t, KINDS) and getattr(t, "reading", None)}
+    def of_losses(cls, losses: Any) -> "Alignment":
+        terms: dict[str, nn.Module] = {
+            n: t for n, t in losses.terms.items() if isinstance(t, KINDS) and getattr(t, "reading", None)
+        }
         return cls(terms, [n for n in losses.random_weights if n in terms])
 
 
@@ -147,7 +149,7 @@ def _write(alignment: Alignment, config: Mapping[str, Any], folder: Path) -> Pat
 
 
 def _is_aligned(target: str | None) -> bool:
-    return bool(target) and issubclass(locate_trusted_module(target, key="loss", within=HOME), KINDS)
+    return target is not None and issubclass(locate_trusted_module(target, key="loss", within=HOME), KINDS)
 
 
 def _without_sources(node: Any) -> Any:

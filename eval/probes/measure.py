@@ -64,7 +64,7 @@ def measure_meaning(
 ) -> Meaning:
     """tokenizer: on `device`, in eval mode. Deterministic."""
     alignment, meaning = data.alignment, Meaning()
-    terms = {n: t.to(device) for n, t in alignment.terms.items()}
+    terms: dict[str, Any] = {n: t.to(device) for n, t in alignment.terms.items()}
     modes = {name: term.training for name, term in terms.items()}
     for term in terms.values():
         term.eval()
@@ -150,7 +150,7 @@ def _text_probes(
     meaning: Meaning,
     probes: Sequence[str],
     name: str,
-    term: nn.Module,
+    term: Any,
     vectors_ND: Tensor,
     held_out: PooledCodes,
     data: MeaningData,
@@ -159,7 +159,7 @@ def _text_probes(
     def texts(captions: Sequence[str]) -> Tensor:
         return term.texts(captions).float().cpu()
 
-    facts = {
+    facts: dict[str, Any] = {
         "stream": term.reading.name,
         "through_quantizer": term.reading.through_quantizer,
         "random": name in alignment.random,
@@ -181,9 +181,12 @@ def _text_probes(
         )
     elif "zero_shot" in probes:
         meaning.not_computed["zero_shot"] = "these images have no labels with names"
-    there = [i for i, caption in enumerate(held_out.captions) if caption]
+    there, captions = [], []
+    for i, caption in enumerate(held_out.captions):
+        if caption:
+            there.append(i)
+            captions.append(caption)
     if "retrieval" in probes and len(there) > 1:
-        captions = [held_out.captions[i] for i in there]
         read = torch.cat([texts(captions[i : i + 256]) for i in range(0, len(captions), 256)])
         recalls = recall_at_1(vectors_ND[there], read, captions)
         for direction, value in zip(("image to text", "text to image"), recalls, strict=True):

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
+from ...common.distributed import gather_objects, process_count
 from ...common.pixels import to_model_range
 from ...common.types import Latents, TokenizerOutput
 from ...losses.semantic.contrastive import ContrastiveTerm
@@ -37,11 +37,11 @@ class PooledCodes:
 
 @torch.inference_mode()
 def pooled_codes(
-    tokenizer: nn.Module,
+    tokenizer: Any,
     batches: Iterable[Mapping[str, Any]],
     *,
     device: torch.device,
-    terms: Mapping[str, nn.Module] | None = None,
+    terms: Mapping[str, Any] | None = None,
 ) -> PooledCodes:
     """tokenizer: on `device`, in eval mode. terms: an Alignment's, contrastive or with `cosine_to_teacher`."""
     found, terms = PooledCodes(), dict(terms or {})
@@ -69,7 +69,7 @@ def pooled_codes(
     return _of_all_processes(found)
 
 
-def encoded(tokenizer: nn.Module, image: Tensor, decoded: Mapping[str, Any] | None = None) -> TokenizerOutput:
+def encoded(tokenizer: Any, image: Tensor, decoded: Mapping[str, Any] | None = None) -> TokenizerOutput:
     """A forward pass without the picture, unless a tap is in the decoder: then `decoded` is the batch."""
     seen = image if tokenizer.space is None else tokenizer.space.encode(image)
     latents = tokenizer.encoder(seen)
@@ -87,10 +87,9 @@ def _by_stream(streams: Latents) -> dict[str, Tensor]:
 
 def _of_all_processes(own: PooledCodes) -> PooledCodes:
     """Every process ends with all rows, whichever process read them, in one order."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if process_count() == 1:
         return own
-    shards: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(shards, own)
+    shards = gather_objects(own)
     keys = [key for shard in shards for key in shard.keys]
     order = sorted(range(len(keys)), key=keys.__getitem__)
 
