@@ -20,7 +20,8 @@ def benchmark_evaluate(settings: Mapping[str, str], overrides: Sequence[str]) ->
     from imtok.common.pixels import to_model_range, to_uint8
     from imtok.configs.compose import compose_config
     from imtok.eval.evaluate import evaluate
-    from imtok.eval.networks import resolve_networks
+    from imtok.eval.metrics.chosen import ChosenMetrics
+    from imtok.eval.metrics.features import FeatureMetric
 
     rounds, count = whole_number(settings, "rounds", 3), whole_number(settings, "images", 16)
     batch_size = min(whole_number(settings, "batch", 8), count)
@@ -38,20 +39,22 @@ def benchmark_evaluate(settings: Mapping[str, str], overrides: Sequence[str]) ->
         {"image": pixels[i : i + batch_size], "key": keys[i : i + batch_size], "skipped": []}
         for i in range(0, count, batch_size)
     ]
-    networks = resolve_networks(protocol, device=torch.device("cpu"))
-    networks.leave_out_too_small((height, width))
+    metrics = ChosenMetrics(protocol, device=torch.device("cpu"))
+    metrics.start((height, width), tokenizer.index_layout())
+    with_networks = {m.needs: m for m in metrics.present.values() if m.needs is not None}
 
     @torch.inference_mode()
     def bare() -> None:
         for batch in batches:
             images = to_model_range(batch["image"])
             pictures = tokenizer.decode(tokenizer.quantize(images).codes).clamp(-1, 1)
-            for network in networks.lpips.values():
-                network(pictures, images)
-            if networks.extractor is not None:
-                floats = networks.extractor.wants_floats
+            for metric in with_networks.values():
+                network = metric.network.module
+                if not isinstance(metric, FeatureMetric):
+                    network(pictures, images)
+                    continue
                 for shown in (images, pictures):
-                    networks.extractor((shown + 1) * 127.5 if floats else to_uint8(shown))
+                    network(shown if network.wants_floats else to_uint8(shown))
 
     with tempfile.TemporaryDirectory() as folder:
 

@@ -1,7 +1,7 @@
 """A bar with images per second; silent where nobody looks."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from typing import Any
 
 from rich.console import Console
@@ -13,7 +13,7 @@ def number_of_images(batches: Iterable[Any]) -> int | None:
     if isinstance(batches, list | tuple):
         return sum(len(batch["key"]) for batch in batches)
     sampler = getattr(batches, "sampler", None)
-    return len(sampler) if hasattr(sampler, "__len__") else None
+    return len(sampler) if isinstance(sampler, Sized) else None
 
 
 class ImageProgress:

@@ -7,13 +7,16 @@ The hash covers the choices that define a number, not where the weight files lie
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..common.errors import UserError, did_you_mean
+from .metrics.features import extractor
+from .metrics.networks import Network
+from .metrics.registry import build_metric, hashed_settings
 
-METRICS = ("psnr", "ssim", "l1", "lpips_vgg", "lpips_alex", "rfid", "inception_score", "codebook")
-PROBES = ("linear_probe", "knn", "zero_shot", "retrieval", "teacher_cosine")  # of meaning: eval/meaning
+DEFAULT_METRICS = ("psnr", "ssim", "l1", "lpips_vgg", "lpips_alex", "rfid", "inception_score", "codebook")
+PROBES = ("linear_probe", "knn", "zero_shot", "retrieval", "teacher_cosine")  # eval/probes
 CHOICES = {
     "rounding": ("round", "floor"),
     "extractor": ("inception-2015", "randconv-64"),
@@ -22,7 +25,8 @@ CHOICES = {
     "ssim_window": ("gaussian11", "uniform7"),
 }
 # Where the files lie and what was asked for; neither changes what a printed number means.
-NOT_HASHED = ("name", "metrics", "probes", "probe_images", "inception", "lpips_vgg", "lpips_alex")
+NOT_HASHED = {"name", "metrics", "probes", "probe_images", "inception", "lpips_vgg", "lpips_alex", "weights"}
+NOT_HASHED |= {"settings", "tiny"}  # of these, what the chosen metrics make of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +46,15 @@ class Protocol:
     ssim_data_range: float = 255.0  # 510: the "data_range=2.0 on [0, 1]" of the LlamaGen lineage
     inception_splits: int = 10
     inception_seed: int = 0
-    metrics: tuple[str, ...] = METRICS
+    metrics: tuple[str, ...] = DEFAULT_METRICS  # names of configs/metric
     probes: str | tuple[str, ...] = "auto"  # auto: what data and model allow; or names, whose absence is then explained
     probe_images: int = 2048  # training images that probes are fitted on; every number of theirs says how many
     inception: str = "pretrained"  # pretrained | FILE | random
     lpips_vgg: str = "pretrained"
     lpips_alex: str = "pretrained"
+    weights: str = "pretrained"  # of the networks that have no key here
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of metrics, by their names
+    tiny: bool = False  # the metrics' `tiny:` values, to see that everything works
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metrics", tuple(self.metrics))
@@ -60,12 +67,19 @@ class Protocol:
                     raise UserError(f"protocol.probes: no probe {probe!r}; {did_you_mean(probe, PROBES)}")
         if self.probe_images < 1:
             raise UserError(f"protocol.probe_images={self.probe_images}: at least 1")
-        for field, allowed in CHOICES.items():
-            if getattr(self, field) not in allowed:
-                raise UserError(f"protocol.{field}={getattr(self, field)}: one of {', '.join(allowed)}")
-        for metric in self.metrics:
-            if metric not in METRICS:
-                raise UserError(f"protocol.metrics: no metric {metric!r}; {did_you_mean(metric, METRICS)}")
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise UserError(f"protocol.{name}={getattr(self, name)}: one of {', '.join(allowed)}")
+        for name in self.settings:
+            if name not in self.metrics:
+                raise UserError(f"protocol.settings.{name}: {did_you_mean(name, self.metrics)} of protocol.metrics")
+        for name in self.metrics:
+            build_metric(name, self)
+
+    @classmethod
+    def of_results(cls, results: Mapping[str, Any]) -> "Protocol":
+        """That of a metrics.json."""
+        return cls(**{k: v for k, v in results["protocol"].items() if k not in ("label", "hash")})
 
     @property
     def wanted_probes(self) -> tuple[str, ...]:
@@ -74,8 +88,16 @@ class Protocol:
         return self.probes
 
     @property
+    def feature_network(self) -> Network:
+        """Of the metrics that compare sets of images."""
+        return extractor(self.extractor, pixels=self.fid_pixels, resize=self.fid_resize, weights=self.inception)
+
+    @property
     def hash(self) -> str:
         fields = {k: v for k, v in asdict(self).items() if k not in NOT_HASHED}
+        for name in self.metrics:  # only where it is asked for
+            own = hashed_settings(name, self)
+            fields |= {f"{name}.{k}": v for k, v in own.items()}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:4]
 
     @property
@@ -83,11 +105,11 @@ class Protocol:
         return f"{self.name}@{self.hash}"
 
     def as_dict(self) -> dict[str, Any]:
-        return (
-            {"label": self.label, "hash": self.hash}
-            | asdict(self)
-            | {"metrics": list(self.metrics), "probes": list(self.wanted_probes)}
-        )
+        fields = asdict(self) | {"metrics": list(self.metrics), "probes": list(self.wanted_probes)}
+        for name, default in (("weights", "pretrained"), ("settings", {}), ("tiny", False)):
+            if fields[name] == default:
+                del fields[name]
+        return {"label": self.label, "hash": self.hash} | fields
 
     def allows_rfid_name(self, data_facts: Mapping[str, Any], num_images: int) -> bool:
         """True only for all of the protocol's images, cropped its way; else the name carries the count."""
@@ -99,27 +121,8 @@ class Protocol:
 
     def describe(self) -> list[tuple[str, str]]:
         """The protocol in words, for people who compare two tables."""
-        resize = self.fid_resize.replace("_", " ")
-        scale = "uint8, (x - 128) / 128" if self.fid_pixels == "uint8" else "unrounded floats, 2x - 1"
-        extractor = "seeded random convolutions, 64-d: no perceptual meaning"
-        if self.extractor == "inception-2015":
-            extractor = f"2015 TensorFlow Inception, 2048-d pool, fp32; input {scale}, {resize} to 299"
-        window = (
-            "Gaussian 11, sigma 1.5, biased covariance"
-            if self.ssim_window == "gaussian11"
-            else "uniform 7, sample covariance"
-        )
         rule = "round(clip(x, 0, 1) * 255)" if self.rounding == "round" else "floor(clip(x, 0, 1) * 255)"
-        return [
-            ("pixels", f"reference and reconstruction to uint8 once: {rule}"),
-            ("FID features", extractor),
-            ("FID arithmetic", "float64 moments, N - 1 covariance, paired reference (the same images)"),
-            ("rFID", f"by that name only for all {self.image_count:,} of {self.images}, {self.crop}; else rFID@N"),
-            (
-                "PSNR",
-                f"per image over C, H, W, range 255, mean over images, identical images count {self.psnr_cap:g} dB",
-            ),
-            ("SSIM", f"{window}, RGB channel mean, data range {self.ssim_data_range:g}, border cropped"),
-            ("LPIPS", "v0.1 heads, input in [-1, 1], never without its backbone's name"),
-            ("Inception Score", f"one split, and {self.inception_splits} shuffled by seed {self.inception_seed}"),
-        ]
+        lines = [("pixels", f"reference and reconstruction to uint8 once: {rule}")]
+        for name in self.metrics:
+            lines += build_metric(name, self).describe(self)
+        return list(dict.fromkeys(lines))

@@ -1,106 +1,88 @@
-"""From sums to metrics.json: names that cannot be mistaken, a reason for everything absent, and warnings."""
+"""From a pass to metrics.json: names that cannot be mistaken, a reason for everything absent, and warnings."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..common.errors import UserError, did_you_mean
 from ..common.files import write_text
-from .meters import Meters
-from .networks import Networks
-from .protocol import Protocol
-from .rate import rate
+from .lengths.curve import falling
+from .metrics.base import Measured
+from .metrics.chosen import ChosenMetrics, is_present
+from .metrics.registry import names_in
+from .one_pass import OnePass
+from .protocol import PROBES, Protocol
+from .report.rows import metric_rows
+from .report.write import write_report
+
+if TYPE_CHECKING:
+    from .probes.measure import Meaning
 
 
-def collect(
-    meters: Meters,
-    *,
-    protocol: Protocol,
-    networks: Networks,
-    data_facts: Mapping[str, Any],
-    image_size: tuple[int, int],
-) -> dict[str, Any]:
-    """The numbers, without model facts and provenance. A metric that could not be computed is an absent key."""
-    n, wanted = meters.images, protocol.metrics
-    results: dict[str, Any] = {
-        "protocol": protocol.as_dict(),
-        "num_images": n,
-        "image_size": list(image_size),
-        "random_weights": sorted(networks.random),
-        "not_computed": dict(networks.not_computed),
-        "warnings": [],
-    }
-    psnr = meters.psnr.result()
-    if "psnr" in wanted:
-        results |= psnr
-        if psnr["psnr"]["capped"]:
-            count = psnr["psnr"]["capped"]
-            results["warnings"].append(f"{count} identical images count as {protocol.psnr_cap:g} dB in the PSNR mean")
-    if "ssim" in wanted:
-        results |= meters.ssim.result()
-    if "l1" in wanted:
-        results |= meters.l1.result()
-    results |= {key: meter.mean() for key, meter in meters.lpips.items()}
-    _add_features(results, meters, networks, data_facts, protocol)
-    _add_codebook(results, meters, wanted, image_size)
-    if protocol.ssim_data_range != 255:
-        results["warnings"].append(
-            "this SSIM's data range is not that of the pixels: inflated, compare it with nothing else"
-        )
+def collect(seen: OnePass, *, data_facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers, without model facts and provenance; a metric that could not be computed is an absent key.
+
+    Every process must call it: the metrics' states are joined here.
+    """
+    metrics, protocol, count = seen.metrics, seen.metrics.protocol, len(seen.gallery.seen)
+    assert seen.shapes is not None, "a pass without images has no results"
+    size, whole = seen.shapes.image_size, protocol.allows_rfid_name(data_facts, count)
+    found, warnings = metrics.results(Measured(image_size=size, whole_set=whole))
     if not protocol.is_own_crop(data_facts):
         crop = data_facts.get("val_crop") or "an unnamed crop"
-        results["warnings"].append(f"the images were prepared by {crop}, not by the protocol's {protocol.crop}")
+        warnings.append(f"the images were prepared by {crop}, not by the protocol's {protocol.crop}")
+    results: dict[str, Any] = {
+        "protocol": protocol.as_dict(),
+        "num_images": count,
+        "image_size": list(size),
+        "random_weights": metrics.random,
+        "not_computed": dict(metrics.not_computed),
+        "warnings": warnings,
+    }
+    results |= found
+    curve = seen.curve.result() if seen.curve is not None else None
+    if curve is not None:
+        results["curve"] = curve
+        warnings += falling(curve)
     return results
 
 
-def _add_features(
-    results: dict, meters: Meters, networks: Networks, data_facts: Mapping[str, Any], protocol: Protocol
-) -> None:
-    extractor, n = networks.extractor, meters.images
-    if extractor is None:
-        return
-    plain = extractor.name == "inception-2015"
-    if meters.fid is not None:
-        distance = meters.frechet()
-        if distance is None:
-            results["not_computed"]["rfid"] = f"a covariance needs two images; there is {n}"
+def add_meaning(results: dict[str, Any], found: "Meaning", protocol: Protocol) -> None:
+    """Why a probe is absent is said only where it was asked for by name."""
+    if found.numbers:
+        results["meaning"] = found.numbers
+    results["random_weights"] += [n["name"] for n in found.numbers if n["random_weights"]]
+    if protocol.probes != "auto":
+        results["not_computed"] |= found.not_computed
+
+
+def check_required(names: Sequence[str], protocol: Protocol) -> None:
+    for name in names:
+        if name not in (*protocol.metrics, *protocol.wanted_probes):
+            known = did_you_mean(name, (*names_in("metric"), *PROBES))
+            raise UserError(f"require={name}: not in protocol.metrics or protocol.probes; {known}")
+
+
+def require_present(names: Sequence[str], results: Mapping[str, Any], metrics: ChosenMetrics, *, out_dir: Path) -> None:
+    for name in names:
+        if name in PROBES:
+            there = any(number["probe"] == name for number in results.get("meaning", ()))
         else:
-            label = "rFID" if protocol.allows_rfid_name(data_facts, n) else f"rFID@{n}"
-            key = "rfid" if plain else f"fid[{extractor.name}]@{n}"
-            results[key] = {
-                "value": distance,
-                "n": n,
-                "extractor": extractor.name,
-                "extractor_sha256": extractor.sha256,
-                "label": label if plain else key,
-            }
-            if n < 5 * extractor.width:
-                results["warnings"].append(
-                    f"{results[key]['label']}: {n:,} images for {extractor.width:,} features; below "
-                    f"{5 * extractor.width:,} the distance is biased upwards, and comparable only at the same count"
-                )
-    if meters.scores is not None:
-        reference, reconstruction = (score.result() for score in meters.scores)
-        key = "inception_score" if plain else f"inception_score[{extractor.name}]"
-        results[key] = reconstruction | {"originals": reference, "extractor": extractor.name}
+            there = is_present(results, metrics.asked[name])
+        if not there:
+            reason = results["not_computed"].get(name, "its network has random weights")
+            raise UserError(f"require={name}: not computed: {reason}; the rest is in {out_dir / 'report.html'}")
 
 
-def _add_codebook(results: dict, meters: Meters, wanted: Sequence[str], image_size: tuple[int, int]) -> None:
-    if "codebook" not in wanted:
-        return
-    if meters.codebook is None:
-        results["not_computed"]["codebook"] = "a continuous bottleneck has no indices"
-        return
-    facts = meters.codebook.to_cpu().result()
-    costs = rate(meters.codebook, pixels=image_size[0] * image_size[1], codebook=facts)
-    results |= facts | {"bits_per_image": costs["bits_per_image"], "rate": costs}
-    for name, book in facts["codebooks"].items():
-        if not book["enough_tokens"]:
-            results["warnings"].append(
-                f"usage of {name}: {book['tokens']:,} tokens are fewer than 10 x {book['entries']:,} entries; uniform "
-                f"use would show {book['uniform_ceiling']:.1%}, and this is "
-                f"{book['usage_over_uniform_ceiling']:.1%} of that"
-            )
+def write(results: Mapping[str, Any], seen: OnePass, *, out_dir: Path, run_dir: Path | None) -> None:
+    try:
+        write_json(results, out_dir / "metrics.json")
+        growing = seen.curve.pictures if seen.curve is not None else ()
+        write_report(results, seen.pictures, out_dir=out_dir, run_dir=run_dir, growing=growing)
+    except OSError:  # the disk filled up meanwhile: the numbers survive on the screen
+        print("\n".join(f"{row.name}: {row.value}" for row in metric_rows(results)), flush=True)
+        raise
 
 
 def write_json(results: Mapping[str, Any], file: Path) -> None:

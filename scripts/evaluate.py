@@ -24,6 +24,8 @@ usage: imtok evaluate model=DIR_OR_HUB_ID [data=NAME] [key=value ...]
                             recorded a split of the same folder, else all of a folder and val of a data set
   max_images=1000           so many, evenly spread
   protocol=NAME             {protocols}
+  protocol.metrics=[psnr]   any of {metrics};
+                            +protocol.settings.NAME.KEY=VALUE changes a setting of one
   protocol.inception=FILE   the 2015 Inception (rFID, Inception Score) from a file; also protocol.lpips_vgg, lpips_alex
   weights=random            of all metric networks: numbers are marked and never called rFID
   protocol.probes=none      no probes of meaning; or some of [linear_probe, knn, zero_shot, retrieval, teacher_cosine]
@@ -48,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     if not argv or "-h" in argv or "--help" in argv:
         from .shared.names import names
 
-        print(HELP.format(doc=__doc__, data=names("data"), protocols=names("protocol")))
+        print(HELP.format(doc=__doc__, data=names("data"), protocols=names("protocol"), metrics=names("metric")))
         return 0
     from ..configs.compose import command_line, compose_config
     from ..tokenizers.hub import find_folder, from_pretrained, read_config
@@ -68,9 +70,10 @@ def main(argv: Sequence[str]) -> int:
     from ..common.arguments import find_device
     from ..common.build import build
     from ..data.skipped import SkippedImages
-    from ..eval.evaluate import check_required, evaluate
+    from ..eval.evaluate import evaluate
     from ..eval.probes.alignment import load_alignment
     from ..eval.probes.measure import meaning_of
+    from ..eval.results import check_required
 
     protocol = build(config["protocol"], key="protocol")
     check_required(config["require"], protocol)
@@ -102,8 +105,7 @@ def main(argv: Sequence[str]) -> int:
         device=device,
         model_facts={"name": model_name(folder), "folder": str(folder), "weights_sha256": weights} | training,
         require=tuple(config["require"]),
-        meaning=meaning_of(data, loader, protocol, fit=split == "val"),
-        alignment=load_alignment(folder, tokenizer),
+        meaning=meaning_of(data, loader, protocol, fit=split == "val", alignment=load_alignment(folder, tokenizer)),
         curve_images=config["curve_images"],
     )
     print_summary(results, out)

@@ -1,4 +1,4 @@
-"""What a picture codec makes of the bytes that a tokenizer's prefixes have, on the same pictures."""
+"""An image codec at the bytes that a tokenizer's first tokens take, on the same images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,67 +7,49 @@ import torch
 from torch import Tensor
 
 from ...common.pixels import to_model_range
-from ..networks import Networks
-from ..protocol import Protocol
-from .codecs import CODECS, Ladder, header_bytes
+from ..metrics.chosen import ChosenMetrics
+from .codecs import Codec, Ladder, header_bytes
 from .point import CurvePoint
 
 
 class CodecComparison:
-    """Sums of one codec: its smallest files, and those nearest below each budget."""
+    """One codec: its smallest files, and those nearest below each budget."""
 
-    def __init__(self, name: str, *, budgets: Sequence[float], protocol: Protocol, networks: Networks) -> None:
-        """budgets: bytes of a picture, growing."""
-        self.name, self.budgets = name, list(budgets)
-        self.smallest, *self.at = (CurvePoint(protocol=protocol, networks=networks) for _ in range(len(budgets) + 1))
-        self.smallest_bytes = self.smallest_headers = 0
-        self.bytes, self.quality = [0] * len(budgets), [0] * len(budgets)
+    def __init__(self, codec: Codec, *, budgets: Sequence[float], metrics: ChosenMetrics) -> None:
+        """budgets: bytes per image, growing."""
+        self.codec, self.budgets = codec, list(budgets)
+        self.smallest = CurvePoint(metrics, "bytes", "header_bytes")
+        self.at = [CurvePoint(metrics, "bytes", "quality") for _ in budgets]
 
-    def update(self, reference: Tensor, keys: Sequence[str], networks: Networks) -> None:
-        codec = next(c for c in CODECS if c.name == self.name)
-        ladders = [Ladder(codec, pixels) for pixels in reference]
-        smallest = [ladder.file(codec.lowest) for ladder in ladders]
-        self.smallest_bytes += sum(map(len, smallest))
-        self.smallest_headers += sum(map(header_bytes, smallest))
-        everywhere = dict.fromkeys(range(len(ladders)), codec.lowest)
-        _measure(self.smallest, ladders, everywhere, reference, keys, networks)
-        for i, budget in enumerate(self.budgets):
+    @property
+    def name(self) -> str:
+        return self.codec.name
+
+    def update(self, reference: Tensor, keys: Sequence[str]) -> None:
+        ladders = [Ladder(self.codec, pixels) for pixels in reference]
+        smallest = [ladder.file(self.codec.lowest) for ladder in ladders]
+        sums = {"bytes": sum(map(len, smallest)), "header_bytes": sum(map(header_bytes, smallest))}
+        everywhere = dict.fromkeys(range(len(ladders)), self.codec.lowest)
+        _measure(self.smallest, ladders, everywhere, reference, keys, **sums)
+        for point, budget in zip(self.at, self.budgets, strict=True):
             found = {row: ladder.nearest_below(budget) for row, ladder in enumerate(ladders)}
             fits = {row: quality for row, quality in found.items() if quality is not None}
             if fits:
-                self.bytes[i] += sum(len(ladders[row].file(quality)) for row, quality in fits.items())
-                self.quality[i] += sum(fits.values())
-                _measure(self.at[i], ladders, fits, reference, keys, networks)
+                size = sum(len(ladders[row].file(quality)) for row, quality in fits.items())
+                _measure(point, ladders, fits, reference, keys, bytes=size, quality=sum(fits.values()))
 
-    def merge(self, other: "CodecComparison") -> None:
-        self.smallest.merge(other.smallest)
-        self.smallest_bytes += other.smallest_bytes
-        self.smallest_headers += other.smallest_headers
-        for i, point in enumerate(other.at):
-            self.at[i].merge(point)
-            self.bytes[i] += other.bytes[i]
-            self.quality[i] += other.quality[i]
-
-    def to_cpu(self) -> None:
-        for point in (self.smallest, *self.at):
-            point.to_cpu()
-
-    def result(self, networks: Networks) -> dict[str, Any]:
-        images, points = self.smallest.images, []
-        for i, budget in enumerate(self.budgets):
-            fit = self.at[i].images
+    def result(self) -> dict[str, Any]:
+        images, points = self.smallest.count(), []
+        for at, budget in zip(self.at, self.budgets, strict=True):
+            fit = at.count()
             point: dict[str, Any] = {"budget_bytes": budget, "fit": fit}
             if fit:
-                point |= {"bytes": self.bytes[i] / fit, "quality": self.quality[i] / fit}
-                point |= self.at[i].numbers(networks, of=images)
+                point |= {name: at.count(name) / fit for name in ("bytes", "quality")} | at.numbers(of=images)
             points.append(point)
+        means = {name: self.smallest.count(name) / images for name in ("bytes", "header_bytes")}
         return {
-            "encoder": next(c for c in CODECS if c.name == self.name).describe(),
-            "smallest": {
-                "bytes": self.smallest_bytes / images,
-                "header_bytes": self.smallest_headers / images,
-                **self.smallest.numbers(networks, of=images),
-            },
+            "encoder": self.codec.describe(),
+            "smallest": means | self.smallest.numbers(of=images),
             "points": points,
         }
 
@@ -78,10 +60,10 @@ def _measure(
     qualities: Mapping[int, int],
     reference: Tensor,
     keys: Sequence[str],
-    networks: Networks,
+    **sums: int,
 ) -> None:
     """Decode {row: quality} and measure."""
     rows = list(qualities)
     pixels = torch.stack([ladders[row].decoded(quality) for row, quality in qualities.items()]).to(reference.device)
     some = reference if len(rows) == len(reference) else reference[rows]
-    point.measure(some, pixels, to_model_range(pixels), [keys[row] for row in rows], networks)
+    point.measure(some, pixels, to_model_range(pixels), [keys[row] for row in rows], **sums)

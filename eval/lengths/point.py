@@ -1,59 +1,61 @@
-"""One point of a curve: the main pass's own metrics of some pictures, at one length or by one codec."""
+"""Point of a curve: the metrics of the main pass on some images, at one length or by one codec."""
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
+import torch
+import torchmetrics
 from torch import Tensor
 
-from ..meters import Meters
-from ..networks import Networks
-from ..protocol import Protocol
-
-METRICS = ("psnr", "ssim", "l1", "lpips_vgg", "lpips_alex", "rfid")
+from ..metrics.base import TooFewImages
+from ..metrics.chosen import ChosenMetrics, collection
 
 
-class CurvePoint(Meters):
-    def __init__(self, *, protocol: Protocol, networks: Networks) -> None:
-        wanted = tuple(m for m in protocol.metrics if m in METRICS)
-        super().__init__(protocol=replace(protocol, metrics=wanted), networks=networks, layout=())
+class Totals(torchmetrics.Metric):
+    """Sums over images and processes, by name; `images` counts them."""
 
-    def measure(
-        self, reference: Tensor, pixels: Tensor, unrounded: Tensor, keys: Sequence[str], networks: Networks
-    ) -> None:
-        self.update(
-            reference=reference, reconstruction=pixels, unrounded=unrounded, indices={}, keys=keys, networks=networks
-        )
+    full_state_update = False
+    sums: Tensor
 
-    def numbers(self, networks: Networks, *, of: int) -> dict[str, float]:
-        """of: pictures of the whole curve. A Frechet distance of fewer would be comparable with nothing."""
-        wanted = self.protocol.metrics
-        values: dict[str, float] = {}
-        if "psnr" in wanted:
-            values["psnr"] = self.psnr.result()["psnr"]["mean"]
-        if "ssim" in wanted:
-            values["ssim"] = self.ssim.result()["ssim"]["mean"]
-        if "l1" in wanted:
-            values |= self.l1.result()
-        values |= {key: meter.mean() for key, meter in self.lpips.items()}
-        if self.fid is not None and self.images == of > 1:
-            name = networks.extractor.name
-            values[f"rFID@{of}" if name == "inception-2015" else f"fid[{name}]@{of}"] = self.frechet()
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self.names = ("images", *names)
+        self.add_state("sums", torch.zeros(len(self.names), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, **sums: int) -> None:
+        self.sums = self.sums + torch.tensor([sums[name] for name in self.names], device=self.device)
+
+    def compute(self) -> dict[str, int]:
+        return dict(zip(self.names, self.sums.tolist(), strict=True))
+
+
+class CurvePoint:
+    def __init__(self, metrics: ChosenMetrics, *names: str) -> None:
+        """names: what is summed beside the metrics."""
+        self.metrics = metrics.on_curve()
+        self.collection = collection(self.metrics)
+        self.totals = Totals(*names).to(metrics.states_on)
+
+    def measure(self, reference: Tensor, pixels: Tensor, unrounded: Tensor, keys: Sequence[str], **sums: int) -> None:
+        self.collection.update(reference, pixels, unrounded=unrounded, keys=keys)
+        self.totals.update(images=len(keys), **sums)
+
+    def count(self, name: str = "images") -> int:
+        """Of all processes, each of which must ask."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
+            return self.totals.compute()[name]
+
+    def numbers(self, *, of: int) -> dict[str, float]:
+        """of: images of the whole curve. A distance between sets of fewer would be comparable with nothing."""
+        values: dict[str, Any] = {}
+        whole = self.count() == of
+        for metric in self.metrics.values():
+            if metric.of_sets and not whole:
+                continue
+            try:
+                values |= metric.curve_numbers()
+            except TooFewImages:
+                continue
         return values
-
-
-class OnceAReference:
-    """The Frechet features of the reference pictures, computed once and not once a point."""
-
-    def __init__(self, extractor: Any, reference: Tensor) -> None:
-        self.extractor, self.reference = extractor, reference
-        self.known: Any = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.extractor, name)
-
-    def __call__(self, images: Tensor) -> Any:
-        if images is not self.reference:
-            return self.extractor(images)
-        self.known = self.known or self.extractor(images)
-        return self.known

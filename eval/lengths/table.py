@@ -1,48 +1,61 @@
-"""The curve over tokens as a table: the tokenizer's numbers, and each codec's where its files are that small."""
+"""Curve over tokens as a table: the tokenizer's numbers, and each codec's where its files are that small."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from ..metrics.base import base_of, is_random
+from ..report.rows import metric_classes
+
 SIZES = ("tokens", "bits", "bytes")
-FIT_KEYS = ("budget_bytes", "fit", "bytes", "quality", "header_bytes")
-PIXEL_METRICS = ("psnr", "ssim", "l1")  # a codec's cells; the others are in the chart and in metrics.json
-NAMES = {"psnr": "PSNR, dB", "ssim": "SSIM", "l1": "L1", "lpips_vgg": "LPIPS vgg", "lpips_alex": "LPIPS alex"}
-LOWER_IS_BETTER = ("l1", "lpips", "rFID", "fid")
 
 
-def metrics_of(curve: Mapping[str, Any]) -> list[str]:
-    return [key for key in curve["points"][0] if key not in SIZES]
+@dataclass(frozen=True)
+class Column:
+    """One number of every point, as its metric says that it is shown."""
+
+    key: str
+    name: str
+    better: str
+    decimals: int
+    random: bool
+    of_codecs: bool  # stands in a codec's cells too; the others are in the charts and in metrics.json
+
+    def shown(self, value: float) -> str:
+        return f"{value:.{self.decimals}f}"
 
 
-def metric_name(key: str) -> str:
-    base, bracket, mark = key.partition("[")
-    return NAMES.get(base, base) + (f" [{mark}" if bracket else "")
-
-
-def is_random(key: str) -> bool:
-    return "[rand" in key
-
-
-def shown_number(key: str, value: float) -> str:
-    return f"{value:.2f}" if key == "psnr" or "fid" in key.lower() else f"{value:.4f}"
+def columns_of(results: Mapping[str, Any]) -> list[Column]:
+    metrics = {base: metric for metric in metric_classes(results) for base in metric.quantities}
+    columns = []
+    for key in results["curve"]["points"][0]:
+        if key in SIZES:
+            continue
+        metric = metrics[base_of(key)]
+        shown = metric.quantities[base_of(key)]
+        name = ", ".join(part for part in (metric.title_of(key), shown.unit) if part)
+        pixels = metric.group == "Pixels"
+        columns.append(Column(key, name, shown.better, shown.curve_decimals, is_random(key), pixels))
+    return columns
 
 
 def shown_bytes(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.3g}"
 
 
-def codec_metrics(curve: Mapping[str, Any]) -> list[str]:
-    return [key for key in metrics_of(curve) if key in PIXEL_METRICS]
+def sizes_of(point: Mapping[str, Any]) -> list[str]:
+    """Cells of tokens, and of bytes where a token has some."""
+    return [f"{point['tokens']:,}", *([shown_bytes(point["bytes"])] if "bytes" in point else [])]
 
 
-def codec_cells(curve: Mapping[str, Any], codec: str, row: int) -> list[str] | str:
-    """Numbers, or in words why there are none: a mean over the few pictures that fit would be of other pictures."""
+def codec_cells(curve: Mapping[str, Any], codec: str, row: int, columns: Sequence[Column]) -> list[str] | str:
+    """Numbers, or in words why there are none: a mean over the few images that fit would be of other images."""
     point = curve["codecs"][codec]["points"][row]
     if not point["fit"]:
         return "cannot be this small"
     if point["fit"] < curve["images"]:
         return f"{point['fit']} of {curve['images']} fit"
-    return [shown_number(key, point[key]) for key in codec_metrics(curve)]
+    return [column.shown(point[column.key]) for column in columns if column.of_codecs]
 
 
 def caption(curve: Mapping[str, Any]) -> str:
@@ -69,20 +82,19 @@ def codec_lines(curve: Mapping[str, Any]) -> list[str]:
     return lines + [f"{name}: left out, {why}" for name, why in curve["codecs_skipped"].items()]
 
 
-def markdown_curve(curve: Mapping[str, Any]) -> list[str]:
+def markdown_curve(results: Mapping[str, Any]) -> list[str]:
     """Lines of report.md."""
-    metrics, codecs = metrics_of(curve), list(curve["codecs"])
-    sized = "bytes" in curve["points"][0]
-    names = [metric_name(key) + (" **[random weights]**" if is_random(key) else "") for key in metrics]
-    together = " / ".join(metric_name(key) for key in codec_metrics(curve))
-    heads = ["tokens", *(["bytes"] if sized else []), *names, *(f"{name}: {together}" for name in codecs)]
+    curve, columns = results["curve"], columns_of(results)
+    names = [column.name + (" **[random weights]**" if column.random else "") for column in columns]
+    together = " / ".join(column.name for column in columns if column.of_codecs)
+    sizes = ["tokens", *(["bytes"] if "bytes" in curve["points"][0] else [])]
+    heads = [*sizes, *names, *(f"{name}: {together}" for name in curve["codecs"])]
     lines = ["", "## Quality against tokens", "", caption(curve), ""]
     lines += ["| " + " | ".join(heads) + " |", "|" + "--:|" * len(heads)]
     for row, point in enumerate(curve["points"]):
-        cells = [f"{point['tokens']:,}", *([shown_bytes(point["bytes"])] if sized else [])]
-        cells += [shown_number(key, point[key]) for key in metrics]
-        for name in codecs:
-            found = codec_cells(curve, name, row)
+        cells = [*sizes_of(point), *(column.shown(point[column.key]) for column in columns)]
+        for name in curve["codecs"]:
+            found = codec_cells(curve, name, row, columns)
             cells.append(found if isinstance(found, str) else " / ".join(found))
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, "", *(f"- {line}" for line in codec_lines(curve))]

@@ -1,4 +1,4 @@
-"""How the codes are used: streaming histograms over every token of the pass.
+"""Codebook usage: streaming histograms over every token, and what an image costs in bits.
 
 "100 % usage" says nothing alone, so perplexity 2^H, dead codes, the mass of the most used 1 % and the ratio to the
 usage that as many uniform draws would reach stand beside it. Entropies are of the pooled histogram; those by position
@@ -6,12 +6,15 @@ need many images, and cannot exceed log2(images).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...common.types import IndexSegment
+from .base import Measured, Metric, Quantity, Row
 
 MAX_BINS = 2**22  # beyond: sorted distinct ids with their counts instead of a histogram
 MAX_POSITION_BINS = 2**23  # positions x entries, 64 MB of counts
@@ -20,93 +23,6 @@ MAX_POSITION_BINS = 2**23  # positions x entries, 64 MB of counts
 def expected_distinct(entries: int, draws: int) -> float:
     """E[distinct ids] of uniform draws: V (1 - (1 - 1/V)^n), stable for V up to 2^62."""
     return -entries * math.expm1(draws * math.log1p(-1 / entries)) if entries > 1 else 1.0
-
-
-class CodeCounts:
-    """Counts of one codebook: a histogram (by position where cheap), or distinct ids where it would not fit."""
-
-    def __init__(self, *, entries: int, positions: int) -> None:
-        self.entries, self.positions = entries, positions
-        self.by_position = entries * positions <= MAX_POSITION_BINS
-        self.dense = entries <= MAX_BINS
-        self.bins: Tensor | None = None
-        self.ids: Tensor | None = None
-        self.id_counts: Tensor | None = None
-        self.fresh: list[Tensor] = []
-
-    def update(self, ids: Tensor) -> None:
-        """int64 [B, positions]; -1 where a sample has no token."""
-        if not self.dense:
-            self.fresh.append(ids[ids >= 0])
-            if sum(map(len, self.fresh)) > 2**20:
-                self._settle()
-            return
-        rows = self.positions if self.by_position else 1
-        if self.bins is None:
-            # One more bin takes the masked tokens: cheaper than a boolean selection, which would wait for the device.
-            self.bins = torch.zeros(rows * self.entries + 1, dtype=torch.int64, device=ids.device)
-        flat = ids
-        if self.by_position:
-            flat = ids + torch.arange(self.positions, device=ids.device) * self.entries
-        flat = torch.where(ids < 0, len(self.bins) - 1, flat).flatten()
-        self.bins.scatter_add_(0, flat, torch.ones_like(flat))
-
-    def merge(self, other: "CodeCounts") -> None:
-        if other.bins is not None:
-            self.bins = other.bins if self.bins is None else self.bins + other.bins
-        other._settle()
-        if other.ids is not None:
-            self._settle()
-            self._add(other.ids, other.id_counts)
-
-    def to_cpu(self) -> "CodeCounts":
-        self._settle()
-        for name in ("bins", "ids", "id_counts"):
-            if getattr(self, name) is not None:
-                setattr(self, name, getattr(self, name).cpu())
-        return self
-
-    def _settle(self) -> None:
-        if self.fresh:
-            ids, counts = torch.cat(self.fresh).unique(return_counts=True)
-            self.fresh = []
-            self._add(ids, counts)
-
-    def _add(self, ids: Tensor, counts: Tensor) -> None:
-        if self.ids is not None:
-            ids, where = torch.cat([self.ids, ids]).unique(return_inverse=True)
-            counts = torch.zeros_like(ids).scatter_add_(0, where, torch.cat([self.id_counts, counts]))
-        self.ids, self.id_counts = ids, counts
-
-    def result(self) -> dict:
-        self._settle()
-        facts: dict = {"entries": self.entries}
-        if self.dense:
-            table = self.bins[:-1].view(-1, self.entries).cpu()
-            counts = table.sum(0)
-        else:
-            table, counts = None, self.id_counts.cpu()
-        counts = counts.sort(descending=True).values
-        used = counts[counts > 0]
-        total = int(used.sum())
-        entropy = _entropy_bits(used[None].double())[0].item()
-        ceiling = expected_distinct(self.entries, total)
-        facts |= {
-            "tokens": total,
-            "used": len(used),
-            "usage": len(used) / self.entries,
-            "usage_over_uniform_ceiling": len(used) / ceiling,
-            "uniform_ceiling": ceiling / self.entries,
-            "dead": self.entries - len(used),
-            "entropy_bits": entropy,
-            "perplexity": 2**entropy,
-            "top_1_percent_mass": used[: max(1, round(self.entries / 100))].sum().item() / total,
-            "enough_tokens": total >= 10 * self.entries,
-            "sorted_counts": _thinned(used),
-        }
-        if table is not None and self.by_position and self.positions > 1:
-            facts["entropy_bits_by_position"] = [round(h, 4) for h in _entropy_bits(table.double()).tolist()]
-        return facts
 
 
 def _entropy_bits(counts: Tensor) -> Tensor:
@@ -123,63 +39,225 @@ def _thinned(sorted_counts: Tensor, points: int = 256) -> list[list[float]]:
     return [[int(r), int(sorted_counts[r - 1])] for r in ranks]
 
 
-class CodebookStatistics:
-    """One CodeCounts a codebook. Segments (scales) of a stream with the same vocabulary share theirs."""
+@dataclass(frozen=True)
+class Book:
+    """One codebook: the stream and the column of its indices, and where in the stream they stand."""
 
-    def __init__(self, layout: Sequence[IndexSegment]) -> None:
-        self.slices: list[tuple[str, int, int, int, str]] = []  # stream, start, stop, k, name
-        self.books: dict[str, CodeCounts] = {}
-        groups: dict[tuple[str, tuple[int, ...]], list[tuple[int, int]]] = {}
-        offsets: dict[str, int] = {}
-        for segment in layout:
-            start = offsets.get(segment.stream, 0)
-            offsets[segment.stream] = start + segment.length
-            groups.setdefault((segment.stream, segment.vocabulary), []).append((start, start + segment.length))
-        names = [stream for stream, _ in groups]
-        self.groups: list[tuple[str, list[tuple[int, int]], list[str]]] = []
-        for number, ((stream, vocabulary), spans) in enumerate(groups.items()):
-            base = stream if names.count(stream) == 1 else f"{stream}.{number}"
-            books = [base if len(vocabulary) == 1 else f"{base}[{k}]" for k in range(len(vocabulary))]
-            for name, entries in zip(books, vocabulary, strict=True):
-                self.books[name] = CodeCounts(entries=entries, positions=sum(b - a for a, b in spans))
-            self.groups.append((stream, spans, books))
-        self.images = 0
-        self.tokens: Tensor | int = 0  # positions that hold a token, summed over images
-        self.nominal_bits: Tensor | float = 0.0
+    name: str
+    stream: str
+    column: int
+    spans: tuple[tuple[int, int], ...]
+    entries: int
 
-    def update(self, indices: Mapping[str, Tensor]) -> None:
-        """{stream: int64 [B, M, K]}"""
-        self.images += len(next(iter(indices.values())))
-        for stream, spans, books in self.groups:
-            ids = indices[stream]
-            part = torch.cat([ids[:, a:b] for a, b in spans], dim=1) if len(spans) > 1 else ids[:, slice(*spans[0])]
-            present = (part[..., 0] >= 0).sum()
-            self.tokens = self.tokens + present
-            self.nominal_bits = self.nominal_bits + present * sum(math.log2(self.books[n].entries) for n in books)
-            for k, name in enumerate(books):
-                self.books[name].update(part[..., k])
+    @property
+    def positions(self) -> int:
+        return sum(stop - start for start, stop in self.spans)
 
-    def merge(self, other: "CodebookStatistics") -> None:
-        self.images += other.images
-        self.tokens, self.nominal_bits = self.tokens + other.tokens, self.nominal_bits + other.nominal_bits
-        for name, book in self.books.items():
-            book.merge(other.books[name])
+    @property
+    def dense(self) -> bool:
+        """A histogram; else distinct ids with their counts."""
+        return self.entries <= MAX_BINS
 
-    def to_cpu(self) -> "CodebookStatistics":
-        self.tokens, self.nominal_bits = int(self.tokens), float(self.nominal_bits)
-        for book in self.books.values():
-            book.to_cpu()
-        return self
+    @property
+    def by_position(self) -> bool:
+        return self.dense and self.entries * self.positions <= MAX_POSITION_BINS
 
-    def result(self) -> dict:
-        """`usage` and `perplexity` are means over the codebooks; `codebooks` has each."""
-        books = {name: counts.result() for name, counts in self.books.items()}
-        mean = {
-            key: sum(b[key] for b in books.values()) / len(books) for key in ("usage", "perplexity", "entropy_bits")
+    def ids(self, indices: Mapping[str, Tensor]) -> Tensor:
+        """int64 [B, positions]; -1 where a sample has no token."""
+        column = indices[self.stream][..., self.column]
+        return (
+            torch.cat([column[:, a:b] for a, b in self.spans], dim=1)
+            if len(self.spans) > 1
+            else column[:, slice(*self.spans[0])]
+        )
+
+
+def books_of(layout: Sequence[IndexSegment]) -> list[Book]:
+    """Segments (scales) of a stream with the same vocabulary share their codebooks."""
+    spans: dict[tuple[str, tuple[int, ...]], list[tuple[int, int]]] = {}
+    offsets: dict[str, int] = {}
+    for segment in layout:
+        start = offsets.get(segment.stream, 0)
+        offsets[segment.stream] = start + segment.length
+        spans.setdefault((segment.stream, tuple(segment.vocabulary)), []).append((start, start + segment.length))
+    streams = [stream for stream, _ in spans]
+    books = []
+    for number, ((stream, vocabulary), where) in enumerate(spans.items()):
+        base = stream if streams.count(stream) == 1 else f"{stream}.{number}"
+        for column, entries in enumerate(vocabulary):
+            name = base if len(vocabulary) == 1 else f"{base}[{column}]"
+            books.append(Book(name, stream, column, tuple(where), entries))
+    return books
+
+
+class Codebook(Metric):
+    """Usage, perplexity and entropy of the codes, each a mean over the codebooks, and each codebook's own.
+
+    layout: of the tokenizer's indices; in an evaluation it is known with the first batch.
+    """
+
+    on_curve = False
+    group = "Codes"
+    quantities = {
+        "usage": Quantity("Usage", better="higher"),
+        "perplexity": Quantity("Perplexity", better="higher", decimals=1),
+        "code_entropy_bits": Quantity("Entropy", "bits", decimals=3),
+    }
+    images: Tensor
+    result_keys = (*quantities, "codebooks", "bits_per_image", "rate")
+
+    def __init__(self, *, layout: Sequence[IndexSegment] = (), **options: Any) -> None:
+        super().__init__(**options)
+        self.books: list[Book] = []
+        self.measured_images = 0
+        self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
+        if layout:
+            self._use(layout)
+
+    @property
+    def main_key(self) -> str:
+        return "codebooks"
+
+    def start(self, image_size: tuple[int, int], layout: Sequence[IndexSegment]) -> str | None:
+        if not layout:
+            return "a continuous bottleneck has no indices"
+        self._use(layout)
+        return None
+
+    def _use(self, layout: Sequence[IndexSegment]) -> None:
+        self.books = books_of(layout)
+        for i, book in enumerate(self.books):
+            if book.dense:
+                # One more bin takes the masked tokens: cheaper than a boolean selection, which waits for the device.
+                bins = (book.positions if book.by_position else 1) * book.entries + 1
+                zeros = torch.zeros(bins, dtype=torch.int64, device=self.device)
+                self.add_state(f"bins_{i}", zeros, dist_reduce_fx="sum")
+            else:
+                self.add_rows(f"ids_{i}", torch.int64)
+                self.add_rows(f"id_counts_{i}", torch.int64)
+
+    def update(
+        self, reference: Tensor | None = None, reconstruction: Tensor | None = None, *, indices: Mapping[str, Tensor]
+    ) -> None:
+        """indices: {stream: int64 [B, M, K]}. The images themselves tell nothing about codes."""
+        indices = {stream: ids.to(self.device) for stream, ids in indices.items()}
+        self.images = self.images + len(next(iter(indices.values())))
+        for i, book in enumerate(self.books):
+            ids = book.ids(indices)
+            if book.dense:
+                bins = getattr(self, f"bins_{i}")
+                if book.by_position:
+                    at = torch.arange(book.positions, device=ids.device) * book.entries
+                    ids = torch.where(ids < 0, ids, ids + at)
+                ids = torch.where(ids < 0, len(bins) - 1, ids).flatten()
+                setattr(self, f"bins_{i}", bins.scatter_add(0, ids, torch.ones_like(ids)))
+            else:
+                self._add_ids(i, ids[ids >= 0])
+
+    def _add_ids(self, i: int, ids: Tensor) -> None:
+        kept, counts = getattr(self, f"ids_{i}"), getattr(self, f"id_counts_{i}")
+        kept.append(ids)
+        counts.append(torch.ones_like(ids))
+        if len(kept) > 1 and sum(map(len, kept[1:])) > 2**20:
+            unique, summed = _summed(torch.cat(kept), torch.cat(counts))
+            setattr(self, f"ids_{i}", [unique])
+            setattr(self, f"id_counts_{i}", [summed])
+
+    def measure(self) -> dict[str, Any]:
+        books = {book.name: self._facts(i, book) for i, book in enumerate(self.books)}
+        keys = {"usage": "usage", "perplexity": "perplexity", "code_entropy_bits": "entropy_bits"}
+        means = {key: sum(b[of] for b in books.values()) / len(books) for key, of in keys.items()}
+        self.measured_images = int(self.images)  # of all processes, as the states are during this call only
+        return means | {"codebooks": books}
+
+    def _facts(self, i: int, book: Book) -> dict[str, Any]:
+        if book.dense:
+            table = getattr(self, f"bins_{i}")[:-1].view(-1, book.entries).cpu()
+            counts = table.sum(0)
+        else:
+            table = None
+            counts = _summed(self.rows_of(f"ids_{i}"), self.rows_of(f"id_counts_{i}"))[1].cpu()
+        used = counts[counts > 0].sort(descending=True).values
+        total = int(used.sum())
+        entropy = _entropy_bits(used[None].double())[0].item()
+        ceiling = expected_distinct(book.entries, total)
+        facts = {
+            "entries": book.entries,
+            "tokens": total,
+            "used": len(used),
+            "usage": len(used) / book.entries,
+            "usage_over_uniform_ceiling": len(used) / ceiling,
+            "uniform_ceiling": ceiling / book.entries,
+            "dead": book.entries - len(used),
+            "entropy_bits": entropy,
+            "perplexity": 2**entropy,
+            "top_1_percent_mass": used[: max(1, round(book.entries / 100))].sum().item() / total,
+            "enough_tokens": total >= 10 * book.entries,
+            "sorted_counts": _thinned(used),
         }
-        return {
-            "usage": mean["usage"],
-            "perplexity": mean["perplexity"],
-            "code_entropy_bits": mean["entropy_bits"],
-            "codebooks": books,
+        if table is not None and book.by_position and book.positions > 1:
+            facts["entropy_bits_by_position"] = [round(h, 4) for h in _entropy_bits(table.double()).tolist()]
+        return facts
+
+    def entries(self, measured: Measured) -> dict[str, Any]:
+        height, width = measured.image_size
+        costs = self.rate(pixels=height * width)
+        return self.result() | {"bits_per_image": costs["bits_per_image"], "rate": costs}
+
+    def rate(self, *, pixels: int) -> dict[str, float]:
+        """What an image of so many pixels costs: tokens, nominal bits, and bits of an ideal coder of these statistics.
+
+        `entropy_coded_bits` codes every token with its codebook's pooled histogram; `..._by_position` with one
+        histogram a position, a lower bound that many images are needed for (at most log2(images) a position).
+        """
+        facts = self.result()["codebooks"]
+        images, counts = self.measured_images, {name: b["tokens"] for name, b in facts.items()}
+        tokens = sum(counts[book.name] for book in self.books if book.column == 0) / images
+        bits = sum(counts[book.name] * math.log2(book.entries) for book in self.books) / images
+        coded = sum(b["entropy_bits"] * b["tokens"] for b in facts.values()) / images
+        found = {
+            "tokens": tokens,
+            "bits_per_token": bits / tokens,
+            "bits_per_image": bits,
+            "bits_per_pixel": bits / pixels,
+            "entropy_coded_bits": coded,
+            "entropy_coded_bits_per_pixel": coded / pixels,
         }
+        if all("entropy_bits_by_position" in b for b in facts.values()):
+            found["entropy_coded_bits_by_position"] = sum(sum(b["entropy_bits_by_position"]) for b in facts.values())
+        return found
+
+    def warnings(self, entries: Mapping[str, Any]) -> list[str]:
+        return [
+            f"usage of {name}: {book['tokens']:,} tokens are fewer than 10 x {book['entries']:,} entries; uniform use "
+            f"would show {book['uniform_ceiling']:.1%}, and this is {book['usage_over_uniform_ceiling']:.1%} of that"
+            for name, book in entries["codebooks"].items()
+            if not book["enough_tokens"]
+        ]
+
+    @classmethod
+    def rows(cls, results: Mapping[str, Any]) -> Iterator[Row]:
+        """Of each codebook, and of the rate."""
+        if "codebooks" not in results:
+            return
+        books, rate = results["codebooks"], results["rate"]
+        for name, book in books.items():
+            which = "" if len(books) == 1 else f" {name}"
+            used = f"{book['used']:,} of {book['entries']:,} entries, {book['dead']:,} dead"
+            ceiling = f"{book['usage_over_uniform_ceiling']:.1%} of what {book['tokens']:,} uniform tokens would use"
+            yield Row(cls.group, f"Usage{which}", f"{book['usage']:.2%}", "higher", f"{used}; {ceiling}")
+            top = f"the most used 1% of entries hold {book['top_1_percent_mass']:.1%} of the tokens"
+            yield Row(cls.group, f"Perplexity{which}", f"{book['perplexity']:,.1f}", "higher", top)
+            full = f"{math.log2(book['entries']):.2f} bits if all entries were used equally"
+            yield Row(cls.group, f"Entropy{which}", f"{book['entropy_bits']:.3f} bits", "", full)
+        yield Row("Rate", "Tokens", f"{rate['tokens']:,.6g}", "", f"{rate['bits_per_token']:.4g} bits each")
+        nominal = f"{rate['bits_per_pixel']:.4f} bits per pixel"
+        yield Row("Rate", "Nominal bits", f"{rate['bits_per_image']:,.6g}", "lower", nominal)
+        coded = f"{rate['entropy_coded_bits_per_pixel']:.4f} bits per pixel, ideal coder, pooled statistics"
+        yield Row("Rate", "Entropy-coded bits", f"{rate['entropy_coded_bits']:,.1f}", "lower", coded)
+
+
+def _summed(ids: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Distinct ids, and how often each was counted."""
+    unique, where = ids.unique(return_inverse=True)
+    return unique, torch.zeros_like(unique).scatter_add_(0, where, counts)

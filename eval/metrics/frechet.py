@@ -2,77 +2,64 @@
 
 Up to `width` rows the features themselves are kept: the trace of the covariances' square root is then the nuclear
 norm of an n x n product, which costs milliseconds instead of seconds. Beyond that mean and scatter are kept, joined
-by the pairwise rule of Chan, Golub and LeVeque (1979): no shift to choose, and shards merge exactly.
+by the pairwise rule of Chan, Golub and LeVeque (1979): no shift to choose, and processes join exactly.
 """
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .base import Measured, TooFewImages
+from .features import SIDES, FeatureMetric
+from .networks import Network
 
-class FeatureMoments:
-    """Mean and scatter of feature rows."""
 
-    def __init__(self, width: int) -> None:
-        self.width = width
-        self.count = 0  # rows folded into mean and scatter
-        self.mean: Tensor | None = None
-        self.scatter: Tensor | None = None
-        self.rows: list[Tensor] = []
-        self.waiting = 0
+def moments_of(rows: Tensor) -> Tensor:
+    """[N, D] to [D + 2, D] in float64: the count in every column, the mean, the scatter around it."""
+    rows = rows.double()
+    mean = rows.mean(0)
+    centred = rows - mean
+    return torch.cat([torch.full_like(mean, len(rows))[None], mean[None], centred.mT @ centred])
+
+
+def joined(a: Tensor, b: Tensor) -> Tensor:
+    """Moments of both sets together."""
+    (count_a, mean_a), (count_b, mean_b) = a[:2], b[:2]
+    total = count_a + count_b
+    step = mean_b - mean_a
+    scatter = a[2:] + b[2:] + torch.outer(step, step) * (count_a * count_b / total)
+    return torch.cat([total[None], (mean_a + step * (count_b / total))[None], scatter])
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """rows: [N, D]. folded: [K, D + 2, D], moments of K further sets."""
+
+    rows: Tensor
+    folded: Tensor
 
     @property
     def total(self) -> int:
-        return self.count + self.waiting
-
-    def update(self, features: Tensor) -> None:
-        self.rows.append(features.cpu() if features.device.type == "mps" else features)  # mps has no float64
-        self.waiting += len(features)
-        if self.waiting > self.width:
-            self._fold()
-
-    def merge(self, other: "FeatureMoments") -> None:
-        if other.count:
-            self._fold()
-            self._join(other.count, other.mean, other.scatter)
-        for rows in other.rows:
-            self.update(rows)
+        return len(self.rows) + int(self.folded[:, 0, 0].sum())
 
     def kept(self) -> Tensor | None:
-        """All rows in float64, or None once they were folded."""
-        return None if self.count else torch.cat(self.rows).double()
+        """All rows in float64, or None where there are moments, or so many rows that moments are cheaper."""
+        return self.rows.double() if not len(self.folded) and len(self.rows) <= self.rows.shape[1] else None
 
     def mean_and_covariance(self) -> tuple[Tensor, Tensor]:
-        self._fold()
-        return self.mean, self.scatter / (self.count - 1)
-
-    def to_cpu(self) -> "FeatureMoments":
-        self.rows = [rows.cpu() for rows in self.rows]
-        if self.mean is not None:
-            self.mean, self.scatter = self.mean.cpu(), self.scatter.cpu()
-        return self
-
-    def _fold(self) -> None:
-        if self.rows:
-            block = torch.cat(self.rows).double()
-            mean = block.mean(0)
-            centred = block - mean
-            self.rows, self.waiting = [], 0
-            self._join(len(block), mean, centred.mT @ centred)
-
-    def _join(self, count: int, mean: Tensor, scatter: Tensor) -> None:
-        if self.mean is None:
-            self.count, self.mean, self.scatter = count, mean, scatter
-            return
-        total = self.count + count
-        step = mean - self.mean
-        self.scatter = self.scatter + scatter + torch.outer(step, step) * (self.count * count / total)
-        self.mean = self.mean + step * (count / total)
-        self.count = total
+        every = [*self.folded, *([moments_of(self.rows)] if len(self.rows) else [])]
+        whole = reduce(joined, every)
+        return whole[1], whole[2:] / (whole[0, 0] - 1)
 
 
-def frechet_distance(a: FeatureMoments, b: FeatureMoments) -> float:
+def frechet_distance(a: FeatureSet, b: FeatureSet) -> float:
     """|mu_a - mu_b|^2 + Tr(A) + Tr(B) - 2 Tr((A B)^1/2), covariances over N - 1."""
-    assert a.total > 1 and b.total > 1, "a covariance needs two samples"
+    if min(a.total, b.total) < 2:
+        raise TooFewImages(f"a covariance needs two images; there is {min(a.total, b.total)}")
     rows_a, rows_b = a.kept(), b.kept()
     if rows_a is not None and rows_b is not None:
         mean_a, mean_b = rows_a.mean(0), rows_b.mean(0)
@@ -95,3 +82,62 @@ def _trace_of_root(a: Tensor, b: Tensor) -> Tensor:
         values, vectors = torch.linalg.eigh(a)
         factor = vectors * values.clamp(min=0).sqrt()
     return torch.linalg.eigvalsh(factor.mT @ b @ factor).clamp(min=0).sqrt().sum()
+
+
+class FrechetDistance(FeatureMetric):
+    """Between references and reconstructions. They are the same images, so few of them bias it less, but still do."""
+
+    higher_is_better = False
+
+    def __init__(self, *, extractor: Network | None = None, **options: Any) -> None:
+        super().__init__(extractor=extractor, **options)
+        for side in SIDES:
+            self.add_rows(f"{side}_rows")
+            self.add_rows(f"{side}_moments", torch.float64)
+
+    def row_shape(self, name: str) -> tuple[int, ...]:
+        width = self.extractor.width
+        return (width + 2, width) if name.endswith("moments") else (width,)
+
+    def update(self, reference: Tensor, reconstruction: Tensor, *, unrounded: Tensor | None = None) -> None:
+        found = self.features(reference, reconstruction, unrounded)
+        for side, (features, _) in zip(SIDES, found, strict=True):
+            rows = getattr(self, f"{side}_rows")
+            rows.append(features)
+            if sum(map(len, rows)) > self.extractor.width:
+                moments = moments_of(torch.cat(rows))
+                for (before,) in getattr(self, f"{side}_moments"):
+                    moments = joined(before, moments)
+                setattr(self, f"{side}_moments", [moments[None]])
+                setattr(self, f"{side}_rows", [])
+
+    def measure(self) -> dict[str, Any]:
+        a, b = (FeatureSet(self.rows_of(f"{side}_rows"), self.rows_of(f"{side}_moments")) for side in SIDES)
+        value = frechet_distance(a, b)
+        return {self.frechet_key(a.total): {"value": value, "n": a.total} | self.provenance()}
+
+    def frechet_key(self, count: int) -> str:
+        return f"fid[{self.extractor.label}]@{count}"
+
+    def entries(self, measured: Measured) -> dict[str, Any]:
+        found = self.result()
+        for key, value in found.items():
+            value["label"] = key
+        return found
+
+    def warnings(self, entries: Mapping[str, Any]) -> list[str]:
+        width = self.extractor.width
+        return [
+            f"{found['label']}: {found['n']:,} images for {width:,} features; below {5 * width:,} the distance is "
+            "biased upwards, and comparable only at the same count"
+            for found in entries.values()
+            if found["n"] < 5 * width
+        ]
+
+    @classmethod
+    def title_of(cls, key: str) -> str:
+        return key
+
+    @classmethod
+    def note(cls, found: Any) -> str:
+        return f"reference: the same {found['n']:,} images"

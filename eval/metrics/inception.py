@@ -1,7 +1,4 @@
-"""Feature extractors of the Frechet distance: the 2015 Inception as torch-fidelity ports it, and a tiny random one.
-
-Callables, not modules of the tokenizer: nothing here may end in a checkpoint.
-"""
+"""The 2015 Inception as torch-fidelity ports it: where its file is found, and images to features and logits."""
 
 import io
 from collections.abc import Callable
@@ -10,15 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...common.pixels import to_model_range
 from ...common.weights import Published, fill, find, read
-from ..protocol import Protocol
 
 PUBLISHED = Published(
     url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
     sha256="6726825d",
 )
-
-SIDE = 299
+SIDE, WIDTH, CLASSES = 299, 2048, 1008
 
 
 def _tf1_bilinear(x: Tensor) -> Tensor:
@@ -64,54 +60,37 @@ def inception_network(weights: str | None, *, seed: int = 0) -> nn.Module:
     return network
 
 
-class InceptionExtractor:
+class InceptionExtractor(nn.Module):
     """uint8 (or unrounded [-1, 1]) images to pooled features [B, 2048] and unbiased logits [B, 1008]."""
 
-    width = 2048
-    has_logits = True
+    width = WIDTH
+    classes = CLASSES
 
-    def __init__(self, *, protocol: Protocol, device: torch.device, seed: int = 0) -> None:
-        self.origin = find(protocol.inception, published=PUBLISHED, setting="protocol.inception")
-        self.weights_are_random, self.sha256 = self.origin.random, self.origin.sha256
+    def __init__(
+        self, *, weights: str = "pretrained", resize: str = "tf1_bilinear", pixels: str = "uint8", seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.origin = find(weights, published=PUBLISHED, setting="protocol.inception")
+        self.sha256 = self.origin.sha256
         # Another network measures another distance.
-        self.name = "random-inception" if self.origin.random else f"inception-{self.origin.label or 2015}"
-        self.file = None if self.origin.path is None else str(self.origin.path)
-        network = inception_network(self.file, seed=seed)
+        self.label = "random-inception" if self.origin.random else f"inception-{self.origin.label or 2015}"
+        file = None if self.origin.path is None else str(self.origin.path)
+        self.source = "random" if file is None else f"{file} (sha256 {str(self.sha256)[:8]})"
+        network = inception_network(file, seed=seed)
         *trunk, self.head = network.children()  # in the order in which forward runs them
-        self.trunk = nn.Sequential(*trunk).to(device).to(memory_format=torch.channels_last)
-        self.head = self.head.to(device)
-        self.resize = RESIZES[protocol.fid_resize]
-        self.wants_floats = protocol.fid_pixels == "float"
+        self.trunk = nn.Sequential(*trunk).to(memory_format=torch.channels_last)
+        self.resize = RESIZES[resize]
+        self.wants_floats = pixels == "float"
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def weights_are_random(self) -> bool:
+        return self.origin.random
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         if self.wants_floats:
-            x = self.resize(images.float())
+            x = self.resize(to_model_range(images) if images.dtype == torch.uint8 else images.float())
         else:
             assert images.dtype == torch.uint8
             x = (self.resize(images.float()) - 128) / 128
         features = self.trunk(x.contiguous(memory_format=torch.channels_last)).flatten(1)
         return features, features.mm(self.head.weight.mT)
-
-
-class RandomConvolutions:
-    """64 features from four seeded random layers: a regression value for tests and CI, without perceptual meaning."""
-
-    width = 64
-    has_logits = False
-    weights_are_random = True
-    name = "randconv-64"
-    file = sha256 = None
-
-    def __init__(self, *, protocol: Protocol, device: torch.device, seed: int = 0) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        self.layers = []
-        for narrow, wide in ((3, 16), (16, 32), (32, 64), (64, 64)):
-            weight = torch.randn(wide, narrow, 3, 3, generator=generator) * (2 / (9 * narrow)) ** 0.5
-            self.layers.append(weight.to(device))
-        self.wants_floats = protocol.fid_pixels == "float"
-
-    def __call__(self, images: Tensor) -> tuple[Tensor, None]:
-        x = images.float() if self.wants_floats else images.float() / 127.5 - 1
-        for weight in self.layers:
-            x = F.relu(F.conv2d(x, weight, stride=2, padding=1))
-        return x.mean((-2, -1)), None

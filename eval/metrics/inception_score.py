@@ -4,59 +4,95 @@ Class-sorted files scored in chunks of file order read 6 where shuffled ones rea
 a hash of its key and the seed: shuffled, the same for every batch size, file order and number of processes.
 """
 
-import hashlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ...common.types import IndexSegment
+from .base import Quantity
+from .features import INCEPTION, SIDES, FeatureMetric, number_of
+from .inception import CLASSES
+from .networks import Network
+
+if TYPE_CHECKING:
+    from ..protocol import Protocol
+
 
 def split_of(key: str, *, splits: int, seed: int) -> int:
-    digest = hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") % splits
+    return number_of(key, seed=seed) % splits
 
 
-class InceptionScore:
-    def __init__(self, *, splits: int = 10, seed: int = 0) -> None:
+class InceptionScore(FeatureMetric):
+    """Of the reconstructions, with that of the originals beside it."""
+
+    higher_is_better = True
+    on_curve = False
+    quantities = {"inception_score": Quantity("Inception Score", better="higher", decimals=3)}
+    protocol_fields = FeatureMetric.protocol_fields | {"splits": "inception_splits", "seed": "inception_seed"}
+
+    def __init__(self, *, extractor: Network | None = None, splits: int = 10, seed: int = 0, **options: Any) -> None:
+        super().__init__(extractor=extractor, **options)
         self.splits, self.seed = splits, seed
-        self.p_sum: Tensor | None = None  # [splits, classes]
-        self.plogp_sum: Tensor | None = None  # [splits]
-        self.count: Tensor | None = None
+        for side in SIDES:
+            for name, shape in (("p", (splits, CLASSES)), ("plogp", (splits,)), ("count", (splits,))):
+                zeros = torch.zeros(shape, dtype=torch.float64)
+                self.add_state(f"{side}_{name}_sum", zeros, dist_reduce_fx="sum")
 
-    def update(self, logits: Tensor, keys: Sequence[str]) -> None:
-        logits = (logits.cpu() if logits.device.type == "mps" else logits).double()
-        log_p = logits.log_softmax(1)
-        p = log_p.exp()
-        split = torch.tensor([split_of(k, splits=self.splits, seed=self.seed) for k in keys], device=p.device)
-        if self.p_sum is None:
-            self.p_sum = p.new_zeros(self.splits, p.shape[1])
-            self.plogp_sum, self.count = p.new_zeros(self.splits), p.new_zeros(self.splits)
-        self.p_sum.index_add_(0, split, p)
-        self.plogp_sum.index_add_(0, split, (p * log_p).sum(1))
-        self.count.index_add_(0, split, torch.ones_like(split, dtype=p.dtype))
+    def start(self, image_size: tuple[int, int], layout: Sequence[IndexSegment]) -> str | None:
+        if self.extractor.classes is not None:
+            return None
+        return f"{self.extractor.label} has no classes; needs protocol.extractor={INCEPTION}"
 
-    def merge(self, other: "InceptionScore") -> None:
-        if self.p_sum is None:
-            self.p_sum, self.plogp_sum, self.count = other.p_sum, other.plogp_sum, other.count
-        elif other.p_sum is not None:
-            self.p_sum, self.plogp_sum = self.p_sum + other.p_sum, self.plogp_sum + other.plogp_sum
-            self.count = self.count + other.count
+    def update(
+        self,
+        reference: Tensor,
+        reconstruction: Tensor,
+        *,
+        unrounded: Tensor | None = None,
+        keys: Sequence[str] | None = None,
+    ) -> None:
+        keys = self.keys_or_numbers(keys, len(reference))
+        split = torch.tensor([split_of(k, splits=self.splits, seed=self.seed) for k in keys], device=self.device)
+        found = self.features(reference, reconstruction, unrounded)
+        for side, (_, logits) in zip(SIDES, found, strict=True):
+            log_p = logits.double().log_softmax(1)
+            p = log_p.exp()
+            for name, values in (("p", p), ("plogp", (p * log_p).sum(1)), ("count", torch.ones_like(p[:, 0]))):
+                before = getattr(self, f"{side}_{name}_sum")
+                setattr(self, f"{side}_{name}_sum", before.index_add(0, split, values))
 
-    def to_cpu(self) -> "InceptionScore":
-        if self.p_sum is not None:
-            self.p_sum, self.plogp_sum, self.count = self.p_sum.cpu(), self.plogp_sum.cpu(), self.count.cpu()
-        return self
+    def measure(self) -> dict[str, Any]:
+        reference, reconstruction = (
+            scores(*(getattr(self, f"{side}_{name}_sum") for name in ("p", "plogp", "count"))) for side in SIDES
+        )
+        entry = reconstruction | {"originals": reference, "extractor": self.extractor.label}
+        return {self.key("inception_score"): entry}
 
-    def result(self) -> dict[str, float]:
-        filled = self.count > 0
-        parts = _score(self.p_sum[filled], self.plogp_sum[filled], self.count[filled])
-        whole = _score(self.p_sum.sum(0, keepdim=True), self.plogp_sum.sum()[None], self.count.sum()[None])
-        return {
-            "value": float(whole),
-            "splits_mean": float(parts.mean()),
-            "splits_std": float(parts.std(correction=0)),
-            "splits": int(filled.sum()),
-        }
+    def describe(self, protocol: "Protocol") -> list[tuple[str, str]]:
+        return [
+            *super().describe(protocol),
+            ("Inception Score", f"one split, and {self.splits} shuffled by seed {self.seed}"),
+        ]
+
+    @classmethod
+    def note(cls, found: Any) -> str:
+        splits = f"{found['splits']} shuffled splits {found['splits_mean']:.3f} ± {found['splits_std']:.3f}"
+        return f"originals {found['originals']['value']:.3f}; {splits}"
+
+
+def scores(p_sum: Tensor, plogp_sum: Tensor, count: Tensor) -> dict[str, float]:
+    """Of all images, and of the splits; sums by split: [S, classes], [S], [S]."""
+    filled = count > 0
+    parts = _score(p_sum[filled], plogp_sum[filled], count[filled])
+    whole = _score(p_sum.sum(0, keepdim=True), plogp_sum.sum()[None], count.sum()[None])
+    return {
+        "value": float(whole),
+        "splits_mean": float(parts.mean()),
+        "splits_std": float(parts.std(correction=0)),
+        "splits": int(filled.sum()),
+    }
 
 
 def _score(p_sum: Tensor, plogp_sum: Tensor, count: Tensor) -> Tensor:

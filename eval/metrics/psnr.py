@@ -1,55 +1,89 @@
-"""Peak signal-to-noise ratio per image, and that of each image's own mean colour as the floor to stand on."""
+"""Peak signal-to-noise ratio per image, and that of each image's own mean colour as a baseline."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...common.pixels import psnr_from_mse, squared_error_per_image
+from .base import Metric, Quantity, Row
+
+if TYPE_CHECKING:
+    from ..protocol import Protocol
 
 
-class Psnr:
+class Psnr(Metric):
     """Mean and deciles over images; an identical image counts as `cap` dB and is counted."""
 
-    def __init__(self, *, cap: float = 100.0) -> None:
-        self.cap = cap
-        self.values: list[np.ndarray] = []
-        self.mean_colour_sum = 0.0
-        self.capped = 0
+    higher_is_better = True
+    quantities = {"psnr": Quantity("PSNR", "dB", "higher", 3, 2)}
+    result_keys = ("psnr", "psnr_mean_colour")
+    group = "Pixels"
+    psnr_values: list[Tensor]
+    mean_colour_sum: Tensor
+    protocol_fields = {"cap": "psnr_cap"}
 
-    def update(self, reference: Tensor, reconstruction: Tensor) -> np.ndarray:
-        """uint8 [B, 3, H, W] twice; returns this batch's values, which the picture gallery sorts by."""
+    def __init__(self, *, cap: float = 100.0, **options: Any) -> None:
+        super().__init__(**options)
+        self.cap = cap
+        self.add_rows("psnr_values", dtype=torch.float64)
+        self.add_state("mean_colour_sum", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, reference: Tensor, reconstruction: Tensor) -> None:
+        reference, reconstruction = self.pixels(reference, reconstruction)
         mse = squared_error_per_image(reference, reconstruction)
         colour = reference.float().mean((-2, -1), keepdim=True).round_()
         flat = squared_error_per_image(reference, colour.expand_as(reference))
-        both = psnr_from_mse(torch.stack([mse, flat]), self.cap).cpu().numpy()  # the one transfer of a batch
-        self.values.append(both[0])
-        self.mean_colour_sum += float(both[1].sum())
-        self.capped += int((both[0] >= self.cap).sum())
-        return both[0]
+        self.psnr_values.append(psnr_from_mse(mse, self.cap))
+        self.mean_colour_sum = self.mean_colour_sum + psnr_from_mse(flat, self.cap).sum()
 
-    def merge(self, other: "Psnr") -> None:
-        self.values += other.values
-        self.mean_colour_sum += other.mean_colour_sum
-        self.capped += other.capped
+    @property
+    def last(self) -> np.ndarray:
+        """Of the images of the last batch, in their order."""
+        return self.psnr_values[-1].cpu().numpy()
 
-    def result(self) -> dict:
-        values = np.concatenate(self.values)
-        deciles = np.quantile(values, np.linspace(0.1, 0.9, 9))
+    def measure(self) -> dict[str, Any]:
+        values = self.rows_of("psnr_values").cpu().numpy()
         return {
             "psnr": {
                 "mean": float(values.mean()),
-                "deciles": [float(d) for d in deciles],
+                "deciles": [float(d) for d in np.quantile(values, np.linspace(0.1, 0.9, 9))],
                 "min": float(values.min()),
                 "max": float(values.max()),
                 "std": float(values.std()),
-                "capped": self.capped,
-                "histogram": _histogram(values),
+                "capped": int((values >= self.cap).sum()),
+                "histogram": histogram(values),
             },
-            "psnr_mean_colour": self.mean_colour_sum / len(values),
+            "psnr_mean_colour": float(self.mean_colour_sum) / len(values),
         }
 
+    def warnings(self, entries: Mapping[str, Any]) -> list[str]:
+        count = entries["psnr"]["capped"]
+        return [f"{count} identical images count as {self.cap:g} dB in the PSNR mean"] if count else []
 
-def _histogram(values: np.ndarray, bins: int = 40) -> dict:
+    def describe(self, protocol: "Protocol") -> list[tuple[str, str]]:
+        return [
+            ("PSNR", f"per image over C, H, W, range 255, mean over images, identical images count {self.cap:g} dB")
+        ]
+
+    @classmethod
+    def note(cls, found: Any) -> str:
+        spread = f"deciles 1 and 9: {found['deciles'][0]:.2f} and {found['deciles'][-1]:.2f} dB"
+        return spread + (f"; {found['capped']} identical images capped" if found["capped"] else "")
+
+    @classmethod
+    def rows(cls, results: Mapping[str, Any]) -> Iterator[Row]:
+        if "psnr" not in results:
+            return
+        yield from super().rows(results)
+        floor = f"{results['psnr_mean_colour']:.3f} dB"
+        note = "each image replaced by its own mean colour: the floor"
+        yield Row(cls.group, "PSNR of the mean colour", floor, "", note)
+
+
+def histogram(values: np.ndarray, bins: int = 40) -> dict[str, Any]:
     low, high = float(values.min()), float(values.max())
     if high - low < 1e-6:
         low, high = low - 0.5, high + 0.5

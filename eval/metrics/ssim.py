@@ -4,10 +4,19 @@ gaussian11: sigma 1.5, 11 taps, biased covariance. uniform7: 7 taps, sample cova
 The windows are separable, so both directions are one banded matrix product each.
 """
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import Tensor
 
 from ...common.errors import UserError
+from .base import Metric, Quantity
+
+if TYPE_CHECKING:
+    from ..protocol import Protocol
+
+WINDOWS = ("gaussian11", "uniform7")
 
 
 def window(kind: str) -> Tensor:
@@ -27,8 +36,8 @@ def _bands(taps: Tensor, size: int, like: Tensor) -> Tensor:
     return matrix.to(like)
 
 
-def ssim_per_image(a: Tensor, b: Tensor, *, kind: str = "gaussian11", data_range: float = 255.0) -> Tensor:
-    """uint8-valued [B, C, H, W] twice to [B]."""
+def ssim_maps(a: Tensor, b: Tensor, *, kind: str, data_range: float) -> tuple[Tensor, Tensor]:
+    """[B, C, H, W] twice, 0 to 255: the luminance term, and that of contrast and structure, at every whole window."""
     taps = window(kind)
     height, width = a.shape[-2:]
     if min(height, width) < len(taps):
@@ -46,22 +55,48 @@ def ssim_per_image(a: Tensor, b: Tensor, *, kind: str = "gaussian11", data_range
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     mean_x, mean_y = mean_x + 128, mean_y + 128
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
-    structure = (2 * cov + c2) / (var_x + var_y + c2)
+    return luminance, (2 * cov + c2) / (var_x + var_y + c2)
+
+
+def ssim_per_image(a: Tensor, b: Tensor, *, kind: str = "gaussian11", data_range: float = 255.0) -> Tensor:
+    """uint8-valued [B, C, H, W] twice to [B]."""
+    luminance, structure = ssim_maps(a, b, kind=kind, data_range=data_range)
     return (luminance * structure).mean((-3, -2, -1))
 
 
-class Ssim:
-    def __init__(self, *, kind: str = "gaussian11", data_range: float = 255.0) -> None:
+class Ssim(Metric):
+    """Mean over images."""
+
+    higher_is_better = True
+    quantities = {"ssim": Quantity("SSIM", better="higher")}
+    group = "Pixels"
+    ssim_sum: Tensor
+    count: Tensor
+    protocol_fields = {"kind": "ssim_window", "data_range": "ssim_data_range"}
+
+    def __init__(self, *, kind: str = "gaussian11", data_range: float = 255.0, **options: Any) -> None:
+        super().__init__(**options)
+        if kind not in WINDOWS:
+            raise ValueError(f"kind={kind}: one of {', '.join(WINDOWS)}")
         self.kind, self.data_range = kind, data_range
-        self.sum, self.count = 0.0, 0
+        self.add_state("ssim_sum", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, reference: Tensor, reconstruction: Tensor) -> None:
-        values = ssim_per_image(reference, reconstruction, kind=self.kind, data_range=self.data_range)
-        self.sum = self.sum + values.double().sum()
-        self.count += len(values)
+        pair = self.pixels(reference, reconstruction)
+        self.ssim_sum = self.ssim_sum + ssim_per_image(*pair, kind=self.kind, data_range=self.data_range).double().sum()
+        self.count = self.count + len(reference)
 
-    def merge(self, other: "Ssim") -> None:
-        self.sum, self.count = float(self.sum) + float(other.sum), self.count + other.count
+    def measure(self) -> dict[str, Any]:
+        return {"ssim": {"mean": float(self.ssim_sum) / int(self.count)}}
 
-    def result(self) -> dict:
-        return {"ssim": {"mean": float(self.sum) / self.count}}
+    def warnings(self, entries: Mapping[str, Any]) -> list[str]:
+        if self.data_range == 255:
+            return []
+        return ["this SSIM's data range is not that of the pixels: inflated, compare it with nothing else"]
+
+    def describe(self, protocol: "Protocol") -> list[tuple[str, str]]:
+        shape = (
+            "Gaussian 11, sigma 1.5, biased covariance" if self.kind == "gaussian11" else "uniform 7, sample covariance"
+        )
+        return [("SSIM", f"{shape}, RGB channel mean, data range {self.data_range:g}, border cropped")]

@@ -32,7 +32,9 @@ class Alignment:
 
     @classmethod
     def of_losses(cls, losses: Any) -> "Alignment":
-        terms = {n: t for n, t in losses.terms.items() if t.saved_with_export and getattr(t, "reading", None)}
+        terms: dict[str, nn.Module] = {
+            n: t for n, t in losses.terms.items() if t.saved_with_export and getattr(t, "reading", None)
+        }
         return cls(terms, [n for n in losses.random_weights if n in terms])
 
 

@@ -24,22 +24,26 @@ LEAST_A_CLASS = 4  # fitting images, on average, without which a probe is noise
 class MeaningData:
     """fit: images of the training split, for probes. held_out: those that are measured.
 
-    prompts: class name to what a text tower may read about it.
+    prompts: class name to what a text tower may read about it. alignment: text towers and projections of the export.
     """
 
     fit: Iterable[Mapping[str, Any]] | None
     held_out: Iterable[Mapping[str, Any]]
     class_names: Sequence[str] = ()
     prompts: Callable[[str], Sequence[str]] = lambda name: [f"a photo of a {name}"]
+    alignment: Alignment = field(default_factory=Alignment)
 
 
-def meaning_of(data: Any, held_out: Iterable[Mapping[str, Any]], protocol: Protocol, *, fit: bool) -> MeaningData:
+def meaning_of(
+    data: Any, held_out: Iterable[Mapping[str, Any]], protocol: Protocol, *, fit: bool, alignment: Alignment
+) -> MeaningData:
     """Of an ImageData. fit: False where the training images are among those that are measured."""
     return MeaningData(
         fit=data.fit_loader(protocol.probe_images) if fit and data.len_train else None,
         held_out=held_out,
         class_names=data.source.class_names,
         prompts=data.source.prompts,
+        alignment=alignment,
     )
 
 
@@ -57,11 +61,10 @@ def measure_meaning(
     *,
     probes: Sequence[str],
     device: torch.device,
-    alignment: Alignment | None = None,
 ) -> Meaning:
     """tokenizer: on `device`, in eval mode. Deterministic."""
-    alignment, meaning = alignment or Alignment(), Meaning()
-    terms = {n: t.to(device) for n, t in alignment.terms.items()}
+    alignment, meaning = data.alignment, Meaning()
+    terms: dict[str, Any] = {n: t.to(device) for n, t in alignment.terms.items()}
     modes = {name: term.training for name, term in terms.items()}
     for term in terms.values():
         term.eval()
@@ -147,7 +150,7 @@ def _text_probes(
     meaning: Meaning,
     probes: Sequence[str],
     name: str,
-    term: nn.Module,
+    term: Any,
     vectors_ND: Tensor,
     held_out: PooledCodes,
     data: MeaningData,
@@ -156,7 +159,7 @@ def _text_probes(
     def texts(captions: Sequence[str]) -> Tensor:
         return term.texts(captions).float().cpu()
 
-    facts = {
+    facts: dict[str, Any] = {
         "stream": term.reading.name,
         "through_quantizer": term.reading.through_quantizer,
         "random": name in alignment.random,
@@ -178,9 +181,12 @@ def _text_probes(
         )
     elif "zero_shot" in probes:
         meaning.not_computed["zero_shot"] = "these images have no labels with names"
-    there = [i for i, caption in enumerate(held_out.captions) if caption]
+    there, captions = [], []
+    for i, caption in enumerate(held_out.captions):
+        if caption:
+            there.append(i)
+            captions.append(caption)
     if "retrieval" in probes and len(there) > 1:
-        captions = [held_out.captions[i] for i in there]
         read = torch.cat([texts(captions[i : i + 256]) for i in range(0, len(captions), 256)])
         recalls = recall_at_1(vectors_ND[there], read, captions)
         for direction, value in zip(("image to text", "text to image"), recalls, strict=True):

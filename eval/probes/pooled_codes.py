@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...common.distributed import gather_objects
 from ...common.pixels import to_model_range
@@ -37,11 +37,11 @@ class PooledCodes:
 
 @torch.inference_mode()
 def pooled_codes(
-    tokenizer: nn.Module,
+    tokenizer: Any,
     batches: Iterable[Mapping[str, Any]],
     *,
     device: torch.device,
-    terms: Mapping[str, nn.Module] | None = None,
+    terms: Mapping[str, Any] | None = None,
 ) -> PooledCodes:
     """tokenizer: on `device`, in eval mode. terms: an Alignment's, contrastive or with `cosine_to_teacher`."""
     found, terms = PooledCodes(), dict(terms or {})
@@ -69,7 +69,7 @@ def pooled_codes(
     return _of_all_processes(found)
 
 
-def encoded(tokenizer: nn.Module, image: Tensor, decoded: Mapping[str, Any] | None = None) -> TokenizerOutput:
+def encoded(tokenizer: Any, image: Tensor, decoded: Mapping[str, Any] | None = None) -> TokenizerOutput:
     """A forward pass without the picture, unless a tap is in the decoder: then `decoded` is the batch."""
     seen = image if tokenizer.space is None else tokenizer.space.encode(image)
     latents = tokenizer.encoder(seen)

@@ -1,10 +1,10 @@
-"""Best, median and worst pictures by PSNR.
+"""Best, median and worst images by PSNR, with their reconstructions.
 
 Best and worst are kept while the pass runs, three of each. Which images are in the middle is known only at its end, so
 those few are read and reconstructed once more.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader
+
+from ..reconstruction import Reconstructed
 
 KEPT = 3
 
@@ -45,10 +47,18 @@ class Gallery:
                 shelf.sort(key=lambda p: (sign * p.psnr, p.key))
                 del shelf[KEPT:]
 
-    def merge(self, other: "Gallery") -> None:
-        self.seen += other.seen
-        self.worst = sorted(self.worst + other.worst, key=lambda p: (p.psnr, p.key))[:KEPT]
-        self.best = sorted(self.best + other.best, key=lambda p: (-p.psnr, p.key))[:KEPT]
+    @classmethod
+    def joined(cls, galleries: Sequence["Gallery"], *, process: int) -> "Gallery":
+        """That of all processes."""
+        whole = cls(process=process)
+        whole.seen = [entry for gallery in galleries for entry in gallery.seen]
+        whole.worst = sorted((p for g in galleries for p in g.worst), key=lambda p: (p.psnr, p.key))[:KEPT]
+        whole.best = sorted((p for g in galleries for p in g.best), key=lambda p: (-p.psnr, p.key))[:KEPT]
+        return whole
+
+    def own_median(self) -> list[tuple[float, str, int, int]]:
+        """Those of the middle images that this process has read."""
+        return [entry for entry in self.median() if entry[2] == self.process]
 
     def median(self) -> list[tuple[float, str, int, int]]:
         """The up to three middle images of the sorted list."""
@@ -66,15 +76,16 @@ def look_again(
     batches: Iterable[Mapping[str, Any]],
     wanted: list[tuple[float, str, int, int]],
     *,
-    reconstruct: Callable[[Mapping[str, Any], list[int]], tuple[Tensor, Tensor]],
+    reconstruct: Callable[[Mapping[str, Any], list[int]], Reconstructed],
 ) -> list[Picture]:
-    """Pictures of this process's `wanted` images; `reconstruct(batch, rows)` gives (reference, reconstruction)."""
+    """Pictures of this process's `wanted` images."""
     missing = {key: psnr for psnr, key, _, _ in wanted}
     found: list[Picture] = []
     for batch in chain(_numbered(batches, sorted({number for *_, number in wanted})), batches):
         rows = [i for i, key in enumerate(batch["key"]) if key in missing]
         if rows:
-            for row, *pair in zip(rows, *reconstruct(batch, rows), strict=True):
+            shown = reconstruct(batch, rows)
+            for row, *pair in zip(rows, shown.reference, shown.pixels, strict=True):
                 key = batch["key"][row]
                 found.append(_picture(key, missing.pop(key), *pair))
         if not missing:

@@ -3,25 +3,25 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from html import escape
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import torch
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
 
 from ..lengths.curve import GrowingPicture
-from ..lengths.page import curve_section
+from ..lengths.page import curve_context
 from .charts import curve_chart, histogram_chart, rank_chart
 from .gallery import Picture
 from .rows import data_name, facts, metric_rows, model_title
 from .training_curves import read_curves
 
 GAIN = 4  # of the shown difference
-BADGE = '<span class="badge">random weights</span>'
 
 
 def html_report(
@@ -31,112 +31,46 @@ def html_report(
     run_dir: Path | None,
     growing: Sequence[GrowingPicture] = (),
 ) -> str:
-    model, data, made = results["model"], results["data"], results["provenance"]
-    title = model_title(model)
-    under = [
-        f"<span><code>{escape(results['protocol']['label'])}</code></span>",
-        f"<span>{results['num_images']:,} images of {escape(data_name(data))}</span>",
-        f"<span>{' × '.join(map(str, results['image_size']))} pixels</span>",
-        f"<span>{escape(made['date'])}</span>",
-    ]
-    experiment = model.get("experiment")
-    sections = [
-        metric_table(results),
-        not_computed_table(results["not_computed"]),
-        care_list(results["warnings"]),
-        curve_section(results.get("curve"), growing, data_uri=data_uri),
-        picture_shelves(pictures),
-        distributions(results),
-        training_curves(read_curves(Path(run_dir) / "metrics.csv") if run_dir else {}),
-        fact_lists(results),
-        skipped_list(results),
-    ]
-    version = f"imtok {made['imtok']}" + (f", git {made['git']}" if made["git"] else "")
-    here = files(__package__)
-    return Template((here / "report.html").read_text("utf-8")).substitute(
-        title=escape(title),
-        style=(here / "report.css").read_text("utf-8"),
-        over=escape("Tokenizer evaluation" + (f" · {experiment}" if experiment else "")),
-        under="".join(under),
-        banner=random_banner(results["random_weights"]),
-        body="\n".join(s for s in sections if s),
-        footer=escape(f"{version}. The same numbers: metrics.json and report.md beside this file."),
+    pages = Environment(
+        loader=FunctionLoader(_file), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    pages.filters["thousands"] = lambda number: f"{number:,.0f}"
+    grouped = groupby(metric_rows(results), key=lambda row: row.group)
+    runs = read_curves(Path(run_dir) / "metrics.csv") if run_dir else {}
+    return pages.get_template("report.html").render(
+        results={"psnr": None, "codebooks": None} | dict(results),
+        model={"experiment": None} | dict(results["model"]),
+        made=results["provenance"],
+        title=model_title(results["model"]),
+        data=data_name(results["data"]),
+        label=results["protocol"]["label"],
+        count=f"{results['num_images']:,}",
+        style=Markup(_file("report.css")),
+        groups=[(name, list(rows)) for name, rows in grouped],
+        curve=curve_context(results, growing, data_uri=data_uri) if results.get("curve") else None,
+        gain=GAIN,
+        shelves={name: [_triple(picture) for picture in shelf] for name, shelf in pictures.items()},
+        psnr_chart=_psnr_chart(results["psnr"]) if "psnr" in results else None,
+        book_charts=[(n, b, _code_chart(n, b)) for n, b in list(results.get("codebooks", {}).items())[:8]],
+        training=[(name, Markup(curve_chart(series, x_label="updates"))) for name, series in runs.items()],
+        facts=facts(results),
     )
 
 
-def random_banner(names: Sequence[str]) -> str:
-    if not names:
-        return ""
-    which = escape(", ".join(names))
-    meaning = f"Numbers with this mark have no perceptual meaning {BADGE}"
-    return f'<p class="banner"><b>Random weights: {which}.</b> {meaning}</p>'
+def _file(name: str) -> str:
+    return (files(__package__) / name).read_text("utf-8")
 
 
-def metric_table(results: Mapping[str, Any]) -> str:
-    label, n = escape(results["protocol"]["label"]), results["num_images"]
-    arrows = {"higher": ("↑", "higher is better"), "lower": ("↓", "lower is better")}
-    lines, group = [], None
-    for row in metric_rows(results):
-        if row.group != group:
-            group = row.group
-            lines.append(f'<tr class="group"><td colspan="6">{escape(group)}</td></tr>')
-        sign, meaning = arrows.get(row.better, ("", ""))
-        arrow = f'<span class="arrow" title="{meaning}">{sign}</span>' if sign else ""
-        number, _, unit = row.value.partition(" ")
-        lines.append(
-            f"<tr><td>{escape(row.name)}{arrow}{BADGE if row.random else ''}</td>"
-            f'<td class="num value">{escape(number)}</td><td class="unit">{escape(unit)}</td>'
-            f'<td class="num small">{n:,}</td><td class="small proto"><code>{label}</code></td>'
-            f'<td class="note">{escape(row.note)}</td></tr>'
-        )
-    head = (
-        '<tr><th>metric</th><th class="num">value</th><th></th><th class="num">images</th>'
-        '<th class="wide">protocol</th><th class="wide"></th></tr>'
-    )
-    body = f"<thead>{head}</thead><tbody>{''.join(lines)}</tbody>"
-    return f'<section><h2>Metrics</h2><table class="metrics">{body}</table></section>'
-
-
-def not_computed_table(reasons: Mapping[str, str]) -> str:
-    if not reasons:
-        return ""
-    lines = "".join(
-        f'<tr><td><code>{escape(name)}</code></td><td class="note">{escape(reason)}</td></tr>'
-        for name, reason in reasons.items()
-    )
-    head = "<tr><th>metric</th><th>why, and what would compute it</th></tr>"
-    return f"<section><h2>Not computed</h2><table><thead>{head}</thead><tbody>{lines}</tbody></table></section>"
-
-
-def care_list(warnings: Sequence[str]) -> str:
-    if not warnings:
-        return ""
-    return f"<section><h2>Read with care</h2><ul>{''.join(f'<li>{escape(w)}</li>' for w in warnings)}</ul></section>"
-
-
-def picture_shelves(pictures: Mapping[str, Sequence[Picture]]) -> str:
-    shelves = []
-    for name, shelf in pictures.items():
-        shown = "".join(_triple(p) for p in shelf)
-        shelves.append(f'<div class="shelf"><h3>{escape(name.capitalize())}</h3>{shown}</div>')
-    caption = f"Input, reconstruction, and |difference| × {GAIN}; sorted by PSNR. Point at one to enlarge it."
-    return (
-        f'<section><h2>Best, median and worst images</h2><p class="key">{caption}</p>'
-        f'<div class="pictures">{"".join(shelves)}</div></section>'
-    )
-
-
-def _triple(picture: Picture) -> str:
+def _triple(picture: Picture) -> dict[str, Any]:
     a, b = picture.reference, picture.reconstruction
     difference = ((a.float() - b.float()).abs() * GAIN).clamp(max=255).to(torch.uint8)
-    names = ("input", "reconstruction", "difference")
-    images = "".join(f'<img alt="{n}" src="{data_uri(x)}">' for n, x in zip(names, (a, b, difference), strict=True))
-    small = " pixelated" if a.shape[-1] < 128 else ""
-    key = escape(picture.key)
-    return (
-        f'<figure><div class="triple{small}">{images}</div>'
-        f'<figcaption><span title="{key}">&lrm;{key}</span><b>{picture.psnr:.2f}&nbsp;dB</b></figcaption></figure>'
-    )
+    shown = {"input": a, "reconstruction": b, "difference": difference}
+    return {
+        "key": picture.key,
+        "psnr": f"{picture.psnr:.2f}",
+        "small": a.shape[-1] < 128,
+        "images": [(name, data_uri(pixels)) for name, pixels in shown.items()],
+    }
 
 
 def data_uri(pixels: Tensor) -> str:
@@ -146,58 +80,11 @@ def data_uri(pixels: Tensor) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def distributions(results: Mapping[str, Any]) -> str:
-    charts = []
-    if "psnr" in results:
-        psnr = results["psnr"]
-        bars = psnr["histogram"]
-        marks = [(psnr["mean"], f"mean {psnr['mean']:.2f}")]
-        chart = histogram_chart(bars["counts"], bars["low"], bars["high"], x_label="PSNR, dB", marks=marks)
-        caption = f"<b>PSNR per image</b>, from {psnr['min']:.2f} to {psnr['max']:.2f} dB"
-        charts.append(f"<figure><figcaption>{caption}</figcaption>{chart}</figure>")
-    for name, book in list(results.get("codebooks", {}).items())[:8]:
-        uniform = book["tokens"] / book["entries"]
-        chart = rank_chart(
-            [(name, book["sorted_counts"])], uniform=uniform, x_label="entries, most used first", y_label="times used"
-        )
-        caption = (
-            f"<b>Code use, {escape(name)}</b>: {book['used']:,} of {book['entries']:,} entries by "
-            f"{book['tokens']:,} tokens, {book['dead']:,} dead, perplexity {book['perplexity']:,.0f}"
-        )
-        charts.append(f"<figure><figcaption>{caption}</figcaption>{chart}</figure>")
-    return f'<section><h2>Distributions</h2><div class="charts">{"".join(charts)}</div></section>' if charts else ""
+def _psnr_chart(psnr: Mapping[str, Any]) -> Markup:
+    bars, marks = psnr["histogram"], [(psnr["mean"], f"mean {psnr['mean']:.2f}")]
+    return Markup(histogram_chart(bars["counts"], bars["low"], bars["high"], x_label="PSNR, dB", marks=marks))
 
 
-def training_curves(curves: Mapping[str, Sequence]) -> str:
-    if not curves:
-        return ""
-    figures = "".join(
-        f"<figure><figcaption><b>{escape(name.replace('_', ' '))}</b></figcaption>"
-        f"{curve_chart(series, x_label='updates')}</figure>"
-        for name, series in curves.items()
-    )
-    key = '<p class="key"><span><i class="k0"></i>training</span><span><i class="k1"></i>validation</span></p>'
-    return f'<section><h2>The training run</h2>{key}<div class="curves">{figures}</div></section>'
-
-
-def fact_lists(results: Mapping[str, Any]) -> str:
-    lists = "".join(
-        f"<div><h3>{escape(title)}</h3><dl>"
-        + "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in entries)
-        + "</dl></div>"
-        for title, entries in facts(results).items()
-    )
-    return f'<section><h2>What was measured</h2><div class="facts">{lists}</div></section>'
-
-
-def skipped_list(results: Mapping[str, Any]) -> str:
-    if not results["skipped"]:
-        return ""
-    shown = results["skipped_images"][:50]
-    more = (
-        f"<li>and {results['skipped'] - len(shown):,} more, in metrics.json</li>"
-        if results["skipped"] > len(shown)
-        else ""
-    )
-    items = "".join(f"<li><code>{escape(line)}</code></li>" for line in shown)
-    return f"<section><h2>Skipped images ({results['skipped']:,})</h2><ul>{items}{more}</ul></section>"
+def _code_chart(name: str, book: Mapping[str, Any]) -> Markup:
+    labels = {"x_label": "entries, most used first", "y_label": "times used"}
+    return Markup(rank_chart([(name, book["sorted_counts"])], uniform=book["tokens"] / book["entries"], **labels))

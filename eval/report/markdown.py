@@ -19,7 +19,7 @@ def markdown_report(results: Mapping[str, Any]) -> str:
         cells = (row.group, _cell(row.name) + mark, row.value, row.better, f"{n:,}", f"`{label}`", _cell(row.note))
         lines.append(f"| {' | '.join(cells)} |")
     if results.get("curve"):
-        lines += markdown_curve(results["curve"])
+        lines += markdown_curve(results)
     if results["not_computed"]:
         lines += ["", "## Not computed", "", "| metric | why, and what would compute it |", "|---|---|"]
         lines += [f"| {name} | {_cell(reason)} |" for name, reason in results["not_computed"].items()]

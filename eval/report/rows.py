@@ -1,89 +1,24 @@
-"""The metric table of both reports: every number with its sample count, and marked where a weight was random."""
+"""Table of both reports: every number with its sample count, and marked where a weight was random."""
 
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from ..metrics.base import Metric, Row
+from ..metrics.registry import metric_class
 from ..protocol import Protocol
 
-
-@dataclass(frozen=True)
-class Row:
-    group: str
-    name: str
-    value: str
-    better: str = ""  # "higher" | "lower" | ""
-    note: str = ""
-    random: bool = False
+ORDER = {"Pixels": 0, "Perceptual": 1, "Codes": 3, "Rate": 4, "Meaning": 5}  # groups of others stand between
 
 
-def metric_rows(results: Mapping[str, Any]) -> Iterator[Row]:
-    yield from _pixel_rows(results)
-    yield from _network_rows(results)
-    yield from _code_rows(results)
-    yield from _meaning_rows(results)
+def metric_rows(results: Mapping[str, Any]) -> list[Row]:
+    rows = [row for metric in metric_classes(results) for row in metric.rows(results)]
+    return sorted([*rows, *_meaning_rows(results)], key=lambda row: ORDER.get(row.group, 2))
 
 
-def _pixel_rows(results: Mapping[str, Any]) -> Iterator[Row]:
-    if "psnr" in results:
-        psnr = results["psnr"]
-        spread = f"deciles 1 and 9: {psnr['deciles'][0]:.2f} and {psnr['deciles'][-1]:.2f} dB"
-        if psnr["capped"]:
-            spread += f"; {psnr['capped']} identical images capped"
-        yield Row("Pixels", "PSNR", f"{psnr['mean']:.3f} dB", "higher", spread)
-        floor = f"{results['psnr_mean_colour']:.3f} dB"
-        yield Row(
-            "Pixels", "PSNR of the mean colour", floor, "", "each image replaced by its own mean colour: the floor"
-        )
-    if "ssim" in results:
-        yield Row("Pixels", "SSIM", f"{results['ssim']['mean']:.4f}", "higher")
-    if "l1" in results:
-        yield Row("Pixels", "L1", f"{results['l1']:.5f}", "lower", "of the full range")
-
-
-def _network_rows(results: Mapping[str, Any]) -> Iterator[Row]:
-    for key, value in results.items():
-        random = "[random" in key
-        if key.startswith("lpips_"):
-            name = key.replace("lpips_", "LPIPS ").replace("[", " [")
-            yield Row("Perceptual", name, f"{value:.4f}", "lower", random=random)
-        elif key == "rfid" or key.startswith("fid["):
-            random = random or "[randconv" in key
-            note = f"reference: the same {value['n']:,} images"
-            yield Row("Perceptual", value["label"], f"{value['value']:.4f}", "lower", note, random=random)
-        elif key.startswith("inception_score"):
-            note = (
-                f"originals {value['originals']['value']:.3f}; {value['splits']} shuffled splits "
-                f"{value['splits_mean']:.3f} ± {value['splits_std']:.3f}"
-            )
-            name = key.replace("inception_score", "Inception Score").replace("Score[", "Score [")
-            yield Row("Perceptual", name, f"{value['value']:.3f}", "higher", note, random=random)
-
-
-def _code_rows(results: Mapping[str, Any]) -> Iterator[Row]:
-    if "codebooks" not in results:
-        return
-    books, rate = results["codebooks"], results["rate"]
-    for name, book in books.items():
-        which = "" if len(books) == 1 else f" {name}"
-        used = f"{book['used']:,} of {book['entries']:,} entries, {book['dead']:,} dead"
-        ceiling = f"{book['usage_over_uniform_ceiling']:.1%} of what {book['tokens']:,} uniform tokens would use"
-        yield Row("Codes", f"Usage{which}", f"{book['usage']:.2%}", "higher", f"{used}; {ceiling}")
-        top = f"the most used 1% of entries hold {book['top_1_percent_mass']:.1%} of the tokens"
-        yield Row("Codes", f"Perplexity{which}", f"{book['perplexity']:,.1f}", "higher", top)
-        full = f"{math.log2(book['entries']):.2f} bits if all entries were used equally"
-        yield Row("Codes", f"Entropy{which}", f"{book['entropy_bits']:.3f} bits", "", full)
-    yield Row("Rate", "Tokens", f"{rate['tokens']:,.6g}", "", f"{rate['bits_per_token']:.4g} bits each")
-    yield Row(
-        "Rate",
-        "Nominal bits",
-        f"{rate['bits_per_image']:,.6g}",
-        "lower",
-        f"{rate['bits_per_pixel']:.4f} bits per pixel",
-    )
-    coded = f"{rate['entropy_coded_bits_per_pixel']:.4f} bits per pixel, ideal coder, pooled statistics"
-    yield Row("Rate", "Entropy-coded bits", f"{rate['entropy_coded_bits']:,.1f}", "lower", coded)
+def metric_classes(results: Mapping[str, Any]) -> list[type[Metric]]:
+    """Of the protocol, each once: one class may stand behind several names."""
+    protocol = Protocol.of_results(results)
+    return list(dict.fromkeys(metric_class(name, protocol) for name in protocol.metrics))
 
 
 def _meaning_rows(results: Mapping[str, Any]) -> Iterator[Row]:
@@ -157,11 +92,10 @@ def facts(results: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
     data_rows.append(
         ("images evaluated", f"{results['num_images']:,} at {' x '.join(map(str, results['image_size']))}")
     )
-    fields = {k: v for k, v in results["protocol"].items() if k not in ("label", "hash")}
     return {
         "Model": model_rows,
         "Data": data_rows,
-        f"Protocol {results['protocol']['label']}": Protocol(**fields).describe(),
+        f"Protocol {results['protocol']['label']}": Protocol.of_results(results).describe(),
         "Made with": made_rows,
     }
 

@@ -8,7 +8,8 @@ from typing import Any
 from ...common.errors import UserError
 from ...common.output_folder import check_folder
 
-WEIGHTS = ("inception", "lpips_vgg", "lpips_alex")
+WEIGHTS = ("inception", "lpips_vgg", "lpips_alex", "weights")
+UNSAID = {"lpips_vgg": "pretrained", "lpips_alex": "pretrained", "weights": "pretrained"}  # by runs of earlier versions
 
 
 def asked_for(out: str | None, run_dir_override: str | None) -> Path | None:
@@ -114,7 +115,7 @@ def _what_is_measured(data: Mapping[str, Any], protocol: Mapping[str, Any]) -> d
         "image_size": data["image_size"],
         "val_crop": data.get("val_crop"),
         # A file of weights that was missing then completes the numbers; random ones would spoil them.
-        "protocol": {k: v == "random" if k in WEIGHTS else v for k, v in protocol.items()},
+        "protocol": {k: v == "random" if k in WEIGHTS else v for k, v in (UNSAID | protocol).items()},
     }
 
 

@@ -9,35 +9,26 @@ import torch
 from fake_tokenizer import FakeTokenizer, batches_of, pictures
 from skimage.metrics import peak_signal_noise_ratio
 
-from imtok.common.errors import MissingWeights, UserError
+from imtok.common.errors import UserError
 from imtok.common.pixels import to_model_range, to_pixels
 from imtok.eval.evaluate import evaluate
-from imtok.eval.meters import Meters
-from imtok.eval.networks import resolve_networks
 from imtok.eval.protocol import Protocol
+from imtok.eval.reconstruction import Reconstructed
 from imtok.eval.report.gallery import Gallery, look_again
+from imtok.losses.lpips import LPIPSNet
 
 MINI = Protocol(name="mini", extractor="randconv-64", metrics=("psnr", "ssim", "l1", "rfid", "codebook"))
 FACTS = {"name": "folder", "val_crop": "ADM centre crop (box halving, bicubic)"}
 
 
-class StandIn(torch.nn.Module):
-    """An LPIPS network in all but meaning."""
-
-    def __init__(self, *, net: str, weights: str, setting: str) -> None:
-        super().__init__()
-        self.weights_are_random = weights == "random"
-        if weights == "missing":
-            raise MissingWeights(f"{setting}=missing: no such trunk; {setting}=PATH")
-
-    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        assert a.min() >= -1 and a.max() <= 1
-        return (a - b).abs().mean((1, 2, 3))
+def as_given(batch: dict, rows: list[int]) -> Reconstructed:
+    images = batch["image"][rows]
+    return Reconstructed(images, images, images, None)
 
 
 def run(out: Path, images: torch.Tensor | None = None, *, tokenizer: FakeTokenizer | None = None, **options) -> dict:
     images = pictures(13) if images is None else images
-    options = {"protocol": MINI, "data_facts": FACTS, "progress": False, "lpips_factory": StandIn} | options
+    options = {"protocol": MINI, "data_facts": FACTS, "progress": False} | options
     return evaluate(tokenizer or FakeTokenizer(), batches_of(images), out_dir=out, **options)
 
 
@@ -77,9 +68,7 @@ def test_best_median_and_worst_really_are(written: tuple[dict, Path]) -> None:
         rows = slice(start, start + 4)
         keys = batches_of(images)[number]["key"]
         gallery.update(np.array(values[rows]), keys, images[rows], shown[rows], number)
-    middle = look_again(
-        batches_of(images), gallery.median(), reconstruct=lambda b, rows: (b["image"][rows], b["image"][rows])
-    )
+    middle = look_again(batches_of(images), gallery.median(), reconstruct=as_given)
     for shelf, expected in ((gallery.worst, order[:3]), (gallery.best, order[::-1][:3]), (middle, order[5:8])):
         assert [p.key for p in shelf] == [f"picture_{i:03d}.png" for i in expected]
         assert all(torch.equal(p.reference, images[i]) for p, i in zip(shelf, expected, strict=True))
@@ -94,7 +83,7 @@ def test_median_pictures_are_found_when_the_loader_counts_batches_differently() 
     images = pictures(6)
     batches = batches_of(images, 2)
     wanted = [(20.0, "picture_004.png", 0, 1)]  # really in batch 2
-    found = look_again(batches, wanted, reconstruct=lambda b, rows: (b["image"][rows], b["image"][rows]))
+    found = look_again(batches, wanted, reconstruct=as_given)
     assert torch.equal(found[0].reference, images[4])
 
 
@@ -116,13 +105,15 @@ def test_missing_weights_leave_a_reason_and_all_the_rest(
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "nothing"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    protocol = Protocol(lpips_alex="missing", metrics=("psnr", "lpips_vgg", "lpips_alex", "rfid", "inception_score"))
-    results = run(tmp_path, protocol=protocol)
+    file = tmp_path / "vgg.pth"
+    torch.save(LPIPSNet(net="vgg", weights="random").features.state_dict(), file)
+    metrics = ("psnr", "lpips_vgg", "lpips_alex", "rfid", "inception_score")
+    results = run(tmp_path, pictures(5), protocol=Protocol(lpips_vgg=str(file), metrics=metrics))
     assert "rfid" not in results and "lpips_alex" not in results
     assert results["lpips_vgg"] > 0 and results["psnr"]["mean"] > 0
     assert set(results["not_computed"]) == {"rfid", "inception_score", "lpips_alex"}
     assert "protocol.inception=PATH" in results["not_computed"]["rfid"]
-    assert "inception-2015: missing; rfid, inception_score left out" in capsys.readouterr().out
+    assert "rfid, inception_score: left out, " in capsys.readouterr().out
     for name in ("report.html", "report.md"):
         assert "protocol.inception=PATH" in (tmp_path / name).read_text()
 
@@ -178,34 +169,6 @@ def test_training_mode_and_random_numbers_are_left_as_they_were(tmp_path: Path) 
     assert tokenizer.training and torch.equal(torch.rand(2), expected)
 
 
-def test_two_shards_merge_to_one() -> None:
-    images, tokenizer = pictures(10), FakeTokenizer()
-    networks = resolve_networks(MINI, device=torch.device("cpu"))
-
-    def meters(batches: list[dict]) -> Meters:
-        found = Meters(protocol=MINI, networks=networks, layout=tokenizer.index_layout())
-        with torch.inference_mode():
-            for batch in batches:
-                quantized = tokenizer.quantize(to_model_range(batch["image"]))
-                unrounded = tokenizer.decode(quantized.codes)
-                found.update(
-                    reference=batch["image"],
-                    reconstruction=to_pixels(unrounded),
-                    unrounded=unrounded,
-                    indices=quantized.indices,
-                    keys=batch["key"],
-                    networks=networks,
-                )
-        return found.to_cpu()
-
-    whole, left, right = (meters(b) for b in (batches_of(images), batches_of(images)[:1], batches_of(images)[1:]))
-    left.merge(right)
-    assert left.images == 10
-    assert left.psnr.result() == whole.psnr.result() and left.codebook.result() == whole.codebook.result()
-    assert left.frechet() == pytest.approx(whole.frechet(), rel=1e-9)
-    assert left.ssim.result()["ssim"]["mean"] == pytest.approx(whole.ssim.result()["ssim"]["mean"], rel=1e-7)
-
-
 def test_a_folder_that_cannot_be_written_is_refused_before_the_pass(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
 
@@ -221,7 +184,7 @@ def test_numbers_survive_on_the_screen_when_the_disk_fills_up(tmp_path: Path, mo
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("imtok.eval.evaluate.write_json", full)
+    monkeypatch.setattr("imtok.eval.results.write_json", full)
     with pytest.raises(OSError, match="No space"):
         run(tmp_path)
     assert "PSNR: " in capsys.readouterr().out

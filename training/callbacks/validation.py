@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, Trainer
 
 from ...common.distributed import gather_objects
 from ...common.pixels import psnr_per_image
-from ...eval.metrics.codebook import CodebookStatistics
+from ...eval.metrics.codebook import Codebook
 from ..logging import log_values
 from ..module import TokenizerTraining
 from ..randomness import own_randomness
@@ -39,7 +39,7 @@ class Validation(Callback):
 def validate(training: TokenizerTraining) -> dict[str, float]:
     """The ranks share the images; training's generators and weights are as before afterwards."""
     tokenizer = training.tokenizer
-    codebook: CodebookStatistics | None = None
+    codebook: Codebook | None = None
     sums: dict[str, torch.Tensor] = {}
     images = 0
     swapped = training.ema.swapped_in(tokenizer) if training.ema is not None else nullcontext()
@@ -65,8 +65,12 @@ def validate(training: TokenizerTraining) -> dict[str, float]:
             for name, value in values.items():
                 sums[name] = sums.get(name, 0) + value.detach().double().cpu() * count
             if output.quantized.indices:
-                codebook = codebook or CodebookStatistics(tokenizer.index_layout(tuple(batch["image"].shape[-2:])))
-                codebook.update(output.quantized.indices)
+                if codebook is None:
+                    layout = tokenizer.index_layout(tuple(batch["image"].shape[-2:]))
+                    codebook = Codebook(
+                        layout=layout, sync_on_compute=False
+                    )  # a rank may have no image, and so no codebook
+                codebook.update(indices=output.quantized.indices)
             images += count
     training.train()
     sums, images, codebook = _over_ranks(sums, images, codebook)
@@ -83,9 +87,9 @@ def _readable(term: torch.nn.Module, output: Any) -> bool:
     return term.is_available(output) and (key is None or key in output.quantized.losses or key in output.decoder_losses)
 
 
-def _over_ranks(sums: dict, images: int, codebook: CodebookStatistics | None) -> tuple:
+def _over_ranks(sums: dict, images: int, codebook: Codebook | None) -> tuple:
     if codebook is not None:
-        codebook.to_cpu()
+        codebook.to("cpu")
     parts = gather_objects((sums, images, codebook))
     sums, images, codebook = parts[0]
     for more, count, books in parts[1:]:
@@ -93,6 +97,8 @@ def _over_ranks(sums: dict, images: int, codebook: CodebookStatistics | None) ->
         for name, value in more.items():
             sums[name] = sums.get(name, 0) + value
         if books is not None:
-            codebook.merge(books) if codebook is not None else None
-            codebook = codebook or books
+            if codebook is None:
+                codebook = books
+            else:
+                codebook.merge_state(books)
     return sums, images, codebook

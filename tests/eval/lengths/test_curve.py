@@ -1,6 +1,7 @@
 """The curve over tokens holds the main pass's own metrics, and says where a codec cannot follow."""
 
 import json
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 from fake_tokenizer import FakeTokenizer, batches_of, pictures
-from test_report import Balanced
+from pages import Balanced
 
 from imtok.common.build import build
 from imtok.common.pixels import to_model_range, to_uint8
 from imtok.eval.evaluate import evaluate
 from imtok.eval.lengths import codecs
 from imtok.eval.lengths.curve import LengthCurve, falling, own_share
-from imtok.eval.networks import resolve_networks
+from imtok.eval.metrics.chosen import ChosenMetrics
 from imtok.eval.protocol import Protocol
+from imtok.eval.reconstruction import Reconstruction, Shapes
 from imtok.tokenizers.tokenizer import Tokenizer
 
 MINI = Protocol(name="mini", extractor="randconv-64", metrics=("psnr", "ssim", "l1", "rfid", "codebook"))
@@ -157,22 +159,20 @@ def test_the_page_shows_table_charts_and_a_slider_without_script(written) -> Non
     json.dumps(results["curve"], allow_nan=False)
 
 
-def test_growing_pictures_are_the_reconstructions(tokenizer) -> None:
-    images = pictures(6)
-    networks = resolve_networks(MINI, device=torch.device("cpu"))
-    curve = LengthCurve(
-        protocol=MINI, networks=networks, layout=tokenizer.index_layout(), total=64, wanted=6, available=6
-    )
+def curve_of(tokenizer, batches: list[dict], *, wanted: int, available: int) -> LengthCurve:
+    metrics = ChosenMetrics(MINI, device=torch.device("cpu"))
+    shapes = Shapes((32, 32), tokenizer.index_layout(), 64)
+    metrics.start(shapes.image_size, shapes.layout)
+    curve = LengthCurve(metrics, tokenizer.token_dropout, shapes=shapes, wanted=wanted, available=available)
+    reconstruct = Reconstruction(tokenizer, device=torch.device("cpu"), rounding="round")
     with torch.inference_mode():
-        for batch in batches_of(images):
-            curve.update(
-                dropout=tokenizer.token_dropout,
-                quantized=tokenizer.quantize(to_model_range(batch["image"])),
-                reference=batch["image"],
-                keys=batch["key"],
-                decode=lambda codes, rows: tokenizer.decode(codes).clamp(-1, 1),
-                networks=networks,
-            )
+        for batch in batches:
+            curve.update(reconstruct(batch), batch["key"], decode=partial(reconstruct.decode, batch))
+    return curve
+
+
+def test_growing_pictures_are_the_reconstructions(tokenizer) -> None:
+    curve = curve_of(tokenizer, batches_of(pictures(6)), wanted=6, available=6)
     assert [p.key for p in curve.pictures] == [f"picture_{i:03d}.png" for i in (0, 2, 4)]
     for picture in curve.pictures:
         image = to_model_range(picture.reference[None])
@@ -181,8 +181,7 @@ def test_growing_pictures_are_the_reconstructions(tokenizer) -> None:
 
 
 def test_pictures_are_spread_evenly_and_no_more_than_wanted(tokenizer, tmp_path) -> None:
-    networks = resolve_networks(MINI, device=torch.device("cpu"))
-    curve = LengthCurve(protocol=MINI, networks=networks, layout=(), total=4, wanted=5, available=23)
+    curve = curve_of(tokenizer, [], wanted=5, available=23)
     chosen = [at + row for at in range(0, 23, 4) for row in curve.rows(min(4, 23 - at))]
     assert len(chosen) == 5 and set(np.diff(chosen)) <= {4, 5}
     assert run(tokenizer, pictures(13), tmp_path, curve_images=5)["curve"]["images"] == 5
@@ -220,34 +219,3 @@ def test_a_decoder_that_samples_says_how(written) -> None:
     assert results["model"]["decoder_facts"] == {"basis": "cosines", "harm": 0.0}
     assert "decoder: basis" in (out / "report.html").read_text()
     assert "- decoder: basis: cosines" in (out / "report.md").read_text()
-
-
-def test_two_shards_are_one(tokenizer) -> None:
-    images, networks = pictures(10), resolve_networks(MINI, device=torch.device("cpu"))
-
-    def curve(batches: list[dict]) -> LengthCurve:
-        count = sum(len(b["key"]) for b in batches)
-        made = LengthCurve(
-            protocol=MINI, networks=networks, layout=tokenizer.index_layout(), total=64, wanted=count, available=count
-        )
-        for batch in batches:
-            with torch.inference_mode():
-                made.update(
-                    dropout=tokenizer.token_dropout,
-                    quantized=tokenizer.quantize(to_model_range(batch["image"])),
-                    reference=batch["image"],
-                    keys=batch["key"],
-                    decode=lambda codes, rows: tokenizer.decode(codes).clamp(-1, 1),
-                    networks=networks,
-                )
-        return made.to_cpu()
-
-    whole, left, right = (curve(b) for b in (batches_of(images), batches_of(images)[:1], batches_of(images)[1:]))
-    left.merge(right)
-    one, two = whole.result(networks), left.result(networks)
-    assert two["images"] == 10
-    for a, b in zip(one["points"], two["points"], strict=True):
-        assert a == pytest.approx(b, rel=1e-6)
-    for name, codec in one["codecs"].items():
-        assert codec["smallest"] == pytest.approx(two["codecs"][name]["smallest"], rel=1e-6)
-        assert [p["fit"] for p in codec["points"]] == [p["fit"] for p in two["codecs"][name]["points"]]

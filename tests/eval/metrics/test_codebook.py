@@ -6,14 +6,13 @@ import pytest
 import torch
 
 from imtok.common.types import IndexSegment
-from imtok.eval.metrics.codebook import CodebookStatistics, CodeCounts, expected_distinct
-from imtok.eval.rate import rate
+from imtok.eval.metrics.codebook import Codebook, expected_distinct
 
 
 def statistics(ids: torch.Tensor, entries: int) -> dict:
     """ids [B, M] of one codebook."""
-    found = CodebookStatistics([IndexSegment("main", ids.shape[1], (entries,))])
-    found.update({"main": ids[..., None]})
+    found = Codebook(layout=[IndexSegment("main", ids.shape[1], (entries,))])
+    found.update(indices={"main": ids[..., None]})
     return found.result()
 
 
@@ -45,42 +44,40 @@ def test_usage_is_held_against_what_uniform_draws_would_reach() -> None:
 
 def test_masked_tokens_are_not_counted() -> None:
     ids = torch.tensor([[0, 1, -1, -1], [1, 0, 1, -1]])
-    found = CodebookStatistics([IndexSegment("main", 4, (2,))])
-    found.update({"main": ids[..., None]})
+    found = Codebook(layout=[IndexSegment("main", 4, (2,))])
+    found.update(indices={"main": ids[..., None]})
     facts = found.result()
     assert facts["codebooks"]["main"]["tokens"] == 5
-    costs = rate(found, pixels=64, codebook=facts)
+    costs = found.rate(pixels=64)
     assert costs["tokens"] == 2.5 and costs["bits_per_image"] == 2.5 and costs["bits_per_pixel"] == 2.5 / 64
 
 
 def test_an_implicit_codebook_is_never_a_histogram() -> None:
     ids = torch.tensor([[2**60, 5, 5, 2**59], [2**60, 5, 5, 2**59]])
-    left, right = (CodeCounts(entries=2**61, positions=4) for _ in range(2))
-    left.update(ids[:1])
-    right.update(ids[1:])
-    left.merge(right)
-    facts = left.result()
-    assert left.bins is None
+    left, right = (Codebook(layout=[IndexSegment("main", 4, (2**61,))]) for _ in range(2))
+    left.update(indices={"main": ids[:1, :, None]})
+    right.update(indices={"main": ids[1:, :, None]})
+    left.merge_state(right)
+    facts = left.result()["codebooks"]["main"]
+    assert not hasattr(left, "bins_0")
     assert (facts["used"], facts["tokens"]) == (3, 8) and facts["entropy_bits"] == pytest.approx(1.5)
     assert facts["uniform_ceiling"] == pytest.approx(8 / 2**61)
 
 
 def test_a_large_codebook_with_many_positions_gives_up_positions_only() -> None:
-    counts = CodeCounts(entries=2**20, positions=64)
-    counts.update(torch.arange(64).repeat(2, 1))
-    facts = counts.result()
+    facts = statistics(torch.arange(64).repeat(2, 1), 2**20)["codebooks"]["main"]
     assert "entropy_bits_by_position" not in facts and facts["used"] == 64
 
 
 def test_scales_share_their_codebook_and_parallel_ones_do_not() -> None:
     layout = [IndexSegment("main", 1, (4, 8), scale=0), IndexSegment("main", 4, (4, 8), scale=1)]
-    found = CodebookStatistics(layout)
+    found = Codebook(layout=layout)
     indices = torch.stack([torch.tensor([[0, 1, 2, 3, 0]]), torch.tensor([[7, 7, 7, 7, 7]])], -1)
-    found.update({"main": indices})
+    found.update(indices={"main": indices})
     facts = found.result()
     assert facts["codebooks"]["main[0]"]["usage"] == 1 and facts["codebooks"]["main[1]"]["usage"] == 1 / 8
     assert facts["usage"] == pytest.approx((1 + 1 / 8) / 2)
-    costs = rate(found, pixels=256, codebook=facts)
+    costs = found.rate(pixels=256)
     assert costs["bits_per_image"] == pytest.approx(5 * (2 + 3)) and costs["bits_per_token"] == pytest.approx(5)
 
 
@@ -91,14 +88,14 @@ def test_two_streams_and_two_shards() -> None:
         "semantic": torch.randint(0, 4, (6, 2, 1), generator=generator),
         "pixel": torch.randint(0, 16, (6, 3, 1), generator=generator),
     }
-    whole, left, right = (CodebookStatistics(layout) for _ in range(3))
-    whole.update(given)
-    left.update({k: v[:4] for k, v in given.items()})
-    right.update({k: v[4:] for k, v in given.items()})
-    left.merge(right)
+    whole, left, right = (Codebook(layout=layout) for _ in range(3))
+    whole.update(indices=given)
+    left.update(indices={k: v[:4] for k, v in given.items()})
+    right.update(indices={k: v[4:] for k, v in given.items()})
+    left.merge_state(right)
     assert left.result() == whole.result()
     facts = whole.result()
-    costs = rate(whole, pixels=256, codebook=facts)
+    costs = whole.rate(pixels=256)
     assert costs["bits_per_image"] == pytest.approx(2 * 2 + 3 * 4)
     pooled = 2 * facts["codebooks"]["semantic"]["entropy_bits"] + 3 * facts["codebooks"]["pixel"]["entropy_bits"]
     assert costs["entropy_coded_bits"] == pytest.approx(pooled)

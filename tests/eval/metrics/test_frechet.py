@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-from imtok.eval.metrics.frechet import FeatureMoments, frechet_distance
+from imtok.eval.metrics.frechet import FeatureSet, frechet_distance, joined, moments_of
 
 
 def rows(count: int, width: int, *, seed: int = 0, offset: float = 0.0) -> torch.Tensor:
@@ -14,11 +14,16 @@ def rows(count: int, width: int, *, seed: int = 0, offset: float = 0.0) -> torch
     return torch.randn(count, width, generator=generator, dtype=torch.float64) @ mixing + offset
 
 
-def moments(features: torch.Tensor, batch: int = 7) -> FeatureMoments:
-    found = FeatureMoments(features.shape[1])
+def moments(features: torch.Tensor, batch: int = 7) -> FeatureSet:
+    """As a metric keeps them: rows up to the width, then moments of what came before."""
+    rows, folded = features[:0], features.new_empty(0, features.shape[1] + 2, features.shape[1]).double()
     for part in features.split(batch):
-        found.update(part)
-    return found
+        rows = torch.cat([rows, part])
+        if len(rows) > features.shape[1]:
+            found = moments_of(rows)
+            folded = (joined(folded[0], found) if len(folded) else found)[None]
+            rows = rows[:0]
+    return FeatureSet(rows, folded)
 
 
 @pytest.mark.parametrize("count", [10, 300])  # fewer images than features, and more
@@ -65,10 +70,10 @@ def test_float32_features_are_summed_in_float64() -> None:
 @pytest.mark.parametrize("counts", [(5, 6), (5, 40), (40, 5), (40, 50)])  # kept or folded on either side
 def test_two_shards_are_one(counts: tuple[int, int]) -> None:
     a, b = rows(sum(counts), 12), rows(sum(counts), 12, seed=2)
-    left, right = (moments(part) for part in a.split(counts))
-    left.merge(right)
-    assert left.total == sum(counts)
-    assert frechet_distance(left, moments(b)) == pytest.approx(frechet_distance(moments(a), moments(b)), rel=1e-9)
+    parts = [moments(part) for part in a.split(counts)]  # as torchmetrics gathers them from two processes
+    whole = FeatureSet(torch.cat([p.rows for p in parts]), torch.cat([p.folded for p in parts]))
+    assert whole.total == sum(counts)
+    assert frechet_distance(whole, moments(b)) == pytest.approx(frechet_distance(moments(a), moments(b)), rel=1e-9)
 
 
 def test_a_rank_deficient_covariance_takes_the_other_route() -> None:

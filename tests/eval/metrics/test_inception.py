@@ -7,11 +7,9 @@ import torch
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
 from imtok.common.errors import MissingWeights, UserError
-from imtok.eval.metrics.frechet import FeatureMoments, frechet_distance
-from imtok.eval.metrics.inception import PUBLISHED, InceptionExtractor, RandomConvolutions, inception_network
-from imtok.eval.protocol import Protocol
-
-CPU = torch.device("cpu")
+from imtok.eval.metrics.frechet import FeatureSet, frechet_distance
+from imtok.eval.metrics.inception import PUBLISHED, InceptionExtractor, inception_network
+from imtok.eval.metrics.random_convolutions import RandomConvolutions
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +19,7 @@ def images() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def extractor() -> InceptionExtractor:
-    return InceptionExtractor(protocol=Protocol(inception="random"), device=CPU)
+    return InceptionExtractor(weights="random")
 
 
 def test_features_logits_and_distance_are_torch_fidelitys(extractor: InceptionExtractor, images: torch.Tensor) -> None:
@@ -37,9 +35,7 @@ def test_features_logits_and_distance_are_torch_fidelitys(extractor: InceptionEx
             found.append((features, expected))
     # Their eigvals of a 2048-square product take seconds; the first 64 features obey the same arithmetic.
     statistics = [fid_features_to_statistics(expected[:, :64].double()) for _, expected in found]
-    ours = [FeatureMoments(64), FeatureMoments(64)]
-    for meter, (features, _) in zip(ours, found, strict=True):
-        meter.update(features[:, :64])
+    ours = [FeatureSet(features[:, :64], torch.empty(0, 66, 64)) for features, _ in found]
     expected = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
     assert frechet_distance(*ours) == pytest.approx(expected, rel=1e-3)
 
@@ -65,8 +61,8 @@ def test_a_file_given_is_loaded_and_another_file_changes_the_name(tmp_path: Path
     network = inception_network(None, seed=1)
     file = tmp_path / "mine.pth"
     torch.save(network.state_dict(), file)
-    extractor = InceptionExtractor(protocol=Protocol(inception=str(file)), device=CPU)
-    assert extractor.name == f"inception-{extractor.sha256[:8]}" and not extractor.weights_are_random
+    extractor = InceptionExtractor(weights=str(file))
+    assert extractor.label == f"inception-{extractor.sha256[:8]}" and not extractor.weights_are_random
     with torch.inference_mode():
         torch.testing.assert_close(extractor(images[:1])[0], network(images[:1])[0], rtol=1e-4, atol=1e-4)
 
@@ -75,9 +71,9 @@ def test_a_file_of_something_else_is_refused_by_the_setting_that_named_it(tmp_pa
     file = tmp_path / "other.pth"
     torch.save({"weight": torch.zeros(2)}, file)
     with pytest.raises(UserError, match=r"protocol\.inception=.*other\.pth"):
-        InceptionExtractor(protocol=Protocol(inception=str(file)), device=CPU)
+        InceptionExtractor(weights=str(file))
     with pytest.raises(UserError, match="no such file"):
-        InceptionExtractor(protocol=Protocol(inception=str(tmp_path / "nowhere.pth")), device=CPU)
+        InceptionExtractor(weights=str(tmp_path / "nowhere.pth"))
 
 
 def test_a_missing_file_says_where_it_was_looked_for_and_what_helps(
@@ -86,33 +82,32 @@ def test_a_missing_file_says_where_it_was_looked_for_and_what_helps(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(MissingWeights) as caught:
-        InceptionExtractor(protocol=Protocol(), device=CPU)
+        InceptionExtractor()
     for words in (PUBLISHED.name, str(tmp_path), "protocol.inception=PATH"):
         assert words in str(caught.value)
     file = tmp_path / "hub" / "checkpoints" / PUBLISHED.name
     file.parent.mkdir(parents=True)
     torch.save(inception_network(None).state_dict(), file)
-    extractor = InceptionExtractor(protocol=Protocol(), device=CPU)
-    assert extractor.file == str(file)
-    assert extractor.name == f"inception-{extractor.sha256[:8]}"  # of the right name only
+    extractor = InceptionExtractor()
+    assert extractor.origin.path == file
+    assert extractor.label == f"inception-{extractor.sha256[:8]}"  # of the right name only
 
 
 def test_the_resizes_differ_as_named(images: torch.Tensor) -> None:
     def features(**options: str) -> torch.Tensor:
-        extractor = InceptionExtractor(protocol=Protocol(inception="random", **options), device=CPU)
+        extractor = InceptionExtractor(weights="random", **options)
         extractor.trunk = torch.nn.Identity()
         extractor.head = torch.nn.Linear(3 * 299 * 299, 1)
-        return extractor(images if options.get("fid_pixels") != "float" else images / 127.5 - 1)[0].view(3, 3, 299, 299)
+        return extractor(images if options.get("pixels") != "float" else images / 127.5 - 1)[0].view(3, 3, 299, 299)
 
-    tf1, half, anti = (features(fid_resize=r) for r in ("tf1_bilinear", "half_pixel_bilinear", "antialias_bilinear"))
+    tf1, half, anti = (features(resize=r) for r in ("tf1_bilinear", "half_pixel_bilinear", "antialias_bilinear"))
     assert (tf1 - half).abs().max() > 0.05
     torch.testing.assert_close(half, anti, atol=2e-3, rtol=0)  # upsampling: antialias has nothing to do
     assert torch.equal(tf1[..., 0, 0] * 128 + 128, images[..., 0, 0].float())  # TF1 has no half-pixel offset
-    floats = features(fid_resize="half_pixel_bilinear", fid_pixels="float")
+    floats = features(resize="half_pixel_bilinear", pixels="float")
     torch.testing.assert_close(floats * 127.5 + 127.5, half * 128 + 128, atol=1e-2, rtol=0)
 
 
 def test_random_convolutions_are_the_same_everywhere(images: torch.Tensor) -> None:
-    protocol = Protocol(extractor="randconv-64")
-    a, b = (RandomConvolutions(protocol=protocol, device=CPU)(images) for _ in range(2))
+    a, b = (RandomConvolutions()(images) for _ in range(2))
     assert a[0].shape == (3, 64) and a[1] is None and torch.equal(a[0], b[0])

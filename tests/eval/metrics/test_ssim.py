@@ -50,7 +50,7 @@ def test_batches_and_shards_add_up() -> None:
     one.update(a, b)
     two.update(a[:1], b[:1])
     three.update(a[1:], b[1:])
-    two.merge(three)
+    two.merge_state(three)
     assert two.result()["ssim"]["mean"] == pytest.approx(one.result()["ssim"]["mean"], rel=1e-7)
 
 

@@ -76,10 +76,8 @@ def live(tokenizer_node: dict[str, Any]) -> tuple[torch.nn.Module, WeightedLosse
 
 
 def numbers(tokenizer: torch.nn.Module, alignment: Alignment, **data: Any) -> list[dict[str, Any]]:
-    given = {"fit": batches(60), "held_out": batches(30), "class_names": list(COLOURS)} | data
-    found = measure_meaning(
-        tokenizer.eval(), MeaningData(**given), probes=PROBES, device=torch.device("cpu"), alignment=alignment
-    )
+    given = {"fit": batches(60), "held_out": batches(30), "class_names": list(COLOURS), "alignment": alignment} | data
+    found = measure_meaning(tokenizer.eval(), MeaningData(**given), probes=PROBES, device=torch.device("cpu"))
     assert not found.not_computed
     return found.numbers
 
@@ -195,13 +193,12 @@ def test_the_tokenizers_own_tower_is_a_teacher_too(tokenizer_node, tmp_path) -> 
     save_alignment(losses, config, tmp_path)
 
     loaded = from_pretrained(tmp_path)
-    data = MeaningData(fit=None, held_out=batches(12))
+    data = MeaningData(fit=None, held_out=batches(12), alignment=load_alignment(tmp_path, loaded))
     [number] = measure_meaning(
         loaded,
         data,
         probes=["teacher_cosine"],
         device=torch.device("cpu"),
-        alignment=load_alignment(tmp_path, loaded),
     ).numbers
     seen = []
     loaded.get_submodule(target).register_forward_hook(lambda *call: seen.append(call[-1].flatten(2).transpose(1, 2)))

@@ -2,34 +2,17 @@
 
 import csv
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from fake_tokenizer import FakeTokenizer, batches_of, pictures
+from pages import Balanced
 
 from imtok.eval.evaluate import evaluate
 from imtok.eval.protocol import Protocol
 from imtok.eval.report.charts import _nice_ticks, curve_chart, histogram_chart, rank_chart
 from imtok.eval.report.rows import metric_rows, model_title
 from imtok.eval.report.training_curves import MAX_POINTS, read_curves
-
-VOID = {"meta", "img", "br", "line", "circle"}
-
-
-class Balanced(HTMLParser):
-    """Fails on a tag that is closed out of order or never."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list) -> None:
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert tag in VOID or self.open.pop() == tag, f"</{tag}> closes something else"
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,67 @@
+"""LPIPS v0.1 (Zhang et al., arXiv 1801.03924): distance of image and reconstruction in one backbone's features."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor
+
+from ...common.pixels import to_model_range
+from ...common.types import IndexSegment
+from ...losses.lpips import LPIPSNet
+from .base import Metric, Quantity, as_bytes
+from .networks import Network
+
+if TYPE_CHECKING:
+    from ..protocol import Protocol
+
+
+class _Lpips(Metric):
+    """Mean over images. weights: pretrained, random, or the path of torchvision's file."""
+
+    higher_is_better = False
+    net: ClassVar[str]
+
+    def __init__(self, *, weights: str = "pretrained", **options: Any) -> None:
+        super().__init__(needs=Network.of(MarkedLpips, net=self.net, weights=weights), **options)
+        self.add_rows(self.main_key)
+
+    def update(self, reference: Tensor, reconstruction: Tensor) -> None:
+        distances = self.network(*(to_model_range(as_bytes(x)) for x in (reference, reconstruction)))
+        getattr(self, self.main_key).append(distances.flatten().to(self.device))
+
+    def measure(self) -> dict[str, Any]:
+        return {self.main_key + self.network.mark: self.rows_of(self.main_key).cpu().double().mean().item()}
+
+    def start(self, image_size: tuple[int, int], layout: Sequence[IndexSegment]) -> str | None:
+        smallest = self.network.module.smallest_image
+        if min(image_size) >= smallest:
+            return None
+        return f"needs images of {smallest} pixels or more, these have {min(image_size)}"
+
+    def describe(self, protocol: "Protocol") -> list[tuple[str, str]]:
+        return [("LPIPS", "v0.1 heads, input in [-1, 1], never without its backbone's name")]
+
+
+class LpipsVgg(_Lpips):
+    """In the features of VGG16."""
+
+    net = "vgg"
+    quantities = {"lpips_vgg": Quantity("LPIPS vgg", better="lower")}
+    protocol_fields = {"weights": "lpips_vgg"}
+
+
+class LpipsAlex(_Lpips):
+    """In the features of AlexNet."""
+
+    net = "alex"
+    quantities = {"lpips_alex": Quantity("LPIPS alex", better="lower")}
+    protocol_fields = {"weights": "lpips_alex"}
+
+
+class MarkedLpips(LPIPSNet):
+    """The network of the loss, named as metric networks are."""
+
+    def __init__(self, *, net: str, weights: str) -> None:
+        super().__init__(net=net, weights=weights, setting=f"protocol.lpips_{net}")
+        self.label = f"lpips_{net}" + (f"[{self.origin.label}]" if self.origin.label else "")
+        self.source = weights

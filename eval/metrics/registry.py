@@ -1,0 +1,76 @@
+"""Metrics by name: each is a YAML file of configs/metric, found in imtok and on Hydra's search path."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from ...common.build import build, locate
+from ...common.errors import UserError, did_you_mean
+from .base import Metric
+
+if TYPE_CHECKING:
+    from ..protocol import Protocol
+
+
+def config_folders() -> Iterator[Any]:
+    """The user's own first: `--config-dir`, hydra.searchpath."""
+    hydra = sys.modules.get("hydra.core.global_hydra")
+    if hydra is not None and hydra.GlobalHydra.instance().is_initialized():
+        for entry in hydra.GlobalHydra.instance().config_loader().get_search_path().get_path():
+            path = entry.path.removeprefix("file://")
+            if "://" not in path:
+                yield Path(path)
+    yield files("imtok.configs")
+
+
+def yaml_of(group: str, name: str, *, key: str) -> dict[str, Any]:
+    """configs/GROUP/NAME.yaml as it stands. key: the setting that names it, for error lines."""
+    for folder in config_folders():
+        file = folder / group / f"{name}.yaml"
+        if file.is_file():
+            return yaml.safe_load(file.read_text("utf-8"))
+    raise UserError(f"{key}: no {group} {name!r}; {did_you_mean(name, names_in(group))}")
+
+
+def names_in(group: str) -> list[str]:
+    found: dict[str, None] = {}
+    for folder in config_folders():
+        if (folder / group).is_dir():
+            found |= {
+                file.name.removesuffix(".yaml"): None
+                for file in (folder / group).iterdir()
+                if file.name.endswith(".yaml")
+            }
+    return sorted(found)
+
+
+def metric_node(name: str, protocol: "Protocol") -> dict[str, Any]:
+    """The YAML with the protocol's own settings of this metric laid over it."""
+    own = dict(protocol.settings.get(name, {}))
+    node = own if "_target_" in own else yaml_of("metric", name, key="protocol.metrics")
+    return node | (node.get("tiny", {}) if protocol.tiny else {}) | own
+
+
+def metric_class(name: str, protocol: "Protocol") -> type[Metric]:
+    found = locate(metric_node(name, protocol)["_target_"], key=f"protocol.settings.{name}")
+    if not issubclass(found, Metric):
+        raise UserError(
+            f"protocol.settings.{name}._target_={found.__name__}: not a class of imtok.eval.metrics.base.Metric"
+        )
+    return found
+
+
+def build_metric(name: str, protocol: "Protocol") -> Metric:
+    fields = metric_class(name, protocol).protocol_fields
+    given = {argument: getattr(protocol, field) for argument, field in fields.items()}
+    return build(metric_node(name, protocol), key=f"protocol.settings.{name}", **given)
+
+
+def hashed_settings(name: str, protocol: "Protocol") -> Mapping[str, Any]:
+    """What of a metric's own settings defines its numbers."""
+    metric = build_metric(name, protocol)
+    return {field: getattr(metric, field) for field in metric.own_fields}
