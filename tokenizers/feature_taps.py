@@ -32,12 +32,11 @@ class FeatureTaps:
 
 def tap(tokenizer: nn.Module, wanted: Mapping[str, str], *, key: str) -> None:
     """Tap modules of the tokenizer; wanted: {feature name: path of a module, such as decoder.blocks.2}."""
-    taps = tokenizer.taps
-    assert isinstance(taps, FeatureTaps)
     for name, path in wanted.items():
         try:
             module = tokenizer.get_submodule(path)
         except AttributeError:
             children = ", ".join(n for n, _ in tokenizer.named_children())
             raise UserError(f"{key}={path}: this tokenizer has no such module; paths begin with {children}") from None
-        taps.add(name, module)
+        assert isinstance(tokenizer.taps, FeatureTaps)
+        tokenizer.taps.add(name, module)
