@@ -29,7 +29,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "cnn_magvit2": [{"noise": True}],
     "cnn_movq": [{"z_channels": 16}],
     "cnn_rqvae": [{"grid": 2, "causal": False}],
-    "cnn_qformer": [{"qk_norm": True}],
+    "cnn_qformer": [{"qk_norm": True}, {"align_after": 2, "align_dim": 24}],
     "flow": [
         {"predicts": "data", "sampler": "heun", "time_shift": 2.0},
         {"guidance": {"_target_": "imtok.decoders.flow.guidance.AdaptiveProjectedGuidance", "scale": 3.0}},
@@ -264,6 +264,16 @@ def test_a_generator_overrides_the_noise_of_the_codes(case: str) -> None:
     with torch.no_grad():
         once, again, other = (decoder(codes, generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2))
     assert torch.equal(once, again) and not torch.allclose(once, other, atol=1e-3)
+
+
+def test_the_alignment_of_a_qformer_is_computed_where_training_taps_it() -> None:
+    case, seen = "cnn_qformer, align_after=2, align_dim=24", []
+    decoder, codes = make(case), codes_for(case)
+    decoder.train()(codes)
+    decoder.align.register_forward_hook(lambda _, __, out: seen.append(out))
+    decoder(codes)
+    decoder.eval()(codes)
+    assert [out.shape for out in seen] == [(3, decoder.grid[0] * decoder.grid[1], 24)]
 
 
 @pytest.mark.parametrize("case", HEADS)
