@@ -26,6 +26,30 @@ def test_codebook_counts_only_the_last_tokens():
     assert values["train/perplexity"] == pytest.approx(math.exp(entropy))
 
 
+def test_several_codebooks_are_averaged_and_their_dead_codes_summed():
+    callback = Codebook(tokens=100)
+    callback.add({"main": torch.tensor([[[0, 0], [1, 0]], [[2, 1], [3, 1]]]), "fine": torch.tensor([[[7]], [[7]]])})
+    values = callback.values({"main": (4, 8), "fine": (10,)})
+    assert values["train/usage_tokens"] == 4
+    assert values["train/usage"] == pytest.approx((4 / 4 + 2 / 8 + 1 / 10) / 3)
+    assert values["train/perplexity"] == pytest.approx((4 + 2 + 1) / 3)
+    assert values["train/dead_codes"] == 0 + 6 + 9
+
+
+def test_the_window_of_tokens_is_never_shorter_than_asked_and_is_checkpointed():
+    callback = Codebook(tokens=5)
+    for code in range(4):
+        callback.add({"main": torch.full((1, 3, 1), code)})  # three tokens each
+    assert callback.held == 6 and len(callback.kept) == 2
+    again = Codebook(tokens=5)
+    again.load_state_dict(callback.state_dict())
+    assert again.values({"main": (4,)}) == callback.values({"main": (4,)})
+    assert again.values({"main": (4,)})["train/dead_codes"] == 2
+    Codebook(tokens=1)
+    with pytest.raises(ValueError, match="tokens=0"):
+        Codebook(tokens=0)
+
+
 def test_a_vocabulary_too_large_for_a_histogram():
     callback = Codebook()
     callback.add({"main": torch.tensor([[[2**40], [3]]])})
