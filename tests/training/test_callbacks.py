@@ -1,4 +1,5 @@
 import math
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -61,6 +62,37 @@ def test_the_grid_shows_what_it_was_given():
     canvas = grid(rows, gap=1)
     assert canvas.shape == (14, 9, 3)
     assert int(canvas[0, 0, 0]) == 0 and int(canvas[5, 0, 0]) == 255 and int(canvas[10, 5, 0]) == 128
+
+
+def test_the_grid_keeps_every_level():
+    levels = torch.arange(256.0).view(1, 1, 16, 16)
+    canvas = grid([levels.expand(1, 3, 16, 16) / 255])
+    assert torch.equal(canvas, levels[0, 0, :, :, None].expand(16, 16, 3).to(torch.uint8))
+
+
+def test_speed_counts_training_and_its_wait_for_data_alone(make_run, toy_data, monkeypatch):
+    """On a clock that a batch moves by three seconds and a forward by one; validation takes as long and is left out."""
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def takes(seconds):
+        now[0] += seconds
+
+    class SlowData(toy_data):
+        def _collate(self, samples):
+            takes(3.0)
+            return super()._collate(samples)
+
+    run = make_run(
+        callbacks=(Throughput(), Validation()), data=SlowData(), max_updates=4, log_every=2, validate_every=2
+    )
+    run.tokenizer.register_forward_pre_hook(lambda *_: takes(1.0))
+    run.fit()
+    header, *rows = (row.split(",") for row in run.rows)
+    values = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+    for update in ("2", "4"):
+        assert float(values[update]["train/images_per_second"]) == pytest.approx(2 / 4)
+        assert float(values[update]["train/data_wait"]) == pytest.approx(3 / 4)
 
 
 def test_pictures_lines_and_columns_of_a_run(make_run, capsys):
