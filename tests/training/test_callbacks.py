@@ -1,4 +1,5 @@
 import math
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,6 +27,30 @@ def test_codebook_counts_only_the_last_tokens():
     assert values["train/perplexity"] == pytest.approx(math.exp(entropy))
 
 
+def test_several_codebooks_are_averaged_and_their_dead_codes_summed():
+    callback = Codebook(tokens=100)
+    callback.add({"main": torch.tensor([[[0, 0], [1, 0]], [[2, 1], [3, 1]]]), "fine": torch.tensor([[[7]], [[7]]])})
+    values = callback.values({"main": (4, 8), "fine": (10,)})
+    assert values["train/usage_tokens"] == 4
+    assert values["train/usage"] == pytest.approx((4 / 4 + 2 / 8 + 1 / 10) / 3)
+    assert values["train/perplexity"] == pytest.approx((4 + 2 + 1) / 3)
+    assert values["train/dead_codes"] == 0 + 6 + 9
+
+
+def test_the_window_of_tokens_is_never_shorter_than_asked_and_is_checkpointed():
+    callback = Codebook(tokens=5)
+    for code in range(4):
+        callback.add({"main": torch.full((1, 3, 1), code)})  # three tokens each
+    assert callback.held == 6 and len(callback.kept) == 2
+    again = Codebook(tokens=5)
+    again.load_state_dict(callback.state_dict())
+    assert again.values({"main": (4,)}) == callback.values({"main": (4,)})
+    assert again.values({"main": (4,)})["train/dead_codes"] == 2
+    Codebook(tokens=1)
+    with pytest.raises(ValueError, match="tokens=0"):
+        Codebook(tokens=0)
+
+
 def test_a_vocabulary_too_large_for_a_histogram():
     callback = Codebook()
     callback.add({"main": torch.tensor([[[2**40], [3]]])})
@@ -37,6 +62,37 @@ def test_the_grid_shows_what_it_was_given():
     canvas = grid(rows, gap=1)
     assert canvas.shape == (14, 9, 3)
     assert int(canvas[0, 0, 0]) == 0 and int(canvas[5, 0, 0]) == 255 and int(canvas[10, 5, 0]) == 128
+
+
+def test_the_grid_keeps_every_level():
+    levels = torch.arange(256.0).view(1, 1, 16, 16)
+    canvas = grid([levels.expand(1, 3, 16, 16) / 255])
+    assert torch.equal(canvas, levels[0, 0, :, :, None].expand(16, 16, 3).to(torch.uint8))
+
+
+def test_speed_counts_training_and_its_wait_for_data_alone(make_run, toy_data, monkeypatch):
+    """On a clock that a batch moves by three seconds and a forward by one; validation takes as long and is left out."""
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def takes(seconds):
+        now[0] += seconds
+
+    class SlowData(toy_data):
+        def _collate(self, samples):
+            takes(3.0)
+            return super()._collate(samples)
+
+    run = make_run(
+        callbacks=(Throughput(), Validation()), data=SlowData(), max_updates=4, log_every=2, validate_every=2
+    )
+    run.tokenizer.register_forward_pre_hook(lambda *_: takes(1.0))
+    run.fit()
+    header, *rows = (row.split(",") for row in run.rows)
+    values = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+    for update in ("2", "4"):
+        assert float(values[update]["train/images_per_second"]) == pytest.approx(2 / 4)
+        assert float(values[update]["train/data_wait"]) == pytest.approx(3 / 4)
 
 
 def test_pictures_lines_and_columns_of_a_run(make_run, capsys):

@@ -91,6 +91,39 @@ def test_memory_parts():
     assert update_cost(config(precision="bf16")).memory["activations"] < 0.8 * plain.memory["activations"]
 
 
+WARM_UP = "discriminator warm-up (from update {})"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "phases"),
+    [
+        ({"start": 1, "discriminator_warmup": 1}, [WARM_UP.format(0), "with GAN (from update 1)"]),
+        ({"start": 0}, ["with GAN (from update 0)"]),
+        ({"start": 100}, ["before the GAN"]),
+        (
+            {"start": 9, "discriminator_warmup": 4},
+            ["before the GAN", WARM_UP.format(5), "with GAN (from update 9)"],
+        ),
+        (
+            {"start": 9, "discriminator_warmup": 9},
+            ["discriminator warm-up (from update 0)", "with GAN (from update 9)"],
+        ),
+    ],
+)
+def test_phases_are_those_that_the_run_will_see(schedule, phases):
+    assert list(update_cost(config(adversary=GAN | schedule)).update_flops) == phases
+
+
+def test_accumulation_optimizer_and_buffers_are_counted():
+    plain, threefold = update_cost(config(quantizer="ema_vq.EmaVQ")), update_cost(config(accumulate=3))
+    assert threefold.update_flops["update"] == 3 * update_cost(config()).update_flops["update"]
+    momentum = update_cost(config() | {"optimizer": {"name": "sgd"}}).memory["optimizer"]
+    assert momentum == threefold.memory["optimizer"] / 2 == 4 * sum(threefold.trained.values())
+    tokenizer = build(config(quantizer="ema_vq.EmaVQ")["tokenizer"], key="tokenizer")
+    buffers = sum(b.numel() * b.element_size() for b in tokenizer.buffers())
+    assert buffers > 0 and plain.memory["parameters"] == 4 * sum(plain.parameters.values()) + buffers
+
+
 def test_live_memory_counts_what_is_alive():
     memory = LiveMemory()
     with memory:
