@@ -16,12 +16,13 @@ class MissingWeights(UserError):
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """A short tail for an error line: the closest known name, or all of them when they are few."""
+    """The end of an error line: the closest known name, or else some of them."""
     known = sorted(known)
     close = get_close_matches(given, known, n=1)
     if close:
         return f"did you mean {close[0]!r}?"
-    return f"known: {', '.join(known)}" if known else "nothing is known here"
+    more = f" ... ({len(known)} in all)" if len(known) > 20 else ""
+    return f"known: {', '.join(known[:20])}{more}" if known else "nothing is known here"
 
 
 def one_line(error: BaseException) -> str:

@@ -1,5 +1,6 @@
 """From YAML files and overrides to one plain dict, with errors of one line. Imports neither torch nor lightning."""
 
+import inspect
 import os
 import re
 import time
@@ -12,6 +13,7 @@ from typing import Any, Literal
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from ..common.build import locate
 from ..common.errors import UserError, did_you_mean, one_line
 from ..common.value_types import check_values
 from .swaps import leave_out_replaced
@@ -223,13 +225,28 @@ def _explained(error: Exception, config_name: str, overrides: list[str]) -> User
 
     text = str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, given = str(error.missing_cfg_file).rpartition("/")
+        file = str(error.missing_cfg_file)
+        pairs = [word.lstrip("+").partition("=") for word in overrides]
+        group, given = next(((k, v) for k, _, v in pairs if f"{k}/{v}" == file), file.rsplit("/", 1))
+        if Path(given).is_absolute() or given.endswith((".yaml", ".yml")):
+            path = Path(given)
+            folder = path.parents[1] if path.parent.name == group and path.is_absolute() else "DIR"
+            place = "" if folder != "DIR" else f", where the file is DIR/{group}/{path.stem}.yaml"
+            return UserError(
+                f"{group}={given}: a name is wanted here; for a file of yours give --config-dir {folder} "
+                f"{group}={path.stem}{place}"
+            )
         return UserError(f"{group}={given}: no such file; {did_you_mean(given, error.options or _options(group))}")
     if found := re.search(r"Could not override '([^']+)'\.\s+No match in the defaults list", text):
-        groups = _group_names(config_name)
-        return UserError(f"{found[1]}: no such config group; {did_you_mean(found[1], groups)}")
+        inside = found[1].partition("@")[2]
+        for word in overrides:  # replaced by hand, but the experiment chooses parts of the part before
+            if inside.startswith(f"{word.lstrip('+~').partition('=')[0].replace('/', '.')}."):
+                return UserError(f"{word}: the experiment chooses parts inside this part; take another experiment")
+        return UserError(f"{found[1]}: no such config group; {did_you_mean(found[1], _group_names(config_name))}")
     if found := re.search(r"Could not (?:override|delete from config\.?) '([^']+)'", text):
         given = found[1].rstrip(".")
+        if "/" in given:
+            return UserError(f"{given}: no such config group; {did_you_mean(given, _group_names(config_name))}")
         value = next((o.partition("=")[2] for o in overrides if o.lstrip("+~").startswith(f"{given}=")), None)
         shown = given if value is None else f"{given}={value}"
         return UserError(f"{shown}: no such key; {_nearest_key(given, config_name, overrides)}")
@@ -259,7 +276,11 @@ def _nearest_key(given: str, config_name: str, overrides: list[str]) -> str:
             if not isinstance(node, dict):
                 return f"{'.'.join(path)} is a value, not a group of settings"
             if name not in node:
-                known = {".".join([*path, str(k)]) for k in node if k not in ("tiny", "hydra")}
+                if len(path) == 1 and name in _options(path[0]):
+                    return f"+{path[0]}={name} adds it"
+                if "_target_" in node and name in inspect.signature(locate(node["_target_"], key="")).parameters:
+                    return f"+{given}=... sets it; an argument of {node['_target_']} that its YAML does not list"
+                known = {".".join([*path, str(k)]) for k in node if k not in ("tiny", "hydra", "_target_")}
                 return did_you_mean(".".join([*path, name]), known) + " (+key=value adds a new one)"
             node = node[name]
             path.append(name)
@@ -277,4 +298,5 @@ def _group_names(config_name: str) -> tuple[str, ...]:
 
     here = Path(__file__).parent
     listed = yaml.safe_load((here / f"{config_name}.yaml").read_text()).get("defaults", [])
-    return tuple(k.removeprefix("override ").lstrip("/") for entry in listed if isinstance(entry, dict) for k in entry)
+    keys = [key for entry in listed if isinstance(entry, dict) for key in entry]
+    return tuple(key for key in keys if not key.startswith("override "))

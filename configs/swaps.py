@@ -19,7 +19,7 @@ OWN_PARTS = ("tokenizer", "loss", "adversary", "teacher", "data")  # where a YAM
 
 def leave_out_replaced(cfg: DictConfig, config_name: str, overrides: Sequence[str]) -> None:
     """Change `cfg`, which Hydra composed of `overrides`, in place. Hydra must be initialized."""
-    given = {word.lstrip("+~").partition("=")[0]: word for word in overrides}
+    given = {word.lstrip("+~").partition("=")[0]: word for word in overrides if not word.startswith("hydra.")}
     found: Any = OmegaConf.to_container(cfg, resolve=False)
     left_out = [*_of_swapped_groups(found, config_name, given), *_of_other_classes(found, config_name, given)]
     if not left_out:
@@ -35,7 +35,7 @@ def _of_swapped_groups(found: dict[str, Any], config_name: str, given: Mapping[s
     groups = [key for key in given if ("/" in key or "." not in key) and key not in ("experiment", "debug")]
     if not groups or not OmegaConf.select(HydraConfig.get(), "runtime.choices.experiment"):
         return
-    kept = [word for key, word in given.items() if key in ("experiment", "hydra.searchpath")]
+    kept = [given["experiment"]] if "experiment" in given else []
     old, new = _choices(config_name, kept), _choices(config_name, list(given.values()))
     swapped = [g for g in groups if (g in old or g in new) and old.get(g) != new.get(g)]
     if not swapped:
@@ -59,7 +59,8 @@ def _changed(now: Any, old: Any, new: Any, key: str, by_hand: Sequence[str]) -> 
         for name in below:
             kept = kept if isinstance(kept, dict) else {}
             _put(kept, name, _at(now, name))
-        yield from (name for name, value in _leaves(now, key) if _at(kept, name[len(key) + 1 :]) != value)
+        stays = dict(_leaves(kept, key))
+        yield from (name for name, value in _leaves(now, key) if name not in stays or stays[name] != value)
         return kept
     for name in list(now or {}):
         below = f"{key}.{name}"
@@ -102,7 +103,7 @@ def _choices(config_name: str, overrides: Sequence[str]) -> Choices:
     from hydra.types import RunMode
 
     loader = GlobalHydra.instance().config_loader()
-    listed = loader.compute_defaults_list(config_name, list(overrides), RunMode.RUN)
+    listed = loader.compute_defaults_list(config_name, [*_search_path(), *overrides], RunMode.RUN)
     found: Choices = {g: option for g, option in listed.overrides.known_choices.items() if not g.startswith("hydra/")}
     lists: dict[str, list[str]] = {}
     for default in listed.defaults:
@@ -117,7 +118,7 @@ def _without_experiment(config_name: str, choices: Choices, removed: Sequence[st
     """What the files of the chosen options alone say."""
     from hydra import compose
 
-    words = ["~experiment", *(word for word in HydraConfig.get().overrides.hydra if "searchpath" in word), *removed]
+    words = [*_search_path(), "~experiment", *removed]
     for group, option in choices.items():
         if group != "experiment":
             package = _package(group)
@@ -126,6 +127,10 @@ def _without_experiment(config_name: str, choices: Choices, removed: Sequence[st
             words.append(f"{'' if known else '+'}{group}={shown}")
     found: Any = OmegaConf.to_container(compose(config_name, overrides=words), resolve=False)
     return found
+
+
+def _search_path() -> list[str]:
+    return [word for word in HydraConfig.get().overrides.hydra if word.startswith("hydra.searchpath=")]
 
 
 def _package(group: str) -> str:

@@ -42,8 +42,8 @@ def test_evaluate(capsys):
 
 
 def test_loader_makes_its_own_folder(capsys):
-    assert main(["loader", "images=16", "size=32", "rounds=1"]) == 0
-    assert "images a core-second" in capsys.readouterr().out
+    assert main(["loader", "--images", "16", "size=32", "rounds=1"]) == 0
+    assert "images per core-second" in capsys.readouterr().out
 
 
 def test_quantizers_are_a_benchmark_with_flags_of_its_own(capsys):
@@ -70,5 +70,5 @@ def test_mistakes_are_one_line():
         main(["trian"])
     with pytest.raises(UserError, match="which experiment"):
         main(["train"])
-    with pytest.raises(UserError, match="rounds=none"):
+    with pytest.raises(UserError, match="--rounds: 'none' is not a whole number"):
         main(["loader", "rounds=none"])

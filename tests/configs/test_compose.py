@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from torch.distributed import TCPStore
 
 from imtok.common.errors import UserError
-from imtok.configs.compose import apply_tiny, compose_config, run_stamp
+from imtok.configs.compose import apply_tiny, command_line, compose_config, run_stamp
 
 
 def test_a_plain_resolved_dict():
@@ -35,6 +35,20 @@ def test_tiny_yields_to_the_command_line():
     assert by_hand["tokenizer"]["decoder"]["channel_multipliers"] == [1, 1]
 
 
+def test_tiny_leaves_alone_what_is_typed_within_its_values_and_what_is_not_there():
+    def tiny(*words):
+        sets = {"a.b": {"x": 1, "y": 1}, "there": 1, "absent": 1, "gone.c": 1}
+        cfg = OmegaConf.create({"debug": {"sets": sets}, "a": {"b": {"x": 5, "y": 5}, "bc": 5}, "there": 5})
+        apply_tiny(cfg, words)
+        del cfg["debug"]
+        return OmegaConf.to_container(cfg)
+
+    small = {"a": {"b": {"x": 1, "y": 1}, "bc": 5}, "there": 1}
+    assert tiny() == tiny("a.bc=5", "x=5", "b.x=5") == small
+    assert tiny("a.b.x=5") == tiny("+a.b.x=5") == small | {"a": {"b": {"x": 5, "y": 5}, "bc": 5}}
+    assert tiny("there=5") == small | {"there": 5}
+
+
 def test_tiny_reaches_what_depends_on_it():
     assert compose_config("train", ["debug=tiny", "loss=[l1,lpips]"])["loss"]["lpips"]["term"]["weights"] == "random"
 
@@ -45,6 +59,14 @@ def test_tiny_reaches_what_depends_on_it():
         ("tokenizer.quantizr.dim=3", r"tokenizer\.quantizr\.dim=3: no such key; did you mean 'tokenizer\.quantizer'"),
         ("trainer.max_update=3", r"did you mean 'trainer\.max_updates'"),
         ("experiment=quikstart", r"experiment=quikstart: no such file; did you mean 'quickstart'"),
+        (
+            "experiment=/home/me/my.yaml",
+            r"^experiment=/home/me/my\.yaml: a name is wanted here.* --config-dir DIR experiment=my,",
+        ),
+        ("experiment=/home/me/experiment/my.yaml", r"give --config-dir /home/me experiment=my$"),
+        ("tokenizer/quantiser=vq", "^tokenizer/quantiser: no such config group; did you mean 'tokenizer/quantizer'"),
+        ("loss.lpips.weight=1", r"^loss\.lpips\.weight=1: no such key; \+loss=lpips adds it$"),
+        ("tokenizer.encoder.attention_heads=1", "did you mean"),
         ("tokenizer/quantizer=vqq", r"tokenizer/quantizer=vqq: no such file; did you mean 'vq'"),
         ("seed=[1", r"seed=\[1: not readable as key=value"),
         ("~sead", "sead: no such key; did you mean 'seed'"),
@@ -60,6 +82,25 @@ def test_tiny_reaches_what_depends_on_it():
 def test_errors_name_the_key_in_one_line(override, said):
     with pytest.raises(UserError, match=said):
         compose_config("train", [override])
+
+
+def test_the_words_of_a_command(tmp_path):
+    (tmp_path / "it's mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "it's mine" / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 7\n")
+    folder = tmp_path / "it's mine"
+    for flag in (["--config-dir", str(folder)], [f"--config-dir={folder}"]):
+        words = command_line(["experiment=mine", *flag, "init_from=~/x"], command="plan")
+        config = compose_config("train", words)
+        assert config["seed"] == 7 and config["name"] == "mine" and config["init_from"].endswith("/x")
+    assert command_line(["--cfg", "job", "~sead"], command="train", flags=["--cfg"]) == ["--cfg", "job", "~sead"]
+    for wrong, said in (
+        (["--cfg", "job"], "--cfg: settings are key=value"),
+        (["quickstart"], "'quickstart': `imtok plan` takes key=value"),
+        (["--config-dir"], "--config-dir=: no such folder"),
+        (["--config-dir", "nowhere"], "--config-dir=nowhere: no such folder"),
+    ):
+        with pytest.raises(UserError, match=said):
+            command_line(wrong, command="plan")
 
 
 def test_neither_torch_nor_lightning_is_needed_to_compose_or_to_help():

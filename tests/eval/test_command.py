@@ -13,6 +13,7 @@ from PIL import Image
 
 from imtok.common.build import build
 from imtok.configs.compose import compose_config
+from imtok.scripts.cli import main as imtok
 from imtok.scripts.evaluate import main
 from imtok.tokenizers.hub import save_pretrained
 from imtok.tokenizers.tokenizer import Tokenizer
@@ -147,7 +148,8 @@ def test_a_variable_length_is_judged_at_its_lengths(run_folder: Path, variable_n
         (["model=MODEL", "protocol.rounding=ceil"], "protocol.rounding=ceil"),
         (["model=MODEL", "split=test"], "split=test"),
         (["model=MODEL", "require=[rfids]"], "rfid"),
-        (["--model", "MODEL"], "key=value"),
+        (["--mode", "MODEL"], "key=value"),
+        (["MODEL"], "key=value"),
         (["model=MODEL", "out=here", "hydra.run.dir=there"], "hydra.run.dir=there"),
     ],
 )
@@ -156,7 +158,7 @@ def test_a_mistake_is_one_line_and_exit_1(
 ) -> None:
     monkeypatch.delenv("IMTOK_DEBUG", raising=False)
     with pytest.raises(SystemExit) as stopped:
-        main([word.replace("MODEL", str(run_folder)) for word in words])
+        imtok(["evaluate", *(word.replace("MODEL", str(run_folder)) for word in words)])
     assert stopped.value.code == 1
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("imtok: ") and said in lines[0]
