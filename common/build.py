@@ -8,7 +8,7 @@ import importlib
 import inspect
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import UserError, did_you_mean
 from .moved import current
@@ -16,6 +16,7 @@ from .value_types import annotations_of, what_it_takes
 
 PARTS = ("imtok.tokenizers.", "imtok.decoders.")  # where everything in an export is defined
 HELPER_KEYS = ("tiny",)  # read by debug=tiny, never an argument
+T = TypeVar("T")
 
 
 def locate(target: str, *, key: str) -> type:
@@ -65,6 +66,19 @@ def build(node: Mapping[str, Any], *, key: str, trusted: bool | Sequence[str] = 
     if trusted is not True:
         find = partial(locate_trusted_module, within=trusted or PARTS)
     cls = find(node["_target_"], key=key)
+    return _make(cls, node, key=key, given=given, trusted=trusted)
+
+
+def build_as(cls: type[T], node: Mapping[str, Any] | None, *, key: str, **given: Any) -> T:
+    """Like `build`, for a node without `_target_` whose class is always the same."""
+    if not isinstance(node or {}, Mapping):
+        raise UserError(f"{key}={node}: takes settings by name")
+    return _make(cls, node or {}, key=key, given=given, trusted=True)
+
+
+def _make(
+    cls: type[T], node: Mapping[str, Any], *, key: str, given: Mapping[str, Any], trusted: bool | Sequence[str]
+) -> T:
     helpers = (*HELPER_KEYS, *getattr(cls, "yaml_aliases", ()))  # aliases only feed interpolations: data.root
     own = {k: v for k, v in node.items() if not str(k).startswith("_") and k not in helpers}
 

@@ -1,10 +1,12 @@
 """Sums, gathers and broadcasts over the processes of a run; each also works with one process."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def process_count() -> int:
@@ -47,6 +49,15 @@ def gather_over_processes(tensor: Tensor) -> Tensor:
     parts = [torch.empty_like(tensor) for _ in range(process_count())]
     dist.all_gather(parts, tensor.contiguous())
     return torch.cat(parts)
+
+
+def gather_objects(own: T) -> list[T]:
+    """Every rank's object, in the order of ranks."""
+    if process_count() == 1:
+        return [own]
+    found: list[Any] = [None] * process_count()
+    dist.all_gather_object(found, own)
+    return found
 
 
 def gather_equal_rows(rows: Tensor) -> Tensor:

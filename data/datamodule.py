@@ -61,22 +61,13 @@ class ImageData(LightningDataModule):
                 raise UserError(f"data.{key}={value}: a whole number of at least 1")
         if num_workers != "auto" and (not isinstance(num_workers, int) or num_workers < 0):
             raise UserError(f"data.num_workers={num_workers}: auto, or a whole number of at least 0")
-        crops = {"train_crop": train_crop, "val_crop": val_crop}
-        for key, crop in crops.items():
-            if isinstance(crop, str) and crop in CROPS:
-                crop = crops[key] = CROPS[crop](size=image_size)
-            if crop is not None and not isinstance(crop, Crop):
-                raise UserError(f"data.{key}={crop}: give {', '.join(CROPS)}, or {{_target_: ..., size: ...}}")
-            if crop is not None and crop.size != image_size:
-                raise UserError(
-                    f"data.{key}.size={crop.size}, but data.image_size={image_size}; leave size: ${{data.image_size}}"
-                )
         self.source, self.image_size, self.seed, self.flip = source, image_size, seed, flip
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.num_workers = num_workers
-        self.train_crop = crops["train_crop"] or AdmCentreCrop(size=image_size)
-        self.val_crop = crops["val_crop"] or AdmCentreCrop(size=image_size)
+        self.train_crop = _crop(train_crop, image_size, key="data.train_crop")
+        self.val_crop = _crop(val_crop, image_size, key="data.val_crop")
         self._splits: Splits | None = None
+        self.begin_at(0)
 
     @property
     def splits(self) -> Splits:
@@ -120,8 +111,34 @@ class ImageData(LightningDataModule):
     def len_val(self) -> int:
         return len(self.splits.val)
 
-    def train_loader(self, *, start_sample: int = 0, num_batches: int) -> ImageLoader:
-        """`num_batches` batches for this process, the first beginning at sample `start_sample` of all processes."""
+    def begin_at(self, start_sample: int, *, num_batches: int | None = None, max_val_images: int | None = None) -> None:
+        """What a Trainer reads: training from a sample on, one epoch if `num_batches` is None; this much validation."""
+        self.start_sample, self.num_batches, self.max_val_images = start_sample, num_batches, max_val_images
+
+    def train_dataloader(self) -> ImageLoader:
+        together = self.batch_size * processes()[1]
+        batches = self.num_batches if self.num_batches is not None else self.len_train // together
+        overfit = getattr(self.trainer, "overfit_batches", 0)  # so many batches, or a share of an epoch
+        repeat = max(1, int(overfit * self.len_train / together)) if isinstance(overfit, float) and overfit else overfit
+        return self.train_loader(start_sample=self.start_sample, num_batches=batches, repeat=int(repeat))
+
+    def val_dataloader(self) -> ImageLoader:
+        ranks = processes()[1]
+        if self.len_val < ranks:
+            raise UserError(
+                f"data: {self.len_val} images for validation and {ranks} processes, each of which needs one; give more "
+                "(data.val_fraction, data.max_val), or start fewer processes"
+            )
+        return self.val_loader(None if self.max_val_images is None else max(self.max_val_images, ranks))
+
+    def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
+        return self.prepare_batch(batch, batch["image"].device)
+
+    def train_loader(self, *, start_sample: int = 0, num_batches: int, repeat: int = 0) -> ImageLoader:
+        """`num_batches` batches for this process, the first beginning at sample `start_sample` of all processes.
+
+        repeat: the first so many batches over and over.
+        """
         rank, world_size = processes()
         images = self.splits.train
         batches = TrainBatches(
@@ -131,6 +148,7 @@ class ImageData(LightningDataModule):
             batch_size=self.batch_size,
             rank=rank,
             world_size=world_size,
+            repeat=repeat,
         )
         dataset = TrainImages(images=images, crop=self.train_crop, flip=self.flip, seed=self.seed)
         return self._loader(dataset, images, complete=True, batch_sampler=batches)
@@ -171,7 +189,7 @@ class ImageData(LightningDataModule):
         )
 
     def _workers(self, images: Images) -> int:
-        if self.num_workers != "auto":
+        if isinstance(self.num_workers, int):
             return self.num_workers
         cores = usable_cores()
         return 0 if images.cached and cores <= 4 else min(max(cores - 1, 0), 8)
@@ -180,12 +198,6 @@ class ImageData(LightningDataModule):
         """To the device as bytes (a quarter of the traffic), and there to [-1, 1]."""
         image, label = batch["image"].to(device, non_blocking=True), batch["label"].to(device, non_blocking=True)
         return {**batch, "image": to_model_range(image) if image.dtype == torch.uint8 else image, "label": label}
-
-    def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
-        return self.prepare_batch(batch, batch["image"].device)
-
-    def val_dataloader(self) -> ImageLoader:
-        return self.val_loader()
 
     def describe(self) -> dict:
         """Plain values, for protocols and model cards."""
@@ -202,6 +214,17 @@ class ImageData(LightningDataModule):
 
     def write_split(self, folder: str | Path) -> None:
         self.source.write_split(folder)
+
+
+def _crop(given: Crop | str | None, image_size: int, *, key: str) -> Crop:
+    if given is None:
+        return AdmCentreCrop(size=image_size)
+    crop = CROPS[given](size=image_size) if isinstance(given, str) and given in CROPS else given
+    if not isinstance(crop, Crop):
+        raise UserError(f"{key}={crop}: give {', '.join(CROPS)}, or {{_target_: ..., size: ...}}")
+    if crop.size != image_size:
+        raise UserError(f"{key}.size={crop.size}, but data.image_size={image_size}; leave size: ${{data.image_size}}")
+    return crop
 
 
 def processes() -> tuple[int, int]:

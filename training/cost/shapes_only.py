@@ -1,4 +1,4 @@
-"""Updates on tensors that have shapes and no data: live bytes counted, values not needed, networks robbed of theirs."""
+"""Helpers that estimate memory and FLOPs on tensors with shapes and no data."""
 
 import weakref
 from collections.abc import Iterator, Mapping

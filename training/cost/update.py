@@ -5,7 +5,7 @@ makes: tokenizer, losses, adversary, backward.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ...common.build import build
 from ...common.precision import DTYPES, chosen_arithmetic
+from ...losses.adversarial.adversary import Adversary
+from ...losses.total import WeightedLosses
+from ...tokenizers.tokenizer import Tokenizer
+from ..objectives import Objectives
 from .shapes_only import LiveMemory, ShapesOnlyQuantizer, make_fake, random_weights
 
 OPTIMIZER_STATE = {"adam": 2, "adamw": 2, "sgd": 1}  # tensors of the parameter's size
@@ -47,20 +51,20 @@ def count(module: nn.Module | None, *, trained: bool = False) -> int:
 
 
 def tokenizer_parameters(tokenizer: nn.Module, *, trained: bool = False) -> dict[str, int]:
-    """By part, in the order of the data's way."""
+    """By part, in the order in which an image passes them."""
     return {name: count(part, trained=trained) for name, part in tokenizer.named_children()}
 
 
 def update_cost(config: Mapping[str, Any]) -> UpdateCost:
     """config: a composed and resolved train config."""
     from ...losses.teachers.registry import NamedTeachers
-    from ...losses.total import WeightedLosses
     from ..init_from import freeze_parts
 
     mode = FakeTensorMode()
     with mode:
-        tokenizer = build(config["tokenizer"], key="tokenizer")
-        adversary = build(random_weights(config["adversary"]), key="adversary") if config.get("adversary") else None
+        tokenizer: Tokenizer = build(config["tokenizer"], key="tokenizer")
+        node = random_weights(config.get("adversary"))
+        adversary: Adversary | None = build(node, key="adversary") if node else None
     freeze_parts(tokenizer, config.get("freeze") or ())
     cost = UpdateCost(
         parameters=tokenizer_parameters(tokenizer),
@@ -69,7 +73,7 @@ def update_cost(config: Mapping[str, Any]) -> UpdateCost:
         bits_per_image=tokenizer.bits_per_image,
         codebook_size=tokenizer.codebook_size,
     )
-    # Frozen networks read files when they are built, so these are made for real and robbed of their data after.
+    # Frozen networks read files when they are built, so these are made for real and lose their data afterwards.
     losses = WeightedLosses.from_config(
         random_weights(config["loss"]), tokenizer, NamedTeachers(random_weights(config.get("teacher")))
     )
@@ -110,8 +114,9 @@ def update_cost(config: Mapping[str, Any]) -> UpdateCost:
             cost.notes.append("the frozen text tower, which reads the captions, is not counted")
         _forward_flops(cost, tokenizer, losses, adversary, images[:1], None if conditions is None else conditions[:1])
         dynamic = 0
+        objectives = Objectives(tokenizer=tokenizer, losses=losses, adversary=adversary)
         for phase, update in _phases(adversary, int(trainer["max_updates"])).items():
-            flops, peak = _measure_update(tokenizer, losses, adversary, images, update, dtype, conditions)
+            flops, peak = _measure_update(objectives, images, update, dtype, conditions)
             cost.update_flops[phase] = flops * int(trainer.get("accumulate", 1))
             dynamic = max(dynamic, peak)
     trained = sum(cost.trained.values())
@@ -129,7 +134,7 @@ def update_cost(config: Mapping[str, Any]) -> UpdateCost:
     return cost
 
 
-def _phases(adversary: nn.Module | None, max_updates: int) -> dict[str, int]:
+def _phases(adversary: Adversary | None, max_updates: int) -> dict[str, int]:
     """An update of each kind that the run will see."""
     if adversary is None:
         return {"update": 0}
@@ -141,16 +146,16 @@ def _phases(adversary: nn.Module | None, max_updates: int) -> dict[str, int]:
     return ({"before the GAN": 0} if first_discriminator > 0 else {}) | phases
 
 
-def _seen(tokenizer: nn.Module, images: Tensor) -> Tensor:
+def _seen(tokenizer: Tokenizer, images: Tensor) -> Tensor:
     """What the encoder sees."""
     return images if tokenizer.space is None else tokenizer.space.encode(images)
 
 
 def _forward_flops(
     cost: UpdateCost,
-    tokenizer: nn.Module,
-    losses: nn.Module,
-    adversary: Any,
+    tokenizer: Tokenizer,
+    losses: WeightedLosses,
+    adversary: Adversary | None,
     image: Tensor,
     conditions: Tensor | None,
 ) -> None:
@@ -190,45 +195,32 @@ def _forward_flops(
 
 
 def _measure_update(
-    tokenizer: nn.Module,
-    losses: nn.Module,
-    adversary: Any,
-    images: Tensor,
-    update: int,
-    dtype: torch.dtype | None,
-    conditions: Tensor | None = None,
+    objectives: Objectives, images: Tensor, update: int, dtype: torch.dtype | None, conditions: Tensor | None = None
 ) -> tuple[int, int]:
     """(FLOPs, peak bytes of what the update makes: activations, gradients, temporaries)."""
-    parts = [part for part in (tokenizer, losses, adversary) if part is not None]
+    parts = [p for p in (objectives.tokenizer, objectives.losses, objectives.adversary) if p is not None]
     for part in parts:
         part.zero_grad(set_to_none=True)
-    tokenizer.set_update(update)
+    objectives.set_update(update)
     images = images.clone()  # teachers look at a batch once, and know it by its tensor
     batch = {"image": images, "label": torch.zeros(len(images), dtype=torch.int64), "key": [""] * len(images)}
     batch["caption"] = ["a picture"] * len(images)
-    cast = (lambda: torch.autocast("cpu", dtype=dtype)) if dtype else nullcontext
     memory = LiveMemory()
     memory.ignore(t for part in parts for t in (*part.parameters(), *part.buffers()))
     with memory, _flops() as flops:
-        with cast():
-            output = tokenizer(images, conditions)
-            if output.reconstruction is not None:
-                output.reconstruction = output.reconstruction.float()
-            values = losses(batch, output, update)
-            total = values.total
-            if adversary is not None:
-                adversary.set_update(update)
-                if adversary.generator_active(update):
-                    against = values.sum_of(adversary.reconstruction_terms)
-                    total = total + adversary.generator_loss(batch, output, against, tokenizer.last_layer)[0]
+        with _cast(dtype):
+            total, output, _ = objectives.generator(batch, conditions, update)
         total.backward()
-        del total, values
-        if adversary is not None and adversary.discriminator_active(update):
-            torch.clear_autocast_cache()
-            with cast():
-                loss, _ = adversary.discriminator_loss(batch, output)
+        del total
+        if objectives.trains_discriminator(update):
+            with _cast(dtype):
+                loss, _ = objectives.discriminator(batch, output)
             loss.backward()
     return flops.get_total_flops(), memory.peak
+
+
+def _cast(dtype: torch.dtype | None) -> AbstractContextManager:
+    return torch.autocast("cpu", dtype=dtype) if dtype else nullcontext()
 
 
 @contextmanager
