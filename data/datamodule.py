@@ -18,7 +18,7 @@ from .transforms import CROPS, AdmCentreCrop, Crop
 
 
 class ImageData(LightningDataModule):
-    """source: where pictures come from. train_crop / val_crop: a name of CROPS, a Crop; null is the ADM centre crop.
+    """source: where images come from. train_crop / val_crop: a name of CROPS, a Crop; null is the ADM centre crop.
 
     Sample s of training (0, 1, 2 ...) is an image of a permutation seeded by (seed, s // len_train), its augmentation
     seeded by (seed, s): nothing depends on the number of workers, and a run resumes exactly where it stopped.
@@ -77,7 +77,7 @@ class ImageData(LightningDataModule):
         return self._splits
 
     def take_captioned(self, asked_by: str, *, used: Sequence[str] = ("train", "val")) -> None:
-        """Only pictures with a caption from here on.
+        """Only images with a caption from here on.
 
         asked_by: the YAML key that reads captions, for errors. used: the lists that must not be empty then.
         """
@@ -118,7 +118,7 @@ class ImageData(LightningDataModule):
     def train_dataloader(self) -> ImageLoader:
         together = self.batch_size * processes()[1]
         batches = self.num_batches if self.num_batches is not None else self.len_train // together
-        overfit = getattr(self.trainer, "overfit_batches", 0)  # so many batches, or a share of an epoch
+        overfit = getattr(self.trainer, "overfit_batches", 0)  # a number of batches, or a share of an epoch
         repeat = max(1, int(overfit * self.len_train / together)) if isinstance(overfit, float) and overfit else overfit
         return self.train_loader(start_sample=self.start_sample, num_batches=batches, repeat=int(repeat))
 
@@ -137,7 +137,7 @@ class ImageData(LightningDataModule):
     def train_loader(self, *, start_sample: int = 0, num_batches: int, repeat: int = 0) -> ImageLoader:
         """`num_batches` batches for this process, the first beginning at sample `start_sample` of all processes.
 
-        repeat: the first so many batches over and over.
+        repeat: this many batches over and over.
         """
         rank, world_size = processes()
         images = self.splits.train
@@ -154,7 +154,7 @@ class ImageData(LightningDataModule):
         return self._loader(dataset, images, complete=True, batch_sampler=batches)
 
     def val_loader(self, max_images: int | None = None) -> ImageLoader:
-        """The validation images, each once, in the same order always; max_images: so many, evenly spread."""
+        """The validation images, each once, in the same order always; max_images: at most, evenly spread."""
         return self._eval_loader(self.splits.val, max_images)
 
     def all_loader(self, max_images: int | None = None) -> ImageLoader:

@@ -49,7 +49,7 @@ class TrainBatches(Sampler[list[tuple[int, int]]]):
         world_size: int = 1,
         repeat: int = 0,
     ):
-        """repeat: go through the first so many batches over and over; 0: through the epochs."""
+        """repeat: go through this many batches over and over; 0: through the epochs."""
         assert start_sample >= 0 and num_batches >= 0 and 0 <= rank < world_size
         self.order, self.start_sample, self.num_batches, self.batch_size = order, start_sample, num_batches, batch_size
         self.rank, self.world_size, self.repeat = rank, world_size, repeat

@@ -42,6 +42,7 @@ def trained_state(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
 
 def gather(training: TokenizerTraining, config: Mapping[str, Any]) -> dict[str, Any]:
     """All ranks call this; plain containers and tensors only."""
+    training.leave_validation()  # an error in it may be why this is called
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,

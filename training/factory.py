@@ -125,6 +125,7 @@ def compile_parts(tokenizer: Tokenizer, adversary: Adversary | None) -> None:
     if adversary is not None and adversary.adaptive is not None:
         from ..losses.adversarial.adaptive_weight import keep_last_layer_out_of_compile
 
+        assert tokenizer.last_layer is not None  # Adversary.check
         keep_last_layer_out_of_compile(tokenizer.decoder, tokenizer.last_layer)
     tokenizer.encoder.compile()
     tokenizer.decoder.compile()
@@ -234,7 +235,9 @@ def build_trainer(
         if not given:
             raise
         raise UserError(f"trainer.lightning={dict(given)}: Lightning refuses this: {one_line(error)}") from error
-    if trainer.overfit_batches:  # ImageData repeats them until trainer.max_updates; Lightning would stop after them
+    if given.get(
+        "overfit_batches"
+    ):  # ImageData repeats them until trainer.max_updates; Lightning would stop after them
         trainer.limit_train_batches = 1.0
     return trainer
 

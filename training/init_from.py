@@ -54,7 +54,7 @@ def _no_longer_from_nothing(part: nn.Module) -> None:
     """Frozen towers below `part` are not random any more, though their own YAML names no file."""
     for module in part.modules():
         if hasattr(module, "frozen_from_nothing"):
-            module.frozen_from_nothing = False
+            module.frozen_from_nothing = False  # type: ignore[assignment]
 
 
 def _adapted(tokenizer: nn.Module, part: str, given: dict[str, Tensor]) -> dict[str, Tensor]:

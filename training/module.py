@@ -80,7 +80,7 @@ class TokenizerTraining(LightningModule):
         self.validation = ValidationMeans()
         self._as_exported = ExitStack()
 
-        # Set by those around: callbacks, run.py, checkpoint.py.
+        # Set by callbacks, run.py and checkpoint.py.
         self.resume: Callable[[TokenizerTraining], None] | None = None  # fills in a checkpoint, all being on the device
         self.rng_to_restore: dict[str, Any] | None = None
         self.stopped_by: int | None = None  # number of the signal that ended the run early
@@ -283,6 +283,9 @@ class TokenizerTraining(LightningModule):
         """Logs the means; from here on the weights and random numbers are the training's again."""
         values = {f"val/{name}": torch.tensor(value) for name, value in self.validation.result().items()}
         self.log_dict(values | {"step": torch.tensor(float(self.update))})
+        self.leave_validation()
+
+    def leave_validation(self) -> None:
         self._as_exported.close()
 
     def on_validation_end(self) -> None:

@@ -10,6 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ...common.types import Latents, Quantized, Stream
+from ...losses.total import WeightedLosses
+from ...tokenizers.quantizers.base import Quantizer
 
 
 class LiveMemory(TorchDispatchMode):
@@ -47,7 +49,7 @@ class ShapesOnlyQuantizer(nn.Module):
     Its forward is the real one in eval mode; what training adds (running means, revival) is not counted.
     """
 
-    def __init__(self, quantizer: nn.Module) -> None:
+    def __init__(self, quantizer: Quantizer) -> None:
         super().__init__()
         self.real = quantizer.eval()
         self.loss_names = quantizer.loss_names
@@ -71,11 +73,11 @@ def random_weights(node: Any) -> Any:
     return node
 
 
-def make_fake(module: nn.Module, mode: FakeTensorMode) -> None:
+def make_fake(losses: WeightedLosses, mode: FakeTensorMode) -> None:
     def fake(tensor: Tensor) -> Tensor:
         return mode.from_tensor(tensor.detach())
 
-    for term in module.terms.values():
+    for term in losses.terms.values():
         for part in (term, term.__dict__.get("net"), term.__dict__.get("network")):
             if isinstance(part, nn.Module) and not any(isinstance(t, FakeTensor) for t in part.buffers()):
                 for child in part.modules():

@@ -173,13 +173,13 @@ def _forward_flops(
             quantized = tokenizer.quantizer(latents)
         cost.forward_flops["quantizer"] = flops.get_total_flops()
         with _flops() as flops:
-            picture = tokenizer.decode(quantized.codes, conditions=conditions)
+            made = tokenizer.decode(quantized.codes, conditions=conditions)
         cost.forward_flops["decoder"] = flops.get_total_flops()
         for name, term in losses.terms.items():
             network = term.__dict__.get("net")
             if isinstance(network, nn.Module):
                 with _flops() as flops:
-                    network(picture, image) if term.needs_reconstruction else network(image)
+                    network(made, image) if term.needs_reconstruction else network(image)
                 what = "both images" if term.needs_reconstruction else "frozen"
                 cost.forward_flops[f"{name} ({what})"] = flops.get_total_flops()
             if term.teacher is not None and f"teacher {term.teacher}" not in cost.forward_flops:
@@ -188,7 +188,7 @@ def _forward_flops(
                 cost.forward_flops[f"teacher {term.teacher}"] = flops.get_total_flops()
         if adversary is not None:
             with _flops() as flops:
-                adversary.discriminator.eval()(picture)
+                adversary.discriminator.eval()(made)
             # Random augmentation looks at values, which fake tensors have not.
             adversary.discriminator.train(not hasattr(adversary.discriminator, "augment"))
             cost.forward_flops["discriminator"] = flops.get_total_flops()
@@ -204,7 +204,7 @@ def _measure_update(
     objectives.set_update(update)
     images = images.clone()  # teachers look at a batch once, and know it by its tensor
     batch = {"image": images, "label": torch.zeros(len(images), dtype=torch.int64), "key": [""] * len(images)}
-    batch["caption"] = ["a picture"] * len(images)
+    batch["caption"] = ["an image"] * len(images)
     memory = LiveMemory()
     memory.ignore(t for part in parts for t in (*part.parameters(), *part.buffers()))
     with memory, _flops() as flops:
