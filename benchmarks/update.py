@@ -155,14 +155,14 @@ def benchmark_train(settings: Mapping[str, str], overrides: Sequence[str]) -> di
         config["adversary"] |= {"start": 0, "discriminator_warmup": 0, "ramp": 0}
 
     with tempfile.TemporaryDirectory() as folder:
-        training: Any = build_training(config, Path(folder))
+        training, data = build_training(config, Path(folder))
 
         def arms(device: torch.device) -> dict[str, Arm]:
             found: dict[str, Arm] = {}
             found["bare modules"] = BareModules(
                 training,
                 precision=training.settings.precision,
-                channels_last=training.settings.channels_last,
+                channels_last=training.settings.channels_last is True,
                 device=device,
             ).update
             if compared:
@@ -172,7 +172,8 @@ def benchmark_train(settings: Mapping[str, str], overrides: Sequence[str]) -> di
             return found
 
         turns = TakeTurns(arms, rounds=rounds)
-        build_trainer(training.settings, loggers=[], callbacks=[turns], folder=Path(folder)).fit(training)
+        trainer = build_trainer(training.settings, loggers=[], callbacks=[turns], folder=Path(folder))
+        trainer.fit(training, datamodule=data)
     seconds = turns.seconds
     ratios = {"whole / bare": ratio(seconds["whole update"], seconds["bare modules"])}
     if compared:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import UserError, did_you_mean
 from .loaded_config import restricted
@@ -23,6 +23,7 @@ from .value_types import annotations_of, what_it_takes
 
 PARTS = ("imtok.tokenizers.", "imtok.decoders.")  # where everything in an export is defined
 HELPER_KEYS = ("tiny",)  # read by debug=tiny, never an argument
+T = TypeVar("T")
 
 
 def locate(target: str, *, key: str) -> type:
@@ -108,9 +109,21 @@ def _build(node: Mapping[str, Any], *, key: str, trusted: bool | Sequence[str], 
     find = locate
     if trusted is not True:
         find = partial(locate_trusted_module, within=trusted or PARTS)
-    cls: Any = find(node["_target_"], key=key)
+    return _make(find(node["_target_"], key=key), node, key=key, given=given, trusted=trusted)
+
+
+def build_as(cls: type[T], node: Mapping[str, Any] | None, *, key: str, **given: Any) -> T:
+    """Like `build`, for a node without `_target_` whose class is always the same."""
+    if not isinstance(node or {}, Mapping):
+        raise UserError(f"{key}={node}: takes settings by name")
+    return _make(cls, node or {}, key=key, given=given, trusted=True)
+
+
+def _make(
+    cls: Any, node: Mapping[str, Any], *, key: str, given: Mapping[str, Any], trusted: bool | Sequence[str]
+) -> Any:
     accepted = inspect.signature(cls.__init__).parameters
-    # Beside a part that `aliases_of` names stand its settings once more, to feed interpolations: data.root.
+    # Next to a part that `aliases_of` names stand its settings once more, to feed interpolations: data.root.
     part = node.get(getattr(cls, "aliases_of", ""))
     helpers = {*HELPER_KEYS, *(part if isinstance(part, Mapping) else ())} - set(accepted)
     own = {k: v for k, v in node.items() if not str(k).startswith("_") and k not in helpers}

@@ -32,7 +32,7 @@ OPEN_MAPPINGS = {
 # fmt: on
 
 
-def restricted(cls: type, arguments: Mapping[str, Any], *, key: str) -> dict[str, Any]:
+def restricted(cls: Any, arguments: Mapping[str, Any], *, key: str) -> dict[str, Any]:
     """The arguments without sources of weights and without what goes past us to another library.
 
     `pretrained` becomes null and `weights` random: what lies in an export is filled from the file beside it. Networks

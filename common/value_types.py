@@ -1,5 +1,6 @@
 """Holds a value from YAML against the annotation of the argument it is meant for."""
 
+import re
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -27,7 +28,7 @@ def what_it_takes(annotation: Any, value: Any) -> str | None:
     if annotation is type(None):
         return None if value is None else "null"
     if annotation in WANTED:
-        return None if _fits(annotation, value) else WANTED[annotation]
+        return None if _fits(annotation, value) else _wanted(annotation, value)
     if origin is Literal:
         return None if value in inner else "one of " + ", ".join(map(str, inner))
     if origin in (Sequence, list, tuple):
@@ -57,6 +58,11 @@ def annotations_of(function: Any) -> dict[str, Any]:
         return get_type_hints(function)
     except Exception:
         return {}
+
+
+def _wanted(kind: type, value: Any) -> str:
+    exponent = kind is float and isinstance(value, str) and re.fullmatch(r"[+-]?\d+[eE][+-]?\d+", value)
+    return WANTED[kind] + (" (YAML reads 1e-4 as text, 1.0e-4 as a number)" if exponent else "")
 
 
 def _fits(kind: type, value: Any) -> bool:

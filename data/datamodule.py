@@ -56,6 +56,7 @@ class ImageData(LightningDataModule):
         self.train_crop = _crop("train_crop", train_crop, image_size)
         self.val_crop = _crop("val_crop", val_crop, image_size)
         self._splits: Splits | None = None
+        self.begin_at(0)
 
     @property
     def splits(self) -> Splits:
@@ -65,7 +66,7 @@ class ImageData(LightningDataModule):
         return self._splits
 
     def take_captioned(self, asked_by: str, *, used: Sequence[str] = ("train", "val")) -> None:
-        """Only pictures with a caption from here on.
+        """Only images with a caption from here on.
 
         asked_by: the YAML key that reads captions, for errors. used: the lists that must not be empty then.
         """
@@ -104,8 +105,34 @@ class ImageData(LightningDataModule):
         for images in (self.splits.train, self.splits.val):
             images.prepare()
 
-    def train_loader(self, *, start_sample: int = 0, num_batches: int) -> ImageLoader:
-        """`num_batches` batches for this process, the first beginning at sample `start_sample` of all processes."""
+    def begin_at(self, start_sample: int, *, num_batches: int | None = None, max_val_images: int | None = None) -> None:
+        """What a Trainer reads: training from a sample on, one epoch if `num_batches` is None; this much validation."""
+        self.start_sample, self.num_batches, self.max_val_images = start_sample, num_batches, max_val_images
+
+    def train_dataloader(self) -> ImageLoader:
+        together = self.batch_size * process_count()
+        batches = self.num_batches if self.num_batches is not None else self.len_train // together
+        overfit = getattr(self.trainer, "overfit_batches", 0)  # a number of batches, or a share of an epoch
+        repeat = max(1, int(overfit * self.len_train / together)) if isinstance(overfit, float) and overfit else overfit
+        return self.train_loader(start_sample=self.start_sample, num_batches=batches, repeat=int(repeat))
+
+    def val_dataloader(self) -> ImageLoader:
+        ranks = process_count()
+        if self.len_val < ranks:
+            raise UserError(
+                f"data: {self.len_val} images for validation and {ranks} processes, each of which needs one; give more "
+                "(data.val_fraction, data.max_val), or start fewer processes"
+            )
+        return self.val_loader(None if self.max_val_images is None else max(self.max_val_images, ranks))
+
+    def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
+        return self.prepare_batch(batch, batch["image"].device)
+
+    def train_loader(self, *, start_sample: int = 0, num_batches: int, repeat: int = 0) -> ImageLoader:
+        """`num_batches` batches for this process, the first beginning at sample `start_sample` of all processes.
+
+        repeat: this many batches over and over.
+        """
         images = self.splits.train
         batches = TrainBatches(
             order=EpochOrder(length=len(images), seed=self.seed),
@@ -114,12 +141,13 @@ class ImageData(LightningDataModule):
             batch_size=self.batch_size,
             rank=rank(),
             world_size=process_count(),
+            repeat=repeat,
         )
         dataset = TrainImages(images=images, crop=self.train_crop, flip=self.flip, seed=self.seed)
         return self._loader(dataset, images, complete=True, batch_sampler=batches)
 
     def val_loader(self, max_images: int | None = None) -> ImageLoader:
-        """The validation images, each once, in the same order always; max_images: so many, evenly spread."""
+        """The validation images, each once, in the same order always; max_images: at most, evenly spread."""
         return self._eval_loader(self.splits.val, max_images)
 
     def all_loader(self, max_images: int | None = None) -> ImageLoader:
@@ -162,12 +190,6 @@ class ImageData(LightningDataModule):
         """To the device as bytes (a quarter of the traffic), and there to [-1, 1]."""
         image, label = batch["image"].to(device, non_blocking=True), batch["label"].to(device, non_blocking=True)
         return {**batch, "image": to_model_range(image) if image.dtype == torch.uint8 else image, "label": label}
-
-    def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
-        return self.prepare_batch(batch, batch["image"].device)
-
-    def val_dataloader(self) -> ImageLoader:
-        return self.val_loader()
 
     def describe(self) -> dict:
         """Plain values, for protocols and model cards."""

@@ -27,7 +27,7 @@ from .worker import begin_worker
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # a module or None
 
 CHUNK = 64  # pictures a process draws before it reports
 QUIET_SECONDS = 1.5  # a progress line appears only when drawing takes longer

@@ -1,6 +1,7 @@
 """From sample numbers to batches: what runs inside the worker processes, and the loader around them."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,8 +94,8 @@ class ImageLoader(DataLoader):
     batch after). Where nothing at all can be read, the user gets one line, and not a worker's traceback.
     """
 
-    def __init__(self, *args, described_as: str, complete: bool, **kwargs):
-        super().__init__(*args, worker_init_fn=begin_worker, **kwargs)
+    def __init__(self, *args: Any, described_as: str, complete: bool, **kwargs: Any) -> None:
+        super().__init__(*args, **{"worker_init_fn": begin_worker, **kwargs})
         # complete: training batches; a single sample without a picture means that no image at all can be read.
         self.described_as, self.complete = described_as, complete
 

@@ -47,10 +47,12 @@ class TrainBatches(Sampler[list[tuple[int, int]]]):
         batch_size: int,
         rank: int = 0,
         world_size: int = 1,
+        repeat: int = 0,
     ):
+        """repeat: go through this many batches over and over; 0: through the epochs."""
         assert start_sample >= 0 and num_batches >= 0 and 0 <= rank < world_size
         self.order, self.start_sample, self.num_batches, self.batch_size = order, start_sample, num_batches, batch_size
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.repeat = rank, world_size, repeat
 
     def __len__(self) -> int:
         return self.num_batches
@@ -58,6 +60,8 @@ class TrainBatches(Sampler[list[tuple[int, int]]]):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         together = self.batch_size * self.world_size
         for batch in range(self.num_batches):
-            first = self.start_sample + batch * together + self.rank
-            samples = range(first, first + together, self.world_size)
+            first = self.start_sample + batch * together
+            if self.repeat:
+                first %= self.repeat * together
+            samples = range(first + self.rank, first + self.rank + together, self.world_size)
             yield [(sample, self.order[sample]) for sample in samples]

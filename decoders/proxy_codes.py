@@ -1,7 +1,7 @@
 """TiTok's two-stage decoder (arXiv 2406.07550, section 3.3): a ViT predicts MaskGIT-VQGAN's codes, a CNN decodes."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -117,4 +117,4 @@ class ProxyCodeDecoder(Decoder):
         proxy, _ = proxy_vqgan(weights=weights, setting="pretrained", **self.proxy_sizes)
         self.pixels.load_state_dict(proxy.decoder.state_dict())
         with torch.no_grad():
-            self.codebook.copy_(proxy.quantizer.codebook)
+            self.codebook.copy_(cast(Tensor, proxy.quantizer.codebook))  # of a VQ: proxy_vqgan builds no other

@@ -29,7 +29,7 @@ class QuantizerTerm(LossTerm):
         return self.training or self.key in output.quantized.losses
 
     def misfit(self, tokenizer: nn.Module) -> str | None:
-        if getattr(tokenizer.quantizer, "stays_as_it_is", False):
+        if "quantizer" in getattr(tokenizer, "frozen", ()):
             self.optional = True  # whoever freezes the quantizer need not take its terms away as well
             return f".term.key={self.key}: tokenizer.quantizer is frozen"
         return _not_offered(self.key, tokenizer.quantizer, "quantizer")

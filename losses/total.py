@@ -95,7 +95,7 @@ class WeightedLosses(nn.Module):
         notes = [f"left out {', '.join(names)}: {reason}" for reason, names in left_out.items()]
         read = {getattr(term, "key", None) for term in terms.values()}
         for offered in getattr(tokenizer.quantizer, "loss_names", ()):
-            if offered not in read and not getattr(tokenizer.quantizer, "stays_as_it_is", False):
+            if offered not in read and "quantizer" not in getattr(tokenizer, "frozen", ()):
                 notes.append(f"the quantizer's loss {offered!r} has no term and trains nothing; add it to loss=[...]")
         notes += [f"no loss uses teacher.{name}; it is not loaded" for name in teachers.unused]
         if not terms:
@@ -122,6 +122,11 @@ class WeightedLosses(nn.Module):
                 weighted[name] = weight * value
                 total = total + weighted[name]
         return LossValues(total, weighted, unweighted)
+
+    def values_of(self, batch: Mapping[str, Any], output: TokenizerOutput) -> dict[str, Tensor]:
+        """Every term that this output has something for, unweighted: in eval mode parts leave out their own losses."""
+        terms = ((name, term) for name, term in self.terms.items() if isinstance(term, LossTerm))
+        return {name: term(batch, output) for name, term in terms if term.is_available(output)}
 
     @property
     def random_weights(self) -> list[str]:

@@ -8,6 +8,7 @@ from torch import nn
 from ..common.build import build
 from ..common.weights import Published, Weights, check_state, find, read
 from .hub import WEIGHTS_FILE, from_pretrained
+from .quantizers.vq import VQ
 from .tokenizer import Tokenizer
 
 PUBLISHED = Published(hub="fun-research/TiTok", file="maskgit-vqgan-imagenet-f16-256.bin")
@@ -42,6 +43,7 @@ def proxy_vqgan(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         made: Tokenizer = build(node, key=setting)
+        assert isinstance(made.quantizer, VQ)
         nn.init.normal_(made.quantizer.codebook)  # as far apart as what the random encoder gives, not all one point
     found = find(weights, published=PUBLISHED, setting=setting, within=(WEIGHTS_FILE,))
     if found.path is not None:

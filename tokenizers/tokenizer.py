@@ -34,6 +34,7 @@ class Tokenizer(nn.Module):
     """
 
     builds_own_parts: ClassVar[bool] = True
+    frozen: tuple[str, ...] = ()  # paths of the parts that a training leaves as they are
 
     def __init__(
         self,

@@ -4,22 +4,24 @@ Frozen networks of loss terms and discriminators (LPIPS, teachers) are in no sta
 """
 
 import io
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from .. import __version__
+from ..common.console import say
 from ..common.distributed import gather_objects, rank
 from ..common.errors import UserError
 from ..common.files import write_atomically
 from ..common.weights import misfit
+from .module import TokenizerTraining
 from .randomness import rng_state
-
-if TYPE_CHECKING:
-    from .module import TokenizerTraining
 
 FORMAT = "imtok-checkpoint"
 FORMAT_VERSION = 1
@@ -28,7 +30,7 @@ FORMAT_VERSION = 1
 def trained_state(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
     """state_dict without parts that are frozen as a whole: a text tower, which an export keeps and a run need not."""
     state: dict[str, Tensor] = {}
-    own = [(n, p) for n, p in module.named_parameters(recurse=False) if p.requires_grad]
+    own: list[tuple[str, Tensor]] = [(n, p) for n, p in module.named_parameters(recurse=False) if p.requires_grad]
     own += [(n, b) for n, b in module.named_buffers(recurse=False) if n not in module._non_persistent_buffers_set]
     state |= {prefix + n: t.detach() for n, t in own}
     for name, child in module.named_children():
@@ -38,8 +40,9 @@ def trained_state(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
     return state
 
 
-def gather(training: "TokenizerTraining", config: Mapping[str, Any]) -> dict[str, Any]:
+def gather(training: TokenizerTraining, config: Mapping[str, Any]) -> dict[str, Any]:
     """All ranks call this; plain containers and tensors only."""
+    training.leave_validation()  # an error in it may be why this is called
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -53,9 +56,33 @@ def gather(training: "TokenizerTraining", config: Mapping[str, Any]) -> dict[str
         "adversary": trained_state(training.adversary) if training.adversary is not None else None,
         "steppers": {name: stepper.state_dict() for name, stepper in training.steppers.items()},
         "ema": training.ema.state_dict() if training.ema is not None else None,
-        "callbacks": {type(c).__name__: c.state_dict() for c in training.trainer.callbacks if c.state_dict()},
+        "callbacks": callback_states(training.callbacks),
         "rng": gather_objects(rng_state()),
     }
+
+
+def callback_states(callbacks: Sequence[Callback]) -> dict[str, dict[str, Any]]:
+    """What callbacks want back at a resume; one that `read` would refuse is left out, with a line."""
+    states = {}
+    for callback in callbacks:
+        if not (state := callback.state_dict()):
+            continue
+        if _is_plain(state):
+            states[callback.state_key] = state
+        else:
+            say(
+                f"the state of {callback.state_key} is not in the checkpoint: tensors, numbers and text only",
+                error=True,
+            )
+    return states
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return type(value) in (dict, OrderedDict) and all(_is_plain(v) for pair in value.items() for v in pair)
+    if type(value) in (list, tuple, set):
+        return all(_is_plain(v) for v in value)
+    return value is None or type(value) in (bool, int, float, str, bytes, Tensor)
 
 
 def write(path: Path, state: Mapping[str, Any]) -> None:
@@ -90,10 +117,21 @@ def read(path: Path, *, named: str = "ckpt_path=") -> dict[str, Any]:
     return state
 
 
-def check_fits(
-    training: "TokenizerTraining", state: Mapping[str, Any], *, source: Path, config: Mapping[str, Any]
-) -> None:
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that was read, and from where."""
+
+    source: Path
+    state: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> "Saved":
+        return cls(path, read(path))
+
+
+def check_fits(training: TokenizerTraining, saved: Saved, *, config: Mapping[str, Any]) -> None:
     """Another architecture is refused by the names that differ; changes nothing."""
+    state = saved.state
     parts = {"tokenizer": dict(training.tokenizer.state_dict()), "losses": trained_state(training.losses)}
     parts["adversary"] = trained_state(training.adversary) if training.adversary is not None else {}
     here = {f"{name}.{k}": v for name, own in parts.items() for k, v in own.items()}
@@ -101,14 +139,13 @@ def check_fits(
     if problems := misfit(here, there):
         keys = differing_keys(state["config"], config)
         why = f"; the YAML differs: {', '.join(keys[:4])}" if keys else ""
-        raise UserError(f"ckpt_path={source}: the checkpoint is of another model: {problems}{why}")
+        raise UserError(f"ckpt_path={saved.source}: the checkpoint is of another model: {problems}{why}")
 
 
-def restore(
-    training: "TokenizerTraining", state: Mapping[str, Any], *, source: Path, config: Mapping[str, Any]
-) -> None:
+def restore(training: TokenizerTraining, *, saved: Saved, config: Mapping[str, Any]) -> None:
     """Fill in everything; another architecture is refused before anything has changed."""
-    check_fits(training, state, source=source, config=config)
+    check_fits(training, saved, config=config)
+    state = saved.state
     for name, module in (
         ("tokenizer", training.tokenizer),
         ("losses", training.losses),
@@ -121,16 +158,16 @@ def restore(
             stepper.load_state_dict(state["steppers"][name])
         except (ValueError, KeyError) as error:
             raise UserError(
-                f"ckpt_path={source}: the {name}'s optimizer does not fit ({error}); did freeze or "
+                f"ckpt_path={saved.source}: the {name}'s optimizer does not fit ({error}); did freeze or "
                 "optimizer.weight_decay change? init_from=DIR/tokenizer starts with a fresh optimizer"
             ) from error
     if training.ema is not None and state["ema"] is not None:
         training.ema.load_state_dict(state["ema"])
     elif training.ema is not None:  # turned on now: the mean starts here, not where the fresh tokenizer stood
         training.ema.start_from(training.tokenizer)
-    for callback in training.trainer.callbacks if training.steppers else ():
-        if type(callback).__name__ in state["callbacks"]:
-            callback.load_state_dict(state["callbacks"][type(callback).__name__])
+    for callback in training.callbacks:
+        if callback.state_key in state["callbacks"]:
+            callback.load_state_dict(state["callbacks"][callback.state_key])
     training.update, training.samples = state["update"], state["samples"]
     training.guard.skipped = state["skipped_updates"]
     # With more processes than before there is no state for the last ones: they keep the one they were seeded with.

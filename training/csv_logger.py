@@ -3,6 +3,7 @@
 import csv
 import io
 from argparse import Namespace
+from bisect import insort
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,16 @@ from ..common.files import write_text
 
 
 class CSVLogger(Logger):
-    """Columns: update, then names in the order they first came. Values logged for one update share a row."""
+    """Columns: update, then names in the order they first came. Values logged for one update share a row.
+
+    A value for the update before the last one still finds its place: other callbacks log at a time of their own.
+    """
 
     def __init__(self, *, folder: str) -> None:
         super().__init__()
         self.path = Path(folder) / "metrics.csv"
         self.columns = ["update"]
-        self.rows: list[dict[str, str]] = []  # the last one, which may still grow, and those a full disk refused
+        self.rows: list[dict[str, str]] = []  # the last two, which may still grow, and those a full disk refused
         self.rows_start_at = 0
         self.complained = False
 
@@ -50,17 +54,22 @@ class CSVLogger(Logger):
                 for r in reader
                 if (r["update"] or "").isdigit() and None not in r.values() and int(r["update"]) <= update
             ]
-        self._rewrite(kept, [])
+        self.rows = kept[-1:]  # may still grow: LearningRateMonitor logs an update when the next one begins
+        self._rewrite(kept[:-1], self.rows)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        row = {"update": str(step)} | {k: _text(v) for k, v in metrics.items()}
-        if self.rows and self.rows[-1]["update"] == row["update"]:
-            self.rows[-1] |= row
-        elif self.complained:
-            self.rows.append(row)
+        update = str(step) if step is not None else self.rows[-1]["update"] if self.rows else "0"
+        row = {"update": update} | {k: _text(v) for k, v in metrics.items()}
+        found = next((old for old in self.rows if old["update"] == update), None)
+        if found is not None:
+            found |= row
         else:
-            self.rows, self.rows_start_at = [row], self.path.stat().st_size if self.path.exists() else 0
+            if not self.rows:
+                self.rows_start_at = self.path.stat().st_size if self.path.exists() else 0
+            elif len(self.rows) > 1 and not self.complained:
+                self.rows_start_at += len(self._lines([self.rows.pop(0)]).encode())
+            insort(self.rows, row, key=lambda r: int(r["update"]))
         try:
             self._put()
             self.complained = False

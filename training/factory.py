@@ -10,33 +10,38 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from ..common.build import build
-from ..common.errors import UserError, did_you_mean
-from ..common.value_types import annotations_of, check_values
+from ..common.build import build, build_as
+from ..common.errors import UserError, one_line
+from ..data.datamodule import ImageData
+from ..losses.adversarial.adversary import Adversary
 from ..losses.teachers.registry import NamedTeachers
 from ..losses.total import WeightedLosses
+from ..tokenizers.tokenizer import Tokenizer
+from .callbacks.validation import Validation
 from .init_from import freeze_parts, init_from
+from .lightning_options import check_lightning_options
 from .module import TokenizerTraining
-from .optim.ema import EMA
-from .optim.stepper import optimized
 from .randomness import seed_everything
 from .settings import TrainerSettings, without_auto
 
 NEEDS = {"wandb": "wandb", "tensorboard": "tensorboard"}  # logger: package
 
 
-def build_training(config: Mapping[str, Any], folder: Path) -> TokenizerTraining:
-    settings, arithmetic = without_auto(TrainerSettings.from_config(config["trainer"]))
-    check_ema(settings.ema)
+def build_training(config: Mapping[str, Any], folder: Path) -> tuple[TokenizerTraining, ImageData]:
+    """What `trainer.fit(training, datamodule=data)` takes."""
+    settings, arithmetic = without_auto(build_as(TrainerSettings, config["trainer"], key="trainer"))
+    check_lightning_options(settings.lightning)
     seed_everything(config["seed"])
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
 
-    data = build(config["data"], key="data")
-    tokenizer = build(config["tokenizer"], key="tokenizer")
+    data: ImageData = build(config["data"], key="data")
+    tokenizer: Tokenizer = build(config["tokenizer"], key="tokenizer")
     if config["init_from"] is not None and config["ckpt_path"] is None:
         init_from(tokenizer, config["init_from"])
     freeze_parts(tokenizer, list(config["freeze"]))
@@ -44,9 +49,8 @@ def build_training(config: Mapping[str, Any], folder: Path) -> TokenizerTraining
     losses = WeightedLosses.from_config(config["loss"], tokenizer, NamedTeachers(config.get("teacher")))
     for reader in readers_of_captions(tokenizer, losses):
         data.take_captioned(reader)
-    adversary = None
-    if config["adversary"] is not None:
-        adversary = build(config["adversary"], key="adversary")
+    adversary: Adversary | None = build(config["adversary"], key="adversary") if config["adversary"] else None
+    if adversary is not None:
         adversary.check(tokenizer, list(losses.terms))
     if settings.channels_last:
         for part in (tokenizer, adversary):
@@ -60,18 +64,16 @@ def build_training(config: Mapping[str, Any], folder: Path) -> TokenizerTraining
         tokenizer=tokenizer,
         losses=losses,
         adversary=adversary,
-        data=data,
         optimizer=config["optimizer"],
         settings=settings,
-        freeze=config["freeze"],
         run_folder=folder,
         config=config,
+        arithmetic=arithmetic,
     )
-    training.arithmetic = arithmetic
-    for network in optimized(training).values():  # a wrong setting is told before anything is written
+    for network in training.networks.values():  # a wrong setting is an error before anything is written
         network.build_optimizer()
         network.learning_rate(settings.max_updates)
-    return training
+    return training, data
 
 
 def check_stage(config: Mapping[str, Any], tokenizer: nn.Module) -> None:
@@ -100,8 +102,8 @@ def _starts_trained(node: Mapping[str, Any], path: str) -> bool:
     return _names_weights(node)
 
 
-def readers_of_captions(tokenizer: nn.Module, losses: WeightedLosses) -> list[str]:
-    """The YAML keys that need one caption a picture."""
+def readers_of_captions(tokenizer: Tokenizer, losses: WeightedLosses) -> list[str]:
+    """The YAML keys that need one caption per image."""
     terms = [f"loss.{name}" for name, term in losses.terms.items() if term.needs_captions]
     return (["tokenizer.conditioner"] if tokenizer.conditioner is not None else []) + terms
 
@@ -115,21 +117,7 @@ def _names_weights(node: Any) -> bool:
     )
 
 
-def check_ema(node: Mapping[str, Any] | None) -> None:
-    if node is None:
-        return
-    known = ("decay", "every", "warmup")
-    for name in node:
-        if name not in known:
-            raise UserError(f"trainer.ema.{name}={node[name]}: no such setting; {did_you_mean(str(name), known)}")
-    check_values(node, annotations_of(EMA.__init__), key="trainer.ema")
-    if not 0 <= node.get("decay", 0) < 1:
-        raise UserError(f"trainer.ema.decay={node['decay']}: at least 0 and below 1; trainer.ema=null for none")
-    if node.get("every", 1) < 1:
-        raise UserError(f"trainer.ema.every={node['every']}: a number of updates, 1 or more")
-
-
-def compile_parts(tokenizer: torch.nn.Module, adversary: torch.nn.Module | None) -> None:
+def compile_parts(tokenizer: Tokenizer, adversary: Adversary | None) -> None:
     """In place, so that names in checkpoints and exports stay; the last layer stays eager for the adaptive weight."""
     import torch._functorch.config
 
@@ -137,6 +125,7 @@ def compile_parts(tokenizer: torch.nn.Module, adversary: torch.nn.Module | None)
     if adversary is not None and adversary.adaptive is not None:
         from ..losses.adversarial.adaptive_weight import keep_last_layer_out_of_compile
 
+        assert tokenizer.last_layer is not None  # Adversary.check
         keep_last_layer_out_of_compile(tokenizer.decoder, tokenizer.last_layer)
     tokenizer.encoder.compile()
     tokenizer.decoder.compile()
@@ -171,9 +160,15 @@ def build_loggers(node: Mapping[str, Any] | None, folder: Path) -> list[Logger]:
 
 
 def build_callbacks(node: Mapping[str, Any] | None) -> list[Callback]:
-    """In the order of the YAML, but for the checkpoint: it comes last, when the rows of its update are written."""
-    named = {name: build(entry, key=f"callbacks.{name}") for name, entry in (node or {}).items() if entry is not None}
-    return sorted(named.values(), key=lambda callback: type(callback).__name__ == "Checkpoint")
+    """imtok's and anyone's: a callback of Lightning, or of a package of one's own."""
+    callbacks = []
+    for name, entry in (node or {}).items():
+        if entry is None:
+            continue
+        callbacks.append(build(entry, key=f"callbacks.{name}"))
+        if not isinstance(callbacks[-1], Callback):
+            raise UserError(f"callbacks.{name}._target_={entry['_target_']}: not a lightning.pytorch.Callback")
+    return callbacks
 
 
 def build_trainer(
@@ -206,29 +201,53 @@ def build_trainer(
     if strategy != "auto" and not strategy.startswith("ddp"):  # parameters have to be whole
         raise UserError(f"trainer.strategy={strategy}: auto, or one of Lightning's that begin with ddp")
     _quiet_lightning()
-    return Trainer(
-        accelerator=accelerator,
-        devices=here,
-        num_nodes=max(processes // here, 1),
-        strategy=strategy,
-        precision="32-true",  # autocast and loss scales are ours
-        max_epochs=1,
-        logger=loggers or False,
-        callbacks=callbacks,
-        benchmark=torch.cuda.is_available(),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        default_root_dir=str(folder),
-    )
+    given = settings.lightning or {}
+    options: dict[str, Any] = {
+        "benchmark": torch.cuda.is_available() and not given.get("deterministic"),
+        "enable_model_summary": False,
+        "inference_mode": False,  # a tensor made in it could not be trained with later
+        **given,
+    }
+    if not any(isinstance(callback, Validation) for callback in callbacks):
+        options["limit_val_batches"] = 0
+    try:
+        trainer = Trainer(
+            accelerator=accelerator,
+            devices=here,
+            num_nodes=max(processes // here, 1),
+            strategy=strategy,
+            precision="32-true",  # autocast and loss scales are ours
+            max_epochs=1,
+            logger=loggers or False,
+            callbacks=callbacks,
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+            enable_progress_bar=False,
+            log_every_n_steps=settings.log_every,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            # The Validation callback decides; these tell EarlyStopping that it happens within the epoch.
+            val_check_interval=settings.validate_every * settings.accumulate,
+            check_val_every_n_epoch=None,
+            default_root_dir=str(folder),
+            **options,
+        )
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        if not given:
+            raise
+        raise UserError(f"trainer.lightning={dict(given)}: Lightning refuses this: {one_line(error)}") from error
+    if given.get(
+        "overfit_batches"
+    ):  # ImageData repeats them until trainer.max_updates; Lightning would stop after them
+        trainer.limit_train_batches = 1.0
+    return trainer
 
 
 def _quiet_lightning() -> None:
-    """Its greetings, and advice about a loop that is not the one used."""
+    """No greetings, and no advice about a loop that is not the one used; callbacks and profilers may speak."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("callbacks", "profilers"):
+        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)
     for text in (
         ".*does not have many workers.*",
         ".*log_every_n_steps.*",
@@ -236,5 +255,6 @@ def _quiet_lightning() -> None:
         ".*GPU available but not used.*",
         ".*treespec.*LeafSpec.*",
         ".*in eval mode at.*",
+        r".*recommended to use `self.log\('(val/|step).*",  # validation_means.py has joined the ranks
     ):
         warnings.filterwarnings("ignore", message=text)

@@ -1,4 +1,4 @@
-"""From which values on a run is unwell, and what then helps: one table for a run's own lines and `imtok doctor`."""
+"""Thresholds of unhealthy training values and their remedies, for a run's own lines and `imtok doctor`."""
 
 USAGE = 0.1  # share of the codes in use, below
 GAN_WEIGHT = 1e3  # adaptive, above

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from ..common.console import say
 from ..common.errors import UserError, did_you_mean
 from ..decoders.base import Decoder
+from ..tokenizers.tokenizer import Tokenizer
 
 
-def init_from(tokenizer: nn.Module, source: str | Mapping[str, Any]) -> None:
+def init_from(tokenizer: Tokenizer, source: str | Mapping[str, Any]) -> None:
     """source: a folder or hub id (everything must fit), or {part: folder}; parts that are not named stay fresh."""
     from ..tokenizers.hub import WEIGHTS_FILE, check_state, find_folder, load_weights, read_config, read_weights
 
@@ -53,7 +54,7 @@ def _no_longer_from_nothing(part: nn.Module) -> None:
     """Frozen towers below `part` are not random any more, though their own YAML names no file."""
     for module in part.modules():
         if hasattr(module, "frozen_from_nothing"):
-            module.frozen_from_nothing = False
+            module.frozen_from_nothing = False  # type: ignore[assignment]
 
 
 def _adapted(tokenizer: nn.Module, part: str, given: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -65,7 +66,7 @@ def _adapted(tokenizer: nn.Module, part: str, given: dict[str, Tensor]) -> dict[
     return {f"{part}.{k}": v for k, v in state.items()}
 
 
-def freeze_parts(tokenizer: nn.Module, parts: Iterable[str]) -> None:
+def freeze_parts(tokenizer: Tokenizer, parts: Iterable[str]) -> None:
     """Their parameters get no gradient and no optimizer state; the training keeps them in eval mode."""
     parts = list(parts)
     if "quantizer" in parts and "encoder" not in parts:
@@ -74,16 +75,17 @@ def freeze_parts(tokenizer: nn.Module, parts: Iterable[str]) -> None:
             "freeze=[encoder,quantizer]"
         )
     for part in parts:
-        found = part_named(tokenizer, part)
-        found.requires_grad_(False)
-        found.stays_as_it_is = True  # read by the losses that it would learn by
+        part_named(tokenizer, part).requires_grad_(False)
+    tokenizer.frozen = tuple(parts)
 
 
 def part_named(tokenizer: nn.Module, path: str) -> nn.Module | nn.Parameter:
     """`encoder`, a module within it (`encoder.tower.blocks.0`), or one parameter (`encoder.tower.pos_embed`)."""
-    found, walked = tokenizer, ""
+    found: nn.Module | nn.Parameter = tokenizer
+    walked = ""
     for name in path.split("."):
-        inside = dict(found.named_children()) | dict(found.named_parameters(recurse=False))
+        assert isinstance(found, nn.Module)
+        inside: dict[str, Any] = dict(found.named_children()) | dict(found.named_parameters(recurse=False))
         if name not in inside:
             known = [f"{walked}{child}" for child in inside]
             where = f"{walked.removesuffix('.')} has" if walked else "the tokenizer has"

@@ -11,12 +11,13 @@ import torch
 
 def rng_state() -> dict[str, Any]:
     """Tensors and plain containers only, so that weights_only loading accepts it."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state()
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     version, internal, gauss_next = random.getstate()
+    numbers = torch.from_numpy(np.asarray(keys, dtype=np.int64))
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(gauss)],
+        "numpy": [kind, numbers, int(position), int(has_gauss), float(gauss)],
         "python": [version, list(internal), gauss_next],
     }
 

@@ -2,21 +2,26 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ..common.build import build
 from ..common.console import is_first_rank, say
 from ..common.distributed import gather_objects, wait_for_all
+from ..common.errors import UserError, one_line
 from ..common.provenance import git_facts
+from ..data.datamodule import ImageData
+from ..tokenizers.tokenizer import Tokenizer
 from . import run_folder
-from .checkpoint import check_fits, read, restore
+from .checkpoint import Saved, check_fits, restore
 from .csv_logger import CSVLogger
 from .factory import build_callbacks, build_loggers, build_trainer, build_training
 from .module import TokenizerTraining
-from .optim.ema import EMA
 from .stopping import exit_code, leaving_at_once, name_of
 
 
@@ -28,55 +33,54 @@ def run(config: Mapping[str, Any], *, overrides: Sequence[str], folder: Path) ->
 
 def _run(config: Mapping[str, Any], *, overrides: Sequence[str], folder: Path) -> int:
     started_at = time.monotonic()
-    checkpoint = Path(config["ckpt_path"]) if config["ckpt_path"] is not None else None
-    state = read(checkpoint) if checkpoint is not None else None
-    training = build_training(config, folder)
+    saved = Saved.read(Path(config["ckpt_path"])) if config["ckpt_path"] is not None else None
+    training, data = build_training(config, folder)
     training.started_at = started_at
-    if state is not None:
-        check_fits(training, state, source=checkpoint, config=config)  # before anything is written
+    settings = training.settings
+    if saved is not None:
+        check_fits(training, saved, config=config)  # before anything is written
     if config["evaluate_after"]:
         build(config["protocol"], key="protocol")  # refused now and not after the training
     loggers = build_loggers(config["logger"], folder)
-    trainer = build_trainer(
-        training.settings, loggers=loggers, callbacks=build_callbacks(config["callbacks"]), folder=folder
-    )
-    settings = training.settings
+    trainer = build_trainer(settings, loggers=loggers, callbacks=build_callbacks(config["callbacks"]), folder=folder)
     resolved = {"trainer.precision": settings.precision, "trainer.channels_last": settings.channels_last}
     run_folder.prepare(folder, config=config, overrides=overrides, resolved=resolved)
-    if state is not None:
-        training.resume = lambda module: restore(module, state, source=checkpoint, config=config)
+    if saved is not None:
+        training.resume = partial(restore, saved=saved, config=config)
     for logger in loggers:
-        if isinstance(logger, CSVLogger) and state is not None:
-            logger.cut_back(state["update"])
+        if isinstance(logger, CSVLogger) and saved is not None:
+            logger.cut_back(saved.state["update"])
         if is_first_rank():
             logger.log_hyperparams(dict(config))
     if is_first_rank():
-        training.data.write_split(folder)
+        data.write_split(folder)
         say(f"run folder {folder}")
         say(f"trainer.precision {training.arithmetic}")
 
-    if state is not None and state["update"] >= training.settings.max_updates:
-        wanted = training.settings.max_updates
-        say(f"{checkpoint} is at update {state['update']}; trainer.max_updates={wanted} asks for no more")
-        load_finished(training, state, source=checkpoint, config=config)
-        device = trainer.strategy.root_device
+    if saved is not None and saved.state["update"] >= settings.max_updates:
+        now = f"is at update {saved.state['update']}; trainer.max_updates={settings.max_updates} asks for no more"
+        say(f"{saved.source} {now}")
+        training.fill_in()  # weights only: to export and evaluate a run once more
     else:
-        training.data.prepare_data()  # not in `fit`, where Lightning notes SIGTERM and goes on drawing
+        data.prepare_data()  # not in `fit`, where Lightning notes SIGTERM and goes on drawing
         try:
-            trainer.fit(training)
+            trainer.fit(training, datamodule=data)
+        except (MisconfigurationException, ModuleNotFoundError) as error:
+            raise UserError(f"callbacks, logger or trainer.lightning: {one_line(error)}") from error
         except Exception:
             if training.stopped_by is None:
                 raise
-        device = trainer.strategy.root_device
     if training.stopped_by is not None:
-        _say_how_to_go_on(training, folder)
+        _say_how_to_go_on(training, training.stopped_by, folder)
         return exit_code(training.stopped_by)
+    if training.update < settings.max_updates:
+        say(f"finished after update {training.update} of {settings.max_updates}: {why_early(trainer)}")
     tokenizer = finished_tokenizer(training)
     exported = folder / "tokenizer"
     if is_first_rank():
-        export(tokenizer, training, config, exported)
+        export(tokenizer, training, data, config, exported)
     if config["evaluate_after"]:
-        evaluate_run(tokenizer, training, config, folder, device)
+        evaluate_run(tokenizer, training, data, config, folder, trainer.strategy.root_device)
     report_skipped(training)
     if training.failed_writes:
         say(f"{training.failed_writes} checkpoint(s) could not be written during this run", error=True)
@@ -86,17 +90,18 @@ def _run(config: Mapping[str, Any], *, overrides: Sequence[str], folder: Path) -
     return 1 if training.failed_writes else 0
 
 
-def load_finished(
-    training: TokenizerTraining, state: Mapping[str, Any], *, source: Path, config: Mapping[str, Any]
-) -> None:
-    """Weights only: to export and judge a run once more."""
-    training.steppers = {}
-    if training.settings.ema is not None:
-        training.ema = EMA(tokenizer=training.tokenizer, **training.settings.ema)
-    restore(training, state, source=source, config=config)
+def why_early(trainer: Trainer) -> str:
+    """What ended a run before trainer.max_updates, other than a signal."""
+    reasons = [getattr(c, "stopping_reason_message", None) for c in trainer.early_stopping_callbacks]
+    said = " ".join(reason.removesuffix(" Signaling Trainer to stop.") for reason in reasons if reason)
+    if said:
+        return said
+    if trainer.should_stop:
+        return "a callback set trainer.should_stop"
+    return f"trainer.lightning.limit_train_batches={trainer.limit_train_batches}"
 
 
-def finished_tokenizer(training: TokenizerTraining) -> torch.nn.Module:
+def finished_tokenizer(training: TokenizerTraining) -> Tokenizer:
     """With the EMA's weights, where there is one, from here on."""
     if training.ema is not None:
         device = next(iter(training.ema.parameters.values())).device
@@ -108,7 +113,9 @@ def finished_tokenizer(training: TokenizerTraining) -> torch.nn.Module:
     return training.tokenizer.eval()
 
 
-def export(tokenizer: torch.nn.Module, training: TokenizerTraining, config: Mapping[str, Any], folder: Path) -> None:
+def export(
+    tokenizer: Tokenizer, training: TokenizerTraining, data: ImageData, config: Mapping[str, Any], folder: Path
+) -> None:
     from ..eval.probes.alignment import save_alignment
     from ..tokenizers.hub import save_pretrained
 
@@ -121,7 +128,7 @@ def export(tokenizer: torch.nn.Module, training: TokenizerTraining, config: Mapp
         "git": git_facts(),
         **weights_facts(training),
         "seed": config["seed"],
-        "data": training.data.describe(),
+        "data": data.describe(),
     }
     save_pretrained(tokenizer, folder, facts=facts)
     save_alignment(training.losses, config, folder)
@@ -133,8 +140,9 @@ def weights_facts(training: TokenizerTraining) -> dict[str, Any]:
 
 
 def evaluate_run(
-    tokenizer: torch.nn.Module,
+    tokenizer: Tokenizer,
     training: TokenizerTraining,
+    data: ImageData,
     config: Mapping[str, Any],
     folder: Path,
     device: torch.device,
@@ -146,18 +154,12 @@ def evaluate_run(
     protocol = build(config["protocol"], key="protocol")
     results = evaluate(
         tokenizer,
-        training.data.val_loader(),
+        data.val_loader(),
         protocol=protocol,
-        meaning=meaning_of(
-            training.data,
-            training.data.val_loader(),
-            protocol,
-            fit=True,
-            alignment=Alignment.of_losses(training.losses),
-        ),
+        meaning=meaning_of(data, data.val_loader(), protocol, fit=True, alignment=Alignment.of_losses(training.losses)),
         out_dir=folder,
         run_dir=folder,
-        data_facts=training.data.describe() | {"evaluated": "val"},
+        data_facts=data.describe() | {"evaluated": "val"},
         device=device,
         model_facts={
             "experiment": config["name"],
@@ -170,15 +172,15 @@ def evaluate_run(
 
 
 def report_skipped(training: TokenizerTraining) -> None:
-    """Each rank has seen other images; the first one writes and tells."""
-    everywhere = gather_objects(list(training.skipped.lines))
-    if is_first_rank():
-        for lines in everywhere:
+    """Each rank has seen other images; the first one writes and prints."""
+    for lines in gather_objects(list(training.skipped.lines)):
+        if is_first_rank():
             training.skipped.collect(lines)
+    if is_first_rank():
         training.skipped.report()
 
 
-def _say_how_to_go_on(training: TokenizerTraining, folder: Path) -> None:
-    reason = name_of(training.stopped_by)
-    say(f"stopped by {reason} after update {training.update}; go on with: ckpt_path=last hydra.run.dir={folder}")
+def _say_how_to_go_on(training: TokenizerTraining, reason: int, folder: Path) -> None:
+    again = f"go on with: ckpt_path=last hydra.run.dir={folder}"
+    say(f"stopped by {name_of(reason)} after update {training.update}; {again}")
     wait_for_all()  # nobody leaves while another one still waits

@@ -1,20 +1,15 @@
-"""The values of one update: gathered on the device over micro-batches, read by the host only when a line is written."""
+"""The values of one update: summed on the device over micro-batches, read by the host only where a row is logged."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..common.distributed import mean_over_ranks
-from .logging import log_values
-
-if TYPE_CHECKING:
-    from .module import TokenizerTraining
 
 
 class UpdateLog:
-    """share: what one micro-batch counts, 1 / accumulate."""
+    """share: the weight of one micro-batch, 1 / accumulate."""
 
     def __init__(self, *, share: float) -> None:
         self.share = share
@@ -27,12 +22,8 @@ class UpdateLog:
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0) + value.detach().float() * self.share
 
-    def write(self, training: "TokenizerTraining", **more: Tensor) -> None:
-        """All ranks call this; the row holds their means."""
+    def means(self, **more: Tensor) -> dict[str, float]:
+        """The means over all ranks, which all have to call this; the host waits for the device here."""
         values = self.sums | more
-        numbers = torch.stack([torch.as_tensor(v, device=training.device).float() for v in values.values()])
-        numbers = mean_over_ranks(numbers)
-        row = dict(zip((f"train/{name}" for name in values), numbers.tolist(), strict=True))
-        row |= {"train/lr": training.steppers["generator"].lr, "train/skipped_updates": training.guard.skipped}
-        training.latest |= row
-        log_values(training.trainer, row, update=training.update)
+        numbers = mean_over_ranks(torch.stack([value.detach().float() for value in values.values()]))
+        return dict(zip(values, numbers.tolist(), strict=True))

@@ -1,7 +1,7 @@
 """LPIPS v0.1 (Zhang et al., arXiv 1801.03924): distance of image and reconstruction in one backbone's features."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -61,7 +61,7 @@ class LpipsAlex(_Lpips):
 class MarkedLpips(LPIPSNet):
     """The network of the loss, named as metric networks are."""
 
-    def __init__(self, *, net: str, weights: str) -> None:
+    def __init__(self, *, net: Literal["vgg", "alex"], weights: str) -> None:
         super().__init__(net=net, weights=weights, setting=f"protocol.lpips_{net}")
         self.label = f"lpips_{net}" + (f"[{self.origin.label}]" if self.origin.label else "")
         self.source = weights

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ...common.build import build, locate_trusted_module
 from ...common.errors import UserError
 from ...losses.base import LossTerm
+from ...losses.teacher_term import TeacherTerm
 from ...losses.teachers.registry import NamedTeachers
 from ...tokenizers.feature_taps import tap
 
@@ -135,8 +136,8 @@ def _build_terms(
             made = build(node, key=here, trusted=HOME)
             if not (isinstance(made, LossTerm) and made.saved_with_export):
                 raise UserError(f"{here}._target_={node['_target_']}: no term with something to keep beside an export")
-            if made.teacher is not None:
-                made.learn_from(teachers.get(made.teacher, asked_by=f"{here}.teacher"))
+            if isinstance(made, TeacherTerm):
+                made.learn_from(teachers.get(str(made.teacher), asked_by=f"{here}.teacher"))
         except UserError as error:
             found.missing[name] = str(error)
             continue

@@ -2,7 +2,7 @@
 
 import pytest
 
-from imtok.common.build import build
+from imtok.common.build import build, build_as
 from imtok.common.errors import MissingWeights, UserError, errors_as_one_line, one_line
 
 VQ = "imtok.tokenizers.quantizers.vq.VQ"
@@ -68,3 +68,32 @@ def test_an_error_of_a_nested_part_gets_its_place_once() -> None:
     }
     with pytest.raises(MissingWeights, match=r"^adversary\.discriminator\.weights=nowhere: no such file"):
         build(node, key="adversary")
+
+
+class Rate:
+    def __init__(self, *, total: int, shape: str = "flat", peak: float = 1.0) -> None:
+        if peak <= 0:
+            raise ValueError(f"peak={peak}: above 0")
+        self.total, self.shape, self.peak = total, shape, peak
+
+
+def test_a_node_whose_class_is_always_the_same() -> None:
+    assert vars(build_as(Rate, {"peak": 2}, key="a.rate", total=5)) == {"total": 5, "shape": "flat", "peak": 2}
+    assert build_as(Rate, None, key="a.rate", total=5).peak == 1.0
+
+
+@pytest.mark.parametrize(
+    ("node", "said"),
+    [
+        ({"pek": 1}, r"^a\.rate\.pek=1: Rate has no such setting; did you mean 'peak'"),
+        ({}, r"^a\.rate\.total: Rate needs it"),
+        ({"total": "x"}, r"^a\.rate\.total=x: Rate takes a whole number"),
+        ({"total": 1, "peak": "1e-4"}, r"^a\.rate\.peak=1e-4: .*a number \(YAML reads 1e-4 as text, 1\.0e-4 as"),
+        ({"total": 1, "peak": -1}, r"^a\.rate\.peak=-1: above 0"),
+        ("fast", r"^a\.rate=fast: takes settings by name"),
+        ([1], r"^a\.rate=\[1\]: takes settings by name"),
+    ],
+)
+def test_its_mistakes_name_the_key_too(node, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        build_as(Rate, node, key="a.rate")

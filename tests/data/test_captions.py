@@ -136,5 +136,5 @@ def test_training_refuses_before_the_first_batch(root, tmp_path) -> None:
     with pytest.raises(UserError, match=r"tokenizer.conditioner reads captions, and data=folder"):
         build_training(compose_config("train", ["experiment=ta_titok_bl64_vq", *WORDS, given]), tmp_path)
     beside(root)
-    training = build_training(compose_config("train", [*CONTRASTIVE, given]), tmp_path)
-    assert all(next(iter(training.data.train_loader(num_batches=1)))["caption"])
+    _, data = build_training(compose_config("train", [*CONTRASTIVE, given]), tmp_path)
+    assert all(next(iter(data.train_loader(num_batches=1)))["caption"])

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -60,6 +61,36 @@ def test_resume_from_any_sample_gives_the_tail(root):
     for done in (1, 5, 11):
         torch.rand(3)  # the global generator has no say
         assert_same(whole[done:], data_of(root).train_loader(start_sample=4 * done, num_batches=12 - done))
+
+
+def test_what_a_trainer_asks_for(root, monkeypatch):
+    data = data_of(root, val_crop=None)
+    assert len(list(data.train_dataloader())) == data.len_train // 4, "one epoch"
+    data.begin_at(8, num_batches=3, max_val_images=2)
+    assert_same(data.train_dataloader(), data_of(root).train_loader(start_sample=8, num_batches=3))
+    state = torch.get_rng_state()
+    assert sum(len(batch["image"]) for batch in data.val_dataloader()) == 2
+    assert torch.equal(torch.get_rng_state(), state), "the training's random numbers are not touched"
+    for ranks, there in ((data.len_val, True), (data.len_val + 1, False)):
+        monkeypatch.setattr(datamodule, "processes", lambda ranks=ranks: (ranks - 1, ranks))
+        if there:  # max_val_images would leave this rank without one
+            assert [len(batch["image"]) for batch in data.val_dataloader()] == [1]
+        else:
+            with pytest.raises(UserError, match=f"{data.len_val} images for validation and {ranks} processes"):
+                data.val_dataloader()
+
+
+@pytest.mark.parametrize(("overfit", "batches"), [(2, 2), (0.4, 2), (0.01, 1)])
+def test_overfit_batches_of_a_trainer(root, overfit, batches):
+    data = data_of(root)  # five whole batches an epoch
+    data.trainer = SimpleNamespace(overfit_batches=overfit)
+    data.begin_at(0, num_batches=5)
+    found = list(data.train_dataloader())
+    for n, batch in enumerate(found):
+        assert_same([batch], [found[n % batches]])
+    assert found[0]["key"] != found[1]["key"] or batches == 1
+    data.begin_at(4, num_batches=2)  # a resumed run
+    assert_same(data.train_dataloader(), [found[1], found[2]])
 
 
 def test_every_epoch_shows_each_image_once_in_an_order_of_its_own():

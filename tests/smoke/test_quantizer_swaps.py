@@ -21,7 +21,7 @@ def one_stream(path: Path) -> bool:
 @pytest.mark.parametrize("name", sorted(path.stem for path in YAMLS.glob("*.yaml") if one_stream(path)))
 def test_a_swapped_quantizer_trains(name: str, tmp_path: Path) -> None:
     config = compose_config("train", ["debug=tiny", f"tokenizer/quantizer={name}"])
-    training = build_training(config, tmp_path).train()
+    training = build_training(config, tmp_path)[0].train()
     images = torch.rand(2, 3, 32, 32) * 2 - 1
     output = training.tokenizer(images)
     values = training.losses({"image": images}, output, 0)

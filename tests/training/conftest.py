@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import LightningDataModule
 
 from imtok.losses.total import WeightedLosses
 from imtok.tokenizers.tokenizer import Tokenizer
 from imtok.training.callbacks.checkpoint import Checkpoint
-from imtok.training.checkpoint import read, restore
+from imtok.training.checkpoint import Saved, restore
 from imtok.training.csv_logger import CSVLogger
 from imtok.training.factory import build_trainer
 from imtok.training.init_from import freeze_parts
@@ -20,20 +21,29 @@ CNN = {"channels": 32, "channel_multipliers": [1, 1], "blocks_per_level": 1, "z_
 OPTIMIZER = {"name": "adam", "lr": 1e-3, "betas": [0.5, 0.9]}
 
 
-class ToyData:
+class ToyData(LightningDataModule):
     """Sample s is noise seeded by s, so any start reads the same samples."""
 
     def __init__(self, *, batch_size: int = 2, bad: frozenset[int] = frozenset()) -> None:
+        super().__init__()
         self.batch_size, self.bad = batch_size, bad
+        self.begin_at(0)
 
-    def train_loader(self, *, start_sample: int, num_batches: int) -> torch.utils.data.DataLoader:
-        numbers = range(start_sample, start_sample + num_batches * self.batch_size)
-        samples = [self._sample(n) for n in numbers]
+    def begin_at(self, start_sample: int, *, num_batches: int = 0, max_val_images: int | None = None) -> None:
+        self.numbers = range(start_sample, start_sample + num_batches * self.batch_size)
+        self.max_val_images = max_val_images
+
+    def train_dataloader(self) -> torch.utils.data.DataLoader:
+        samples = [self._sample(n) for n in self.numbers]
         return torch.utils.data.DataLoader(samples, batch_size=self.batch_size, collate_fn=self._collate)
+
+    def val_dataloader(self) -> torch.utils.data.DataLoader:
+        return self.val_loader(self.max_val_images)
 
     def val_loader(self, max_images: int | None = None) -> torch.utils.data.DataLoader:
         samples = [self._sample(10_000 + n) for n in range(min(max_images or 4, 4))]
-        return torch.utils.data.DataLoader(samples, batch_size=2, collate_fn=self._collate)
+        own = torch.Generator().manual_seed(0)  # as ImageData: else each pass would draw from the training's
+        return torch.utils.data.DataLoader(samples, batch_size=2, collate_fn=self._collate, generator=own)
 
     def prepare_batch(self, batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
         return batch | {"image": batch["image"].to(device)}
@@ -100,16 +110,15 @@ class Run:
         node = tokenizer_node(**(quantizer or {}))
         self.tokenizer = Tokenizer(**node)
         freeze_parts(self.tokenizer, freeze)
+        self.data = data or ToyData()
         terms = {name: term for name, term in loss_node().items() if name in losses}
         config = {"tokenizer": node, "loss": terms, "adversary": None}
         self.training = TokenizerTraining(
             tokenizer=self.tokenizer,
             losses=WeightedLosses.from_config(terms, self.tokenizer),
             adversary=make_adversary(**adversary) if adversary is not None else None,
-            data=data or ToyData(),
             optimizer=optimizer or OPTIMIZER,
             settings=self.settings,
-            freeze=freeze,
             run_folder=folder,
             config=config,
         )
@@ -119,13 +128,13 @@ class Run:
             self.settings, loggers=[logger], callbacks=[*callbacks, self.checkpoint], folder=folder
         )
         if ckpt is not None:
-            state = read(ckpt)
-            logger.cut_back(state["update"])
-            self.training.resume = lambda module: restore(module, state, source=ckpt, config=config)
+            saved = Saved.read(ckpt)
+            logger.cut_back(saved.state["update"])
+            self.training.resume = lambda module: restore(module, saved=saved, config=config)
         self.folder = folder
 
     def fit(self) -> "Run":
-        self.trainer.fit(self.training)
+        self.trainer.fit(self.training, datamodule=self.data)
         return self
 
     @property

@@ -6,8 +6,10 @@ import signal
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Callback
 from torch import nn
 
 from imtok.common import files as atomic_file
@@ -15,7 +17,7 @@ from imtok.common.errors import UserError
 from imtok.training.callbacks.codebook import Codebook
 from imtok.training.callbacks.samples import Samples
 from imtok.training.callbacks.validation import Validation
-from imtok.training.checkpoint import differing_keys, read, trained_state, write
+from imtok.training.checkpoint import callback_states, differing_keys, gather, read, trained_state, write
 
 GAN = {
     "start": 1,
@@ -161,3 +163,57 @@ def test_a_mean_that_is_turned_on_at_resume_starts_from_the_restored_weights(mak
     live, before = dict(second.tokenizer.named_parameters()), dict(first.tokenizer.named_parameters())
     for name, value in second.training.ema.parameters.items():
         torch.testing.assert_close(value, (live[name] + before[name]) / 2)
+
+
+@pytest.mark.parametrize(("at", "validated"), [(2, True), (3, False)], ids=["validation is due", "it is not"])
+def test_a_signal_lets_a_due_validation_happen_and_no_other(make_run, at, validated):
+    run = make_run(max_updates=50, checkpoint_every=50, validate_every=2, callbacks=(Validation(),))
+    seen: list[int] = []
+    stop = lambda *_: os.kill(os.getpid(), signal.SIGTERM) if run.training.update == at - 1 else None  # noqa: E731
+    run.tokenizer.register_forward_pre_hook(stop)
+    run.tokenizer.register_forward_hook(
+        lambda *_: seen.append(run.training.update) if not run.training.training else None
+    )
+    run.fit()
+    assert run.training.stopped_by == signal.SIGTERM and run.training.update == at
+    assert (at in seen) == validated and 2 in seen
+    saved = read(run.folder / "checkpoints" / "last.ckpt")
+    live = dict(run.tokenizer.state_dict())
+    assert saved["update"] == at and all(torch.equal(v, live[k]) for k, v in saved["tokenizer"].items())
+
+
+def test_an_error_within_validation_does_not_save_the_weights_of_the_ema(make_run, toy_data):
+    run = make_run(max_updates=2, validate_every=2, ema={"decay": 0.9}, callbacks=(Validation(),))
+    kept: dict = {}
+
+    def fail(*_) -> None:
+        if not run.training.training:
+            raise RuntimeError("a worker died")
+        kept.update({k: v.clone() for k, v in run.tokenizer.named_parameters()})
+
+    run.trainer.callbacks[-1].on_exception = lambda trainer, training, _: kept.update(
+        saved=gather(training, {})["tokenizer"]
+    )
+    run.tokenizer.register_forward_pre_hook(fail)
+    before_update_2 = kept
+    with pytest.raises(RuntimeError, match="a worker died"):
+        run.fit()
+    mean = run.training.ema.parameters["decoder.conv_out.weight"]
+    saved = before_update_2["saved"]["decoder.conv_out.weight"]
+    assert not torch.equal(saved, mean) and torch.equal(saved, run.tokenizer.decoder.conv_out.weight)
+
+
+class Keeps(Callback):
+    def __init__(self, state) -> None:
+        self.state = state
+
+    def state_dict(self):
+        return self.state
+
+
+def test_only_states_that_can_be_read_back_are_kept(capsys):
+    plain = {"a": [1, (2.0, "x")], "b": {3: torch.zeros(2), "c": None, "d": {True, b"y"}}}
+    assert callback_states([Keeps(plain), Keeps({})]) == {"Keeps": plain}
+    for odd in (Path("x"), np.float64(1), nn.Parameter(torch.zeros(1)), lambda: 0):
+        assert callback_states([Keeps({"a": [{"b": odd}]})]) == {}
+        assert "the state of Keeps is not in the checkpoint" in capsys.readouterr().err

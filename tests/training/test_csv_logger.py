@@ -58,3 +58,26 @@ def test_numbers_survive(tmp_path, value):
     logger.log_metrics({"x": value}, step=1)
     assert float(rows(logger)[0]["x"]) == pytest.approx(value, rel=1e-5)
     assert csv_logger._text(3) == "3"
+
+
+def test_a_late_value_finds_its_row(tmp_path):
+    logger = CSVLogger(folder=str(tmp_path))
+    for step in (10, 20, 30):
+        logger.log_metrics({"x": step}, step=step)
+        logger.log_metrics({"y": -step}, step=step - 1)  # of the update before, logged after
+    assert [(r["update"], r["x"], r["y"]) for r in rows(logger)] == [
+        (str(n), "" if n % 10 else str(n), str(-n - 1) if n % 10 else "") for n in (9, 10, 19, 20, 29, 30)
+    ]
+    logger.log_metrics({"z": 1})
+    assert rows(logger)[-1] == {"update": "30", "x": "30", "y": "", "z": "1"}
+
+
+def test_the_last_row_still_grows_after_a_resume(tmp_path):
+    logger = CSVLogger(folder=str(tmp_path))
+    for n in (1, 2, 3):
+        logger.log_metrics({"x": n}, step=n)
+    again = CSVLogger(folder=str(tmp_path))
+    again.cut_back(2)
+    again.log_metrics({"lr": 0.5}, step=2)
+    again.log_metrics({"x": 3}, step=3)
+    assert [tuple(r.values()) for r in rows(again)] == [("1", "1", ""), ("2", "2", "0.5"), ("3", "3", "")]

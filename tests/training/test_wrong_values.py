@@ -32,7 +32,7 @@ KEYS = [k for k in leaves(PLAIN) if k.partition(".")[0] in NODES or "." not in k
 
 
 def begin(config: dict[str, Any], folder: Path) -> None:
-    training = build_training(config, folder)
+    training, _ = build_training(config, folder)
     build_trainer(training.settings, loggers=[], callbacks=[], folder=folder)
 
 

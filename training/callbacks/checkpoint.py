@@ -4,52 +4,74 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint as LastCallback
 
 from ...common.console import say
 from ...common.errors import one_line
 from ..checkpoint import gather, write
 from ..module import TokenizerTraining
 from ..stopping import StopRequest
+from .validation import validation_follows
 
 
-class Checkpoint(Callback):
+class Checkpoint(LastCallback):  # Lightning runs callbacks of this class after all others
     """checkpoints/last.ckpt and the newest numbered ones; a request to stop saves one and ends the run."""
 
     def __init__(self) -> None:
         self.stop = StopRequest()
+        self.due = False
         self.saved_at = -1
         self.written_at: int | None = None  # the update of the newest file that is whole
 
-    def on_train_start(self, trainer: Trainer, training: TokenizerTraining) -> None:
+    def on_train_start(self, trainer: Trainer, training: LightningModule) -> None:
+        assert isinstance(training, TokenizerTraining)
         self.saved_at = -1
         self.written_at = training.update or None  # a run that goes on has the file it came from
         self.stop.listen()
 
-    def on_train_batch_end(self, trainer: Trainer, training: TokenizerTraining, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, training: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(training, TokenizerTraining)
         if not training.finished_update:
             return
         self.stop.watch_clock(started_at=training.started_at, max_seconds=training.settings.max_seconds)
         asked = self.stop.of_any_rank(training.device)
-        if asked or training.update % training.settings.checkpoint_every == 0:
-            self.save(training)
+        self.due = bool(asked) or training.update % training.settings.checkpoint_every == 0
         if asked:
             training.stopped_by = asked
+            if not validation_follows(trainer):
+                trainer.limit_val_batches = 0  # Lightning would validate now because of the next line
             trainer.should_stop = True
+        if not validation_follows(trainer):
+            self._save_if_due(training)
 
-    def on_train_end(self, trainer: Trainer, training: TokenizerTraining) -> None:
+    def on_validation_end(self, trainer: Trainer, training: LightningModule) -> None:
+        """A run that goes on from here has no validation to repeat, and callbacks that count them are up to date."""
+        self._save_if_due(training)
+
+    def on_train_end(self, trainer: Trainer, training: LightningModule) -> None:
+        assert isinstance(training, TokenizerTraining)
         if self.saved_at != training.update:
             self.save(training)
         self.stop.hand_back()
 
-    def on_exception(self, trainer: Trainer, training: TokenizerTraining, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, training: LightningModule, exception: BaseException) -> None:
         """A loader that dies after a stop was asked for costs nothing; of several ranks the others may be elsewhere."""
+        assert isinstance(training, TokenizerTraining)
         asked = self.stop.asked_by
         if asked and isinstance(exception, Exception) and training.between_updates and trainer.world_size == 1:
             if self.saved_at != training.update:
                 self.save(training)
             training.stopped_by = asked
         self.stop.hand_back()
+
+    def _save_if_due(self, training: LightningModule) -> None:
+        assert isinstance(training, TokenizerTraining)
+        if self.due:
+            self.due = False
+            self.save(training)
 
     def save(self, training: TokenizerTraining) -> None:
         """All ranks take part; rank 0 writes. A write that fails costs a line, not the run."""

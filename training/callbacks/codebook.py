@@ -4,10 +4,9 @@ from collections import deque
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from ..logging import log_values
 from ..module import TokenizerTraining
 
 
@@ -26,18 +25,15 @@ class Codebook(Callback):
         self.held = 0
 
     def on_train_batch_end(
-        self, trainer: Trainer, training: TokenizerTraining, outputs: dict[str, Any], *_: Any
+        self, trainer: Trainer, training: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        assert isinstance(training, TokenizerTraining)
         if not outputs["indices"]:
             return
         self.add(outputs["indices"])
-        settings = training.settings
-        if training.finished_update and (training.update % settings.log_every == 0 or training.update == 1):
-            size = tuple(training.tokenizer.image_size)
-            vocabularies = {s.stream: s.vocabulary for s in training.tokenizer.index_layout(size)}
-            values = self.values(vocabularies)
-            training.latest |= values
-            log_values(trainer, values, update=training.update)
+        if training.reports_now:
+            layout = training.tokenizer.index_layout(training.tokenizer.image_size)
+            training.report(self.values({s.stream: s.vocabulary for s in layout}))
 
     def state_dict(self) -> dict[str, Any]:
         """Part of the checkpoint, so that a resumed run reports the same numbers."""

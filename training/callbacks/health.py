@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ...common.console import say
 from ..health_limits import DATA_WAIT, DISCRIMINATOR_LOSS, GAN_WEIGHT, REMEDIES, USAGE
@@ -23,15 +23,28 @@ class Health(Callback):
     def __init__(self, *, patience: int = 20) -> None:
         self.patience = patience
         self.bad: dict[str, int] = {}
+        self.looked_at = 0
 
-    def on_train_batch_end(self, trainer: Trainer, training: TokenizerTraining, *_: Any) -> None:
-        if not training.finished_update or training.update % training.settings.log_every:
+    def on_train_start(self, trainer: Trainer, training: LightningModule) -> None:
+        assert isinstance(training, TokenizerTraining)
+        self.looked_at = training.update
+
+    def on_train_batch_start(self, trainer: Trainer, training: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._look(trainer, training)  # when all callbacks have logged the update before, in whatever order they stand
+
+    def on_train_epoch_end(self, trainer: Trainer, training: LightningModule) -> None:
+        self._look(trainer, training)
+
+    def _look(self, trainer: Trainer, training: LightningModule) -> None:
+        assert isinstance(training, TokenizerTraining)
+        if training.update == self.looked_at or training.update % training.settings.log_every:
             return
+        self.looked_at = training.update
         for name, is_bad, wrong in RULES:
-            value = training.latest.get(f"train/{name}")
+            value = trainer.callback_metrics.get(f"train/{name}")
             if value is None:
                 continue
-            self.bad[name] = self.bad.get(name, 0) + 1 if is_bad(value) else 0
+            self.bad[name] = self.bad.get(name, 0) + 1 if is_bad(float(value)) else 0
             if self.bad[name] == self.patience:
-                at = f"train/{name}={value:.3g} at update {training.update}"
+                at = f"train/{name}={float(value):.3g} at update {training.update}"
                 say(f"health: {wrong} ({at}); try {REMEDIES[name]}")

@@ -2,9 +2,11 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from ..module import TokenizerTraining
 
@@ -16,7 +18,8 @@ class Progress(Callback):
         self.seconds_between_lines = seconds_between_lines
         self.bar: Any = None
 
-    def on_train_start(self, trainer: Trainer, training: TokenizerTraining) -> None:
+    def on_train_start(self, trainer: Trainer, training: LightningModule) -> None:
+        assert isinstance(training, TokenizerTraining)
         self.first, self.began, self.spoke = training.update, time.monotonic(), 0.0
         if trainer.is_global_zero and sys.stdout.isatty():
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -32,22 +35,25 @@ class Progress(Callback):
             total = training.settings.max_updates
             self.task = self.bar.add_task("updates", total=total, completed=training.update, facts="")
 
-    def on_train_batch_end(self, trainer: Trainer, training: TokenizerTraining, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, training: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(training, TokenizerTraining)
         if not (trainer.is_global_zero and training.finished_update):
             return
         if self.bar is not None:
-            self.bar.update(self.task, completed=training.update, facts=facts(training))
+            self.bar.update(self.task, completed=training.update, facts=facts(trainer.callback_metrics))
             return
         now = time.monotonic()
         if now - self.spoke >= self.seconds_between_lines or training.update == training.settings.max_updates:
             self.spoke = now
             where = f"update {training.update}/{training.settings.max_updates}"
-            print(f"{where}  {facts(training)}{self._left(training, now)}", flush=True)
+            print(f"{where}  {facts(trainer.callback_metrics)}{self._left(training, now)}", flush=True)
 
-    def on_train_end(self, trainer: Trainer, training: TokenizerTraining) -> None:
+    def on_train_end(self, trainer: Trainer, training: LightningModule) -> None:
         self._close()
 
-    def on_exception(self, trainer: Trainer, training: TokenizerTraining, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, training: LightningModule, exception: BaseException) -> None:
         self._close()
 
     def _close(self) -> None:
@@ -63,11 +69,10 @@ class Progress(Callback):
         return f"  {seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d} left"
 
 
-def facts(training: TokenizerTraining) -> str:
+def facts(logged: Mapping[str, Tensor]) -> str:
     """Each only where something measured it."""
-    latest = training.latest
     shown = [
-        (name, latest.get(key), form)
+        (name, logged.get(key), form)
         for name, key, form in (
             ("loss", "train/total", "{:.4f}"),
             ("l1", "train/l1", "{:.4f}"),
@@ -76,7 +81,7 @@ def facts(training: TokenizerTraining) -> str:
             ("img/s", "train/images_per_second", "{:.0f}"),
         )
     ]
-    words = [f"{name} {form.format(value)}" for name, value, form in shown if value is not None]
-    if latest.get("train/skipped_updates"):
-        words.append(f"skipped {int(latest['train/skipped_updates'])}")
+    words = [f"{name} {form.format(float(value))}" for name, value, form in shown if value is not None]
+    if skipped := int(logged.get("train/skipped_updates", 0)):
+        words.append(f"skipped {skipped}")
     return "  ".join(words)

@@ -1,23 +1,22 @@
 """The same few images through the tokenizer as it learns: input, reconstruction, absolute difference."""
 
-from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 
 from ...common.console import say
 from ...common.errors import one_line
 from ...common.files import write_atomically
-from ..logging import log_picture
 from ..module import TokenizerTraining
-from ..randomness import own_randomness
 
 
 class Samples(Callback):
-    """every: updates between two pictures; the first and the last update have one in any case. images: columns."""
+    """every: updates between two files; the first and the last update have one in any case. images: columns."""
 
     def __init__(self, *, every: int = 500, images: int = 8) -> None:
         if every < 1 or images < 1:
@@ -26,11 +25,15 @@ class Samples(Callback):
         self.batch: dict[str, Any] | None = None
         self.drawn_at = -1
 
-    def on_train_batch_end(self, trainer: Trainer, training: TokenizerTraining, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, training: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(training, TokenizerTraining)
         if training.finished_update and (training.update == 1 or training.update % self.every == 0):
             self.draw(trainer, training)
 
-    def on_train_end(self, trainer: Trainer, training: TokenizerTraining) -> None:
+    def on_train_end(self, trainer: Trainer, training: LightningModule) -> None:
+        assert isinstance(training, TokenizerTraining)
         if self.drawn_at != training.update:
             self.draw(trainer, training)
 
@@ -38,17 +41,17 @@ class Samples(Callback):
         self.drawn_at = training.update
         if not trainer.is_global_zero:
             return
-        with own_randomness(0):
+        with training.as_exported():
             if self.batch is None:
                 self.batch = fixed_images(training, self.images)
-            rows = picture_rows(training, self.batch)
+            rows = image_rows(training, self.batch)
         path = training.run_folder / "samples" / f"update_{training.update:08d}.png"
         try:
             write_atomically(path, lambda file: Image.fromarray(grid(rows).numpy()).save(file, format="PNG"))
         except OSError as error:
             say(f"{path.name} could not be written, training goes on: {one_line(error)}", error=True)
         else:
-            log_picture(trainer, "samples", path, update=training.update)
+            log_image(trainer, "samples", path, update=training.update)
 
 
 def fixed_images(training: TokenizerTraining, count: int) -> dict[str, Any]:
@@ -56,9 +59,7 @@ def fixed_images(training: TokenizerTraining, count: int) -> dict[str, Any]:
     pieces: list[Tensor] = []
     captions: list[str] = []
     for batch in training.data.val_loader(max_images=count):
-        if batch["image"] is None:
-            continue
-        pieces.append(training.on_after_batch_transfer(batch, 0)["image"].cpu())
+        pieces.append(training.data.prepare_batch(batch, training.device)["image"].cpu())
         captions += batch.get("caption") or []
         if sum(map(len, pieces)) >= count:
             break
@@ -66,14 +67,11 @@ def fixed_images(training: TokenizerTraining, count: int) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def picture_rows(training: TokenizerTraining, batch: dict[str, Any]) -> list[Tensor]:
-    """Three [B, 3, H, W] in [0, 1]."""
+def image_rows(training: TokenizerTraining, batch: dict[str, Any]) -> list[Tensor]:
+    """Input, reconstruction and difference: three [B, 3, H, W] in [0, 1]."""
     tokenizer, images = training.tokenizer, batch["image"].to(training.device)
     training.eval()
-    with (
-        training.ema.swapped_in(tokenizer) if training.ema is not None else nullcontext(),
-        training.precision.autocast(),
-    ):
+    with training.precision.autocast():
         made = tokenizer.reconstruct(images, conditions=tokenizer.conditions_of(batch)).float()
     training.train()
     given, made = (images.float() + 1) / 2, (made.clamp(-1, 1) + 1) / 2
@@ -90,3 +88,13 @@ def grid(rows: list[Tensor], gap: int = 2) -> Tensor:
             pixels = (image * 255).round().clamp(0, 255).to(torch.uint8)
             canvas[top : top + height, left : left + width] = pixels.permute(1, 2, 0)
     return canvas
+
+
+def log_image(trainer: Trainer, name: str, path: Path, *, update: int) -> None:
+    """A PNG on disk, to TensorBoard and wandb where they were chosen."""
+    for logger in trainer.loggers:
+        experiment: Any = getattr(logger, "experiment", None)
+        if hasattr(logger, "log_image"):  # wandb
+            logger.log_image(key=name, images=[str(path)], step=update)
+        elif hasattr(experiment, "add_image"):  # TensorBoard
+            experiment.add_image(name, np.asarray(Image.open(path)), update, dataformats="HWC")

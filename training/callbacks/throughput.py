@@ -1,13 +1,12 @@
-"""Images a second, the share of time spent waiting for data, peak memory, and model FLOPs utilisation on CUDA."""
+"""Images per second, the share of time spent waiting for data, peak memory, and model FLOPs utilisation on CUDA."""
 
 import time
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..logging import log_values
 from ..module import TokenizerTraining
 from ..randomness import own_randomness
 
@@ -16,25 +15,27 @@ PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 1
 
 
 class Throughput(Callback):
-    """Validation, pictures and checkpoints are not counted; the first update, which warms everything up, is neither."""
+    """Validation, samples and checkpoints are not counted, nor is the first update, which warms everything up."""
 
     def __init__(self) -> None:
         self.images, self.computing, self.waiting = 0, 0.0, 0.0
         self.started = 0.0
         self.flops_per_image: float | None = None
 
-    def on_train_batch_start(self, trainer: Trainer, training: TokenizerTraining, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: Trainer, training: LightningModule, batch: Any, batch_idx: int) -> None:
+        assert isinstance(training, TokenizerTraining)
         self.started = time.perf_counter()
         if training.batch_ended_at:
             self.waiting += self.started - training.batch_ended_at
 
     def on_train_batch_end(
-        self, trainer: Trainer, training: TokenizerTraining, outputs: Any, batch: dict[str, Any], batch_idx: int
+        self, trainer: Trainer, training: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        assert isinstance(training, TokenizerTraining)
         if training.batch_ended_at:
             self.computing += time.perf_counter() - self.started
             self.images += len(batch["image"]) * trainer.world_size
-        if not (training.finished_update and self.images and training.update % training.settings.log_every == 0):
+        if not (training.logs_now and self.images):
             return
         seconds = self.computing + self.waiting
         values = {"train/images_per_second": self.images / seconds, "train/data_wait": self.waiting / seconds}
@@ -42,8 +43,7 @@ class Throughput(Callback):
             values["train/peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
             values |= self._utilisation(training, batch["image"][:1], self.images / seconds / trainer.world_size)
         self.images, self.computing, self.waiting = 0, 0.0, 0.0
-        training.latest |= values
-        log_values(trainer, values, update=training.update)
+        training.report(values)
 
     def _utilisation(
         self, training: TokenizerTraining, image: torch.Tensor, images_per_second: float

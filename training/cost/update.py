@@ -4,10 +4,10 @@ Everything runs on fake tensors (shapes without data), at the real batch size, t
 makes: tokenizer, losses, adversary, backward.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,12 @@ from ...common.build import build
 from ...common.frozen import frozen_networks
 from ...common.precision import DTYPES, chosen_arithmetic
 from ...common.weights import left_out
+from ...losses.adversarial.adversary import Adversary
+from ...losses.teacher_term import TeacherTerm
+from ...losses.total import WeightedLosses
+from ...tokenizers.quantizers.base import Quantizer
+from ...tokenizers.tokenizer import Tokenizer
+from ..objectives import Objectives
 from .shapes_only import LiveMemory, ShapesOnlyQuantizer, make_fake
 
 OPTIMIZER_STATE = {"adam": 2, "adamw": 2, "sgd": 1}  # tensors of the parameter's size
@@ -56,13 +62,12 @@ def tokenizer_parameters(tokenizer: nn.Module, *, trained: bool = False) -> dict
 def update_cost(config: Mapping[str, Any]) -> UpdateCost:
     """config: a composed and resolved train config."""
     from ...losses.teachers.registry import NamedTeachers
-    from ...losses.total import WeightedLosses
     from ..init_from import freeze_parts
 
     mode = FakeTensorMode()
     with mode, left_out():  # a cost does not depend on values
-        tokenizer = build(config["tokenizer"], key="tokenizer")
-        adversary = build(config["adversary"], key="adversary") if config.get("adversary") else None
+        tokenizer: Tokenizer = build(config["tokenizer"], key="tokenizer")
+        adversary: Adversary | None = build(config["adversary"], key="adversary") if config.get("adversary") else None
     freeze_parts(tokenizer, config.get("freeze") or ())
     cost = UpdateCost(
         parameters=tokenizer_parameters(tokenizer),
@@ -100,7 +105,7 @@ def update_cost(config: Mapping[str, Any]) -> UpdateCost:
         try:
             tokenizer.train().quantizer(tokenizer.encoder(_seen(tokenizer, images[:2])))
         except (DataDependentOutputException, DynamicOutputShapeException):
-            tokenizer.quantizer = ShapesOnlyQuantizer(tokenizer.quantizer)
+            tokenizer.quantizer = cast(Quantizer, ShapesOnlyQuantizer(tokenizer.quantizer))
             cost.notes.append("what the quantizer does in training only (running means, revival) is not counted")
         conditions = None
         if tokenizer.conditioner is not None:
@@ -108,8 +113,9 @@ def update_cost(config: Mapping[str, Any]) -> UpdateCost:
             cost.notes.append("the frozen text tower, which encodes the captions, is not counted")
         _forward_flops(cost, tokenizer, losses, adversary, images[:1], None if conditions is None else conditions[:1])
         dynamic = 0
+        objectives = Objectives(tokenizer=tokenizer, losses=losses, adversary=adversary)
         for phase, update in _phases(adversary, int(trainer["max_updates"])).items():
-            flops, peak = _measure_update(tokenizer, losses, adversary, images, update, dtype, conditions)
+            flops, peak = _measure_update(objectives, images, update, dtype, conditions)
             cost.update_flops[phase] = flops * int(trainer.get("accumulate", 1))
             dynamic = max(dynamic, peak)
     trained = sum(cost.trained.values())
@@ -127,7 +133,7 @@ def update_cost(config: Mapping[str, Any]) -> UpdateCost:
     return cost
 
 
-def _phases(adversary: Any, max_updates: int) -> dict[str, int]:
+def _phases(adversary: Adversary | None, max_updates: int) -> dict[str, int]:
     """An update of each kind that the run will see."""
     if adversary is None:
         return {"update": 0}
@@ -139,16 +145,16 @@ def _phases(adversary: Any, max_updates: int) -> dict[str, int]:
     return ({"before the GAN": 0} if first_discriminator > 0 else {}) | phases
 
 
-def _seen(tokenizer: Any, images: Tensor) -> Tensor:
+def _seen(tokenizer: Tokenizer, images: Tensor) -> Tensor:
     """The input of the encoder."""
     return images if tokenizer.space is None else tokenizer.space.encode(images)
 
 
 def _forward_flops(
     cost: UpdateCost,
-    tokenizer: Any,
-    losses: Any,
-    adversary: Any,
+    tokenizer: Tokenizer,
+    losses: WeightedLosses,
+    adversary: Adversary | None,
     image: Tensor,
     conditions: Tensor | None,
 ) -> None:
@@ -166,66 +172,54 @@ def _forward_flops(
             quantized = tokenizer.quantizer(latents)
         cost.forward_flops["quantizer"] = flops.get_total_flops()
         with _flops() as flops:
-            decoded = tokenizer.decode(quantized.codes, conditions=conditions)
+            made = tokenizer.decode(quantized.codes, conditions=conditions)
         cost.forward_flops["decoder"] = flops.get_total_flops()
         for name, term in losses.terms.items():
-            for network in frozen_networks(term) if term.teacher is None else ():
+            networks: Sequence[nn.Module] = [] if isinstance(term, TeacherTerm) else frozen_networks(term)
+            for network in networks:
                 with _flops() as flops:
-                    network(decoded, image) if term.needs_reconstruction else network(image)
+                    network(made, image) if term.needs_reconstruction else network(image)
                 what = "both images" if term.needs_reconstruction else "frozen"
                 cost.forward_flops[f"{name} ({what})"] = flops.get_total_flops()
-            if term.teacher is not None and f"teacher {term.teacher}" not in cost.forward_flops:
+            if isinstance(term, TeacherTerm) and f"teacher {term.teacher}" not in cost.forward_flops:
                 with _flops() as flops:
                     term.network(image)
                 cost.forward_flops[f"teacher {term.teacher}"] = flops.get_total_flops()
         if adversary is not None:
             with _flops() as flops:
-                adversary.discriminator.eval()(decoded)
+                adversary.discriminator.eval()(made)
             # Random augmentation looks at values, which fake tensors have not.
             adversary.discriminator.train(not hasattr(adversary.discriminator, "augment"))
             cost.forward_flops["discriminator"] = flops.get_total_flops()
 
 
 def _measure_update(
-    tokenizer: Any,
-    losses: Any,
-    adversary: Any,
-    images: Tensor,
-    update: int,
-    dtype: torch.dtype | None,
-    conditions: Tensor | None = None,
+    objectives: Objectives, images: Tensor, update: int, dtype: torch.dtype | None, conditions: Tensor | None = None
 ) -> tuple[int, int]:
     """(FLOPs, peak bytes of what the update makes: activations, gradients, temporaries)."""
-    parts = [part for part in (tokenizer, losses, adversary) if part is not None]
+    parts = [p for p in (objectives.tokenizer, objectives.losses, objectives.adversary) if p is not None]
     for part in parts:
         part.zero_grad(set_to_none=True)
-    tokenizer.set_update(update)
+    objectives.set_update(update)
     images = images.clone()  # teachers run once per batch, which they know by its tensor
     batch = {"image": images, "label": torch.zeros(len(images), dtype=torch.int64), "key": [""] * len(images)}
     batch["caption"] = ["an image"] * len(images)
-    cast = (lambda: torch.autocast("cpu", dtype=dtype)) if dtype else nullcontext
     memory = LiveMemory()
     memory.ignore(t for part in parts for t in (*part.parameters(), *part.buffers()))
     with memory, _flops() as flops:
-        with cast():
-            output = tokenizer(images, conditions)
-            if output.reconstruction is not None:
-                output.reconstruction = output.reconstruction.float()
-            values = losses(batch, output, update)
-            total = values.total
-            if adversary is not None:
-                adversary.set_update(update)
-                if adversary.generator_active(update):
-                    against = values.sum_of(adversary.reconstruction_terms)
-                    total = total + adversary.generator_loss(batch, output, against, tokenizer.last_layer)[0]
+        with _cast(dtype):
+            total, output, _ = objectives.generator(batch, conditions, update)
         total.backward()
-        del total, values
-        if adversary is not None and adversary.discriminator_active(update):
-            torch.clear_autocast_cache()
-            with cast():
-                loss, _ = adversary.discriminator_loss(batch, output)
+        del total
+        if objectives.trains_discriminator(update):
+            with _cast(dtype):
+                loss, _ = objectives.discriminator(batch, output)
             loss.backward()
     return flops.get_total_flops(), memory.peak
+
+
+def _cast(dtype: torch.dtype | None) -> AbstractContextManager:
+    return torch.autocast("cpu", dtype=dtype) if dtype else nullcontext()
 
 
 @contextmanager

@@ -1,16 +1,13 @@
 """Updates whose loss or gradient is not a finite number: left out on all ranks together, counted, and explained."""
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...common.distributed import all_finite
-from ...common.errors import UserError
-
-if TYPE_CHECKING:
-    from ..module import TokenizerTraining
 
 
 class NonFiniteGuard:
@@ -26,7 +23,8 @@ class NonFiniteGuard:
 
     def begin(self) -> None:
         """Before the first forward of an update; by then the networks are on their device."""
-        self.buffers = self.buffers or BufferGuard(self.networks)
+        if self.buffers is None:
+            self.buffers = BufferGuard(self.networks)
         self.buffers.keep()
 
     def passes(
@@ -43,12 +41,13 @@ class NonFiniteGuard:
         self.in_a_row += 1
         if self.in_a_row == 1:
             self.first_cause = find_cause(losses, named_parameters)
+        assert self.buffers is not None
         self.buffers.put_back()
         return False
 
-    def check_limit(self, training: "TokenizerTraining", batch: Mapping[str, Any]) -> None:
-        if self.in_a_row >= self.limit:
-            stop(training, batch)
+    @property
+    def exhausted(self) -> bool:
+        return self.in_a_row >= self.limit
 
 
 def find_cause(losses: Mapping[str, Tensor], named_parameters: Iterable[tuple[str, nn.Parameter]]) -> str:
@@ -62,23 +61,19 @@ def find_cause(losses: Mapping[str, Tensor], named_parameters: Iterable[tuple[st
     return "a number on another rank"
 
 
-def stop(training: "TokenizerTraining", batch: Mapping[str, Any]) -> None:
-    """Save the batch, say what is known, end the run."""
-    guard, rank = training.guard, training.trainer.global_rank
-    path = training.run_folder / f"nonfinite_batch_rank{rank}.pt"
+def advice(guard: NonFiniteGuard, batch: Mapping[str, Any], *, facts: Mapping[str, Any], save_to: Path) -> str:
+    """What is known and what may help; the batch is saved for a closer look. facts: `precision`, `lr`, `gan_weight`."""
     kept = {k: v.cpu() if isinstance(v, Tensor) else v for k, v in batch.items()}
     try:
-        torch.save(kept, path)
-        where = f"the last batch is in {path}"
+        torch.save(kept, save_to)
+        where = f"the last batch is in {save_to}"
     except (OSError, RuntimeError) as error:
         where = f"the batch could not be saved ({error})"
-    weight = training.log_of_update.sums.get("gan_weight")
-    gan = "" if weight is None else f" gan_weight={float(weight):.3g},"
-    raise UserError(
-        f"update {training.update}: {guard.in_a_row} updates in a row were not finite "
-        f"(trainer.max_nonfinite={guard.limit}); first {guard.first_cause};{gan} precision={training.precision.name}, "
-        f"lr={training.steppers['generator'].lr:.3g}; {where}. Try a lower optimizer.lr, trainer.clip=1.0, "
-        "trainer.precision=fp32 or a lower adversary.weight, then ckpt_path=last"
+    gan = f" gan_weight={float(facts['gan_weight']):.3g}," if "gan_weight" in facts else ""
+    return (
+        f"{guard.in_a_row} updates in a row were not finite (trainer.max_nonfinite={guard.limit}); first "
+        f"{guard.first_cause};{gan} precision={facts['precision']}, lr={facts['lr']:.3g}; {where}. Try a lower "
+        "optimizer.lr, trainer.clip=1.0, trainer.precision=fp32 or a lower adversary.weight, then ckpt_path=last"
     )
 
 

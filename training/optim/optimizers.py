@@ -2,30 +2,25 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from ...common.build import build_as
 from ...common.errors import UserError, did_you_mean
-from ...common.value_types import annotations_of, check_values
 
-SHAPES = ("constant", "cosine", "linear", "step")
-KINDS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-OPTIONS = {"adam": ("betas", "eps"), "adamw": ("betas", "eps"), "sgd": ("momentum", "nesterov")}
-VALUES = {
-    "betas": Sequence[float],
-    "eps": float,
-    "momentum": float,
-    "nesterov": bool,
-    "schedule": Mapping[str, Any] | None,
-    "no_decay": Sequence[str],
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
 }
+OPTIONS = {"adam": ("betas", "eps"), "adamw": ("betas", "eps"), "sgd": ("momentum", "nesterov")}
 # `matrices`: weights that multiply something, so no norms, biases, embeddings, codebooks; `arrays`: all of two
 # dimensions or more, whatever they are (open_clip's rule).
-DECAY = ("matrices", "arrays", "all")
+Decay = Literal["matrices", "arrays", "all"]
 NORMS = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
 
 
@@ -39,11 +34,19 @@ class LearningRate:
     """
 
     total: int
-    shape: str = "constant"
+    shape: Literal["constant", "cosine", "linear", "step"] = "constant"
     warmup: int = 0
     min_ratio: float = 0.0
-    drops: tuple[int, ...] = ()
+    drops: Sequence[int] = ()
     drop_factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.shape == "step" and not self.drops:
+            raise ValueError("drops: shape=step needs the updates at which it drops, e.g. drops=[10000,20000]")
+        if self.warmup < 0:
+            raise ValueError(f"warmup={self.warmup}: a number of updates, 0 or more")
+        if not 0 <= self.min_ratio <= 1:
+            raise ValueError(f"min_ratio={self.min_ratio}: between 0 and 1, a share of lr")
 
     def __call__(self, update: int) -> float:
         if update < self.warmup:
@@ -59,68 +62,74 @@ class LearningRate:
 
 
 def learning_rate(node: Mapping[str, Any] | None, *, total: int, key: str) -> LearningRate:
-    node = {k: v for k, v in (node or {}).items() if v is not None}
-    names = [f.name for f in fields(LearningRate) if f.name != "total"]
-    for name in node:
-        if name not in names:
-            raise UserError(
-                f"{key}.{name}={node[name]}: a schedule has no such setting; {did_you_mean(str(name), names)}"
-            )
-    check_values(node, annotations_of(LearningRate) | {"drops": Sequence[int]}, key=key)
-    if node.get("shape", "constant") not in SHAPES:
-        raise UserError(f"{key}.shape={node['shape']}: one of {', '.join(SHAPES)}")
-    if node.get("shape") == "step" and not node.get("drops"):
-        raise UserError(f"{key}.drops: shape=step needs the updates at which it drops, e.g. drops=[10000,20000]")
-    if node.get("warmup", 0) < 0:
-        raise UserError(f"{key}.warmup={node['warmup']}: a number of updates, 0 or more")
-    if not 0 <= node.get("min_ratio", 0.0) <= 1:
-        raise UserError(f"{key}.min_ratio={node['min_ratio']}: between 0 and 1, a share of lr")
-    return LearningRate(total=total, **(node | {"drops": tuple(node.get("drops", ()))}))
+    return build_as(LearningRate, _without_null(node), key=key, total=total)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """The `optimizer` node."""
+
+    lr: float
+    name: str = "adam"
+    weight_decay: float = 0.0
+    decay: Decay = "matrices"
+    no_decay: Sequence[str] = ()
+    schedule: Mapping[str, Any] | None = None
+    betas: Sequence[float] | None = None
+    eps: float | None = None
+    momentum: float | None = None
+    nesterov: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in OPTIMIZERS:
+            raise ValueError(f"name={self.name}: {did_you_mean(self.name, OPTIMIZERS)}")
+        for option in sorted({o for options in OPTIONS.values() for o in options} - set(OPTIONS[self.name])):
+            if getattr(self, option) is not None:
+                options = ", ".join(OPTIONS[self.name])
+                raise ValueError(f"{option}={getattr(self, option)}: {self.name} has no such setting, but {options}")
+        if not self.lr > 0:
+            raise ValueError(f"lr={self.lr}: a number above 0")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay={self.weight_decay}: 0 or more")
+        if self.betas is not None and len(self.betas) != 2:
+            raise ValueError(f"betas={self.betas}: two numbers, e.g. [0.9, 0.99]")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        given = {name: getattr(self, name) for name in OPTIONS[self.name]}
+        return {name: tuple(v) if name == "betas" else v for name, v in given.items() if v is not None}
 
 
 def build_optimizer(node: Mapping[str, Any], modules: Iterable[nn.Module], *, key: str) -> torch.optim.Optimizer:
     """Over all parameters of `modules` that train; `decay` and `no_decay` say which of them weight_decay shrinks."""
-    name = node.get("name", "adam")
-    if not isinstance(name, str) or name not in KINDS:
-        raise UserError(f"{key}.name={name}: {did_you_mean(str(name), KINDS)}")
-    known = ("name", "lr", "weight_decay", "decay", "no_decay", "schedule", *OPTIONS[name])
     # A swap of the optimizer leaves settings of the other one behind as null.
-    given = {k: v for k, v in node.items() if v is not None and k != "tiny"}
-    for setting in given:
-        if setting not in known:
-            raise UserError(
-                f"{key}.{setting}={given[setting]}: {name} has no such setting; {did_you_mean(setting, known)}"
-            )
-    check_values(given, VALUES | {"schedule": Mapping[str, Any]}, key=key)
-    lr, decay = given.get("lr"), given.get("weight_decay", 0.0)
-    if not isinstance(lr, (int, float)) or isinstance(lr, bool) or not lr > 0:
-        raise UserError(f"{key}.lr={lr}: a number above 0 (YAML reads 1e-4 as text, 1.0e-4 as a number)")
-    if not isinstance(decay, (int, float)) or isinstance(decay, bool) or decay < 0:
-        raise UserError(f"{key}.weight_decay={decay}: 0 or more")
-    if given.get("decay", "matrices") not in DECAY:
-        raise UserError(f"{key}.decay={given['decay']}: {did_you_mean(str(given['decay']), DECAY)}")
-    modules, no_decay = list(modules), given.get("no_decay", ())
-    check_fragments(no_decay, modules, key=f"{key}.no_decay")
-    groups = parameter_groups(modules, weight_decay=decay, decay=given.get("decay", "matrices"), no_decay=no_decay)
+    settings = build_as(OptimizerSettings, _without_null(node), key=key)
+    modules = list(modules)
+    check_fragments(settings.no_decay, modules, key=f"{key}.no_decay")
+    groups = parameter_groups(
+        modules, weight_decay=settings.weight_decay, decay=settings.decay, no_decay=settings.no_decay
+    )
     if not groups:
         raise UserError(f"{key}: nothing is left to train; take a part out of freeze=[...]")
-    options = {k: given[k] for k in OPTIONS[name] if k in given}
-    if "betas" in options:
-        options["betas"] = tuple(options["betas"])
-        if len(options["betas"]) != 2:
-            raise UserError(f"{key}.betas={given['betas']}: two numbers, e.g. [0.9, 0.99]")
     fused = all(p.device.type in ("cuda", "cpu") for g in groups for p in g["params"])
+    make: Any = OPTIMIZERS[settings.name]
     try:
-        return KINDS[name](groups, lr=lr, fused=fused, **options)
+        return make(groups, lr=settings.lr, fused=fused, **settings.options)
     except ValueError as error:  # betas=[2, 0], eps=-1, nesterov without momentum: torch's words do for these
-        raise UserError(f"{key}: {name} refuses {options}: {error}") from error
+        raise UserError(f"{key}: {settings.name} refuses {settings.options}: {error}") from error
+
+
+def _without_null(node: Any) -> Any:
+    return {k: v for k, v in node.items() if v is not None} if isinstance(node, Mapping) else node
 
 
 def parameter_groups(
-    modules: Iterable[nn.Module], *, weight_decay: float, decay: str = "matrices", no_decay: Sequence[str] = ()
+    modules: Iterable[nn.Module], *, weight_decay: float, decay: Decay = "matrices", no_decay: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
     """Two groups, with and without decay. no_decay: fragments of names that are spared whatever `decay` says."""
-    decayed, kept, seen = [], [], set()
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
+    seen: set[int] = set()
     for root in modules:
         for path, module in root.named_modules():
             for name, parameter in module.named_parameters(recurse=False):
@@ -134,7 +143,7 @@ def parameter_groups(
     return [g for g in groups if g["params"]]
 
 
-def _decays(module: nn.Module, name: str, parameter: nn.Parameter, decay: str) -> bool:
+def _decays(module: nn.Module, name: str, parameter: nn.Parameter, decay: Decay) -> bool:
     if decay == "all":
         return True
     if decay == "arrays":

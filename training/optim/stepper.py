@@ -1,18 +1,16 @@
 """One network's optimizer with what belongs to it: loss scale, clipping, learning rate."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
+from ..objectives import Objectives
 from .optimizers import LearningRate, build_optimizer, learning_rate
-
-if TYPE_CHECKING:
-    from ..module import TokenizerTraining
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +19,7 @@ class Network:
 
     node: Mapping[str, Any]
     modules: Sequence[nn.Module]
-    key: str
+    key: str = "optimizer"
     first: int = 0
 
     def build_optimizer(self) -> torch.optim.Optimizer:
@@ -32,30 +30,34 @@ class Network:
         return learning_rate(self.node.get("schedule"), total=total, key=f"{self.key}.schedule")
 
 
-def optimized(training: "TokenizerTraining") -> dict[str, Network]:
-    """`generator`: the tokenizer and what loss terms train beside it; `adversary`: the discriminator, if any."""
-    shared = {"node": training.optimizer_node, "key": "optimizer"}
-    networks = {"generator": Network(modules=[training.tokenizer, training.losses], **shared)}
-    if (adversary := training.adversary) is not None:
-        if adversary.optimizer is not None:
-            chosen = {"node": adversary.optimizer, "key": "adversary.optimizer"}
-        else:  # `no_decay` names parts of the tokenizer
-            chosen = shared | {"node": {k: v for k, v in training.optimizer_node.items() if k != "no_decay"}}
+def networks_of(objectives: Objectives, node: Mapping[str, Any]) -> dict[str, Network]:
+    """`generator`: the tokenizer and the trained parts of loss terms; `adversary`: the discriminator, if any."""
+    networks = {"generator": Network(node=node, modules=[objectives.tokenizer, objectives.losses])}
+    if (adversary := objectives.adversary) is not None:
+        own, key = adversary.optimizer, "adversary.optimizer"
+        if own is None:  # `no_decay` names parts of the tokenizer
+            own, key = {k: v for k, v in node.items() if k != "no_decay"}, "optimizer"
         first = adversary.first_update if adversary.own_clock else 0
-        networks["adversary"] = Network(modules=[adversary], first=first, **chosen)
+        networks["adversary"] = Network(node=own, modules=[adversary], key=key, first=first)
     return networks
 
 
-def build_steppers(training: "TokenizerTraining") -> dict[str, "Stepper"]:
+def build_steppers(
+    networks: Mapping[str, Network],
+    *,
+    max_updates: int,
+    clip: float | None,
+    make_scaler: Callable[[], torch.amp.GradScaler | None],
+) -> dict[str, "Stepper"]:
     return {
         name: Stepper(
             optimizer=network.build_optimizer(),
-            schedule=network.learning_rate(training.settings.max_updates),
+            schedule=network.learning_rate(max_updates),
             first=network.first,
-            clip=training.settings.clip,
-            scaler=training.precision.scaler(),
+            clip=clip,
+            scaler=make_scaler(),
         )
-        for name, network in optimized(training).items()
+        for name, network in networks.items()
     }
 
 
@@ -73,11 +75,11 @@ class Stepper:
         self.first = first
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
 
-    def begin(self, update: int) -> None:
+    def set_rate(self, update: int) -> None:
+        """update: the number of finished ones."""
         factor = self.schedule(max(update - self.first, 0))
         for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = base * factor
-        self.optimizer.zero_grad(set_to_none=True)
 
     def scaled(self, loss: Tensor) -> Tensor:
         return self.scaler.scale(loss) if self.scaler else loss
@@ -89,16 +91,19 @@ class Stepper:
         self.norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         return self.norm
 
-    def step(self, *, finite: bool) -> None:
-        """Without `finite` only the loss scale moves."""
-        if finite and self.clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, self.norm)
-        if finite and self.scaler:
-            self.scaler.step(self.optimizer)
-        elif finite:
-            self.optimizer.step()
+    def step(self, optimizer: LightningOptimizer, *, finite: bool) -> None:
+        """Without `finite` only the loss scale moves.
+
+        optimizer: Lightning's wrapping of this one; its step calls `on_before_optimizer_step` of all callbacks.
+        """
+        if finite:
+            optimizer.step()  # not the scaler's, which would only ask once more whether gradients are finite
         if self.scaler:
             self.scaler.update()
+
+    def clip_gradients(self) -> None:
+        if self.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, self.norm)
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -121,7 +126,6 @@ class Stepper:
             self.scaler.load_state_dict(state["scaler"])
 
 
-def gradients_stay_here(trainer: Trainer, *, unless: bool) -> AbstractContextManager:
+def without_gradient_sync(model: nn.Module | None) -> AbstractContextManager:
     """DDP averages gradients in every backward; before the last micro-batch of an update that would be for nothing."""
-    model = trainer.strategy.model
-    return model.no_sync() if hasattr(model, "no_sync") and not unless else nullcontext()
+    return model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()

@@ -104,16 +104,16 @@ def test_a_frozen_parameter_keeps_its_fragment_known():
     ("node", "said"),
     [
         ({"name": "adm", "lr": 1.0}, "did you mean 'adam'"),
-        ({"name": "sgd", "lr": 1.0, "betas": [0, 1]}, "optimizer.betas"),
-        ({"name": "adam", "lr": "1e-4"}, "optimizer.lr=1e-4"),
+        ({"name": "sgd", "lr": 1.0, "betas": [0, 1]}, "optimizer.betas=.*: sgd has no such setting"),
+        ({"name": "adam", "lr": "1e-4"}, "optimizer.lr=1e-4: .* a number .*1.0e-4"),
         ({"name": "adam", "lr": 1.0, "weight_decay": -1}, "optimizer.weight_decay"),
-        ({"name": "adam", "lr": 1.0, "decay": "al"}, "optimizer.decay=al: did you mean 'all'"),
+        ({"name": "adam", "lr": 1.0, "decay": "al"}, "optimizer.decay=al: .* one of matrices, arrays, all"),
         (
             {"name": "adam", "lr": 1.0, "no_decay": ["fc1", "pacthes"]},
             r"optimizer.no_decay=\['fc1', 'pacthes'\]: no .* contains 'pacthes'; did you mean 'inner.patches'",
         ),
         ({"name": "adam", "lr": 1.0, "no_decay": [""]}, "no parameter's name contains ''"),
-        ({"name": "adam", "lr": 1.0, "no_decay": "fc1"}, "optimizer.no_decay=fc1: a list"),
+        ({"name": "adam", "lr": 1.0, "no_decay": "fc1"}, "optimizer.no_decay=fc1: .* a list"),
     ],
 )
 def test_a_wrong_setting_is_named(node, said):
