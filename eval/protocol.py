@@ -1,4 +1,4 @@
-"""What a number means: every choice that can change it, under one name and one hash.
+"""Evaluation protocol: every choice that can change a number, under one name and one hash.
 
 The hash covers the choices that define a number, not where the weight files lie nor which metrics were asked for, so
 `tok-eval/v1@3f2c` printed twice is the same protocol twice, whatever machine it ran on.
