@@ -1,4 +1,4 @@
-"""A bar with images per second; silent where nobody looks."""
+"""Progress bar with images per second, hidden where the output is no terminal."""
 
 import time
 from collections.abc import Iterable, Sized

@@ -1,4 +1,4 @@
-"""What a number means: every choice that can change it, under one name and one hash.
+"""Evaluation protocol: every choice that can change a number, under one name and one hash.
 
 The hash covers the choices that define a number, not where the weight files lie nor which metrics were asked for, so
 `tok-eval/v1@3f2c` printed twice is the same protocol twice, whatever machine it ran on.
@@ -26,7 +26,7 @@ CHOICES = {
 }
 # Where the files lie and what was asked for; neither changes what a printed number means.
 NOT_HASHED = {"name", "metrics", "probes", "probe_images", "inception", "lpips_vgg", "lpips_alex", "weights"}
-NOT_HASHED |= {"settings", "tiny"}  # of these, what the chosen metrics make of them
+NOT_HASHED |= {"settings", "small"}  # of these, what the chosen metrics make of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class Protocol:
     lpips_alex: str = "pretrained"
     weights: str = "pretrained"  # of the networks that have no key here
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of metrics, by their names
-    tiny: bool = False  # the metrics' `tiny:` values, to see that everything works
+    small: bool = False  # the metrics' `tiny:` values, to see that everything works
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metrics", tuple(self.metrics))
@@ -106,7 +106,7 @@ class Protocol:
 
     def as_dict(self) -> dict[str, Any]:
         fields = asdict(self) | {"metrics": list(self.metrics), "probes": list(self.wanted_probes)}
-        for name, default in (("weights", "pretrained"), ("settings", {}), ("tiny", False)):
+        for name, default in (("weights", "pretrained"), ("settings", {}), ("small", False)):
             if fields[name] == default:
                 del fields[name]
         return {"label": self.label, "hash": self.hash} | fields

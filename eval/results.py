@@ -1,4 +1,4 @@
-"""From a pass to metrics.json: names that cannot be mistaken, a reason for everything absent, and warnings."""
+"""Content of metrics.json from a pass: unambiguous names, a reason for everything absent, and warnings."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""JPEG, WebP and AVIF at a given number of bytes: what picture codecs make of a tokenizer's budget.
+"""JPEG, WebP and AVIF files of at most a given number of bytes.
 
 A file counts whole, with its headers: nobody can decode it without them. Below a codec's smallest file there is nothing
 to compare with, and that is what the report then says.

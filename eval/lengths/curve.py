@@ -1,4 +1,4 @@
-"""Quality against tokens: a tokenizer of variable length at 1, 2, 4 ... all, and picture codecs at equal bytes."""
+"""Quality against number of tokens: 1, 2, 4 ... all tokens per image, and image codecs at equal bytes."""
 
 import math
 import time

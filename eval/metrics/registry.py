@@ -52,7 +52,7 @@ def metric_node(name: str, protocol: "Protocol") -> dict[str, Any]:
     """The YAML with the protocol's own settings of this metric laid over it."""
     own = dict(protocol.settings.get(name, {}))
     node = own if "_target_" in own else yaml_of("metric", name, key="protocol.metrics")
-    return node | (node.get("tiny", {}) if protocol.tiny else {}) | own
+    return node | (node.get("tiny", {}) if protocol.small else {}) | own
 
 
 def metric_class(name: str, protocol: "Protocol") -> type[Metric]:

@@ -1,1 +1,1 @@
-"""What codes know about a picture's content: probes, zero-shot classes, retrieval, likeness to a teacher."""
+"""Semantic probes of a tokenizer's codes: linear probe, k-NN, zero-shot, retrieval, similarity to a teacher."""

@@ -1,4 +1,4 @@
-"""What an export needs beside itself to be judged by meaning: text towers and projections, in `alignment/`.
+"""Text towers and projections of an export, in its `alignment/` folder: what zero-shot and retrieval need.
 
 The towers and projections that semantic and contrastive losses trained are no part of the tokenizer. They lie in
 `alignment/` of the exported folder and are read only by `imtok evaluate`. Teachers are named there, not copied.

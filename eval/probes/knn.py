@@ -1,4 +1,4 @@
-"""Nearest neighbours by cosine: the classes of the pictures whose codes are closest (Wu et al., arXiv 1805.01978)."""
+"""k-nearest-neighbour classifier by cosine similarity of codes (Wu et al., arXiv 1805.01978)."""
 
 import torch
 import torch.nn.functional as F

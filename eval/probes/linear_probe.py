@@ -1,4 +1,4 @@
-"""A linear classifier on frozen features: how much of the classes a straight line reads out of them."""
+"""Linear classifier on frozen features (linear probe)."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Every probe that the data and the tokenizer allow, each number with its counts, its protocol and its path."""
+"""All semantic probes that the data and the tokenizer allow, each with its counts, protocol and path."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""One pass of the encoder over images: what the probes read, gathered over processes."""
+"""Mean codes per image over one pass of the encoder, gathered over processes: input of the probes."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Captions found by pictures and pictures by captions: the share of first answers that are right."""
+"""Recall@1 of captions by images, and of images by captions."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Classes by their names: the text tower's mean over prompts against the picture's vector (CLIP, arXiv 2103.00020)."""
+"""Zero-shot classification: image vector against the text tower's mean over prompts (CLIP, arXiv 2103.00020)."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""report.md: the numbers of report.html where no browser is."""
+"""report.md: the numbers of report.html as Markdown."""
 
 from collections.abc import Mapping
 from typing import Any

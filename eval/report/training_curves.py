@@ -1,4 +1,4 @@
-"""The training run's metrics.csv as series for small charts."""
+"""Series of a training run's metrics.csv for small charts."""
 
 import csv
 import math

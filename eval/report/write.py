@@ -1,4 +1,4 @@
-"""report.md and report.html from what metrics.json holds."""
+"""Writing of report.md and report.html from the content of metrics.json."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

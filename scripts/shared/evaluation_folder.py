@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ from ...common.errors import UserError
 from ...common.output_folder import check_folder
 
 WEIGHTS = ("inception", "lpips_vgg", "lpips_alex", "weights")
-UNSAID = {"lpips_vgg": "pretrained", "lpips_alex": "pretrained", "weights": "pretrained"}  # by runs of earlier versions
 
 
 def asked_for(out: str | None, run_dir_override: str | None) -> Path | None:
@@ -107,6 +107,10 @@ def is_own_evaluation(run_dir: Path, config: Mapping[str, Any]) -> bool:
 
 
 def _what_is_measured(data: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[str, Any]:
+    from ...eval.protocol import Protocol
+
+    unsaid = {f.name: f.default for f in fields(Protocol) if f.default is not MISSING}  # keys that a run did not write
+    unsaid["metrics"] = list(Protocol.metrics)
     source = {k: v for k, v in data["source"].items() if k != "split_file" and (k, v) != ("captions", "auto")}
     if source.get("root"):
         source["root"] = str(Path(source["root"]).expanduser().resolve())
@@ -115,7 +119,7 @@ def _what_is_measured(data: Mapping[str, Any], protocol: Mapping[str, Any]) -> d
         "image_size": data["image_size"],
         "val_crop": data.get("val_crop"),
         # A file of weights that was missing then completes the numbers; random ones would spoil them.
-        "protocol": {k: v == "random" if k in WEIGHTS else v for k, v in (UNSAID | protocol).items()},
+        "protocol": {k: v == "random" if k in WEIGHTS else v for k, v in (unsaid | protocol).items()},
     }
 
 

@@ -46,7 +46,7 @@ def protocol_of(*names: str, **fields: Any) -> Protocol:
     """Small and without files."""
     extractor = "inception-2015" if "inception_score" in names else "randconv-64"
     random = dict.fromkeys(("inception", "lpips_vgg", "lpips_alex", "weights"), "random")
-    return Protocol(metrics=names, **({"extractor": extractor, "tiny": True} | random | fields))
+    return Protocol(metrics=names, **({"extractor": extractor, "small": True} | random | fields))
 
 
 def made(name: str) -> Metric:

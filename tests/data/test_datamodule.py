@@ -29,6 +29,11 @@ def root(tmp_path):
     return folder
 
 
+def as_rank(monkeypatch, rank: int, *, of: int) -> None:
+    monkeypatch.setattr(datamodule, "rank", lambda: rank)
+    monkeypatch.setattr(datamodule, "process_count", lambda: of)
+
+
 def data_of(root, **settings):
     given = {"image_size": 16, "batch_size": 4, "num_workers": 0, "seed": 5} | settings
     crop = AdmRandomCrop(size=given["image_size"])
@@ -72,7 +77,7 @@ def test_what_a_trainer_asks_for(root, monkeypatch):
     assert sum(len(batch["image"]) for batch in data.val_dataloader()) == 2
     assert torch.equal(torch.get_rng_state(), state), "the training's random numbers are not touched"
     for ranks, there in ((data.len_val, True), (data.len_val + 1, False)):
-        monkeypatch.setattr(datamodule, "processes", lambda ranks=ranks: (ranks - 1, ranks))
+        as_rank(monkeypatch, ranks - 1, of=ranks)
         if there:  # max_val_images would leave this rank without one
             assert [len(batch["image"]) for batch in data.val_dataloader()] == [1]
         else:
@@ -125,7 +130,7 @@ def test_processes_share_the_samples_between_them(root, monkeypatch):
 
     keys = []
     for rank in (0, 1):
-        monkeypatch.setattr(datamodule, "processes", lambda rank=rank: (rank, 2))
+        as_rank(monkeypatch, rank, of=2)
         keys += [k for b in data_of(root).all_loader() for k in b["key"]]
     assert len(keys) == 23 and len(set(keys)) == 23  # no padding
 

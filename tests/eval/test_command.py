@@ -65,10 +65,12 @@ def test_a_folder_that_nobody_trained_on_is_judged_whole(run_folder: Path, capsy
 
 def test_debug_tiny_is_quick_and_says_that_its_weights_are_random(run_folder: Path, tmp_path: Path) -> None:
     words = [f"model={run_folder}", "data=folder", photos_of(run_folder), f"out={tmp_path / 'out'}", "device=cpu"]
-    assert main([*words, "debug=tiny", "data.eval_batch_size=3"]) == 0
+    asked = "protocol.metrics=[psnr,rfid,kid,teacher_fd]"
+    assert main([*words, "debug=tiny", "data.eval_batch_size=3", asked]) == 0
     results = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert results["num_images"] == 6 and results["image_size"] == [32, 32]  # the model's size, not tiny's
     assert results["random_weights"] and "rfid" not in results
+    assert results["kid[randconv-64]"]["subset_size"] == 4 and "fd[dinov2_b][random]@6" in results
 
 
 @pytest.fixture
@@ -85,7 +87,7 @@ def test_only_the_runs_own_images_and_protocol_write_over_its_numbers(run_folder
     for other, name in (
         (["data.seed=1"], "generated-val-mini"),
         (["max_images=2"], "generated-val-mini-2images"),
-        (["protocol=torchmetrics_default", "+protocol.metrics=[psnr]"], "generated-val-torchmetrics-default"),
+        (["protocol=torchmetrics_default", "protocol.metrics=[psnr]"], "generated-val-torchmetrics-default"),
     ):
         assert main([*own, *other]) == 0
         assert own_metrics.read_text() == '"the run itself wrote this"', other

@@ -25,7 +25,7 @@ if world > 1:
 batches = batches_of(pictures(11), 2)
 batches = batches[rank::world] if share == "even" else batches if rank == 0 else []
 metrics = ("psnr", "ssim", "l1", "rfid", "kid", "precision_recall", "codebook")
-protocol = Protocol(name="mini", extractor="randconv-64", metrics=metrics, tiny=True)
+protocol = Protocol(name="mini", extractor="randconv-64", metrics=metrics, small=True)
 facts = {"name": "folder"}
 evaluate(
     variable_tokenizer(), batches, protocol=protocol, out_dir=out, data_facts=facts, progress=False, curve_images=None

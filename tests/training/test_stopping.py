@@ -7,7 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule
 
+from imtok.common.build import build_as
 from imtok.common.errors import UserError
 from imtok.configs.compose import compose_config
 from imtok.training.checkpoint import read
@@ -32,7 +34,7 @@ def test_max_time_in_seconds(text, seconds):
 @pytest.mark.parametrize("text", ["11:50", "00:00:00", "1h", "10:61:00", "-1:00:00", 42600, ""])
 def test_what_is_no_time_is_refused(text):
     with pytest.raises(UserError, match=r"trainer\.max_time="):
-        TrainerSettings(max_updates=1, max_time=text)
+        build_as(TrainerSettings, {"max_updates": 1, "max_time": text}, key="trainer")
 
 
 def test_the_command_line_takes_a_time_as_it_is():
@@ -53,17 +55,16 @@ def test_exit_codes():
     assert [exit_code(reason) for reason in reasons] == [130, 143, 75, 75]
 
 
-class DyingData:
+class DyingData(LightningDataModule):
     """Toy samples; before batch `last` the loader dies."""
 
     def __init__(self, toy, last: int, ask) -> None:
+        super().__init__()
         self.toy, self.last, self.ask = toy, last, ask
+        self.begin_at, self.val_dataloader, self.prepare_batch = toy.begin_at, toy.val_dataloader, toy.prepare_batch
 
-    def __getattr__(self, name: str):
-        return getattr(self.toy, name)
-
-    def train_loader(self, **which):
-        loader = self.toy.train_loader(**which)
+    def train_dataloader(self):
+        loader = self.toy.train_dataloader()
         outer = self
 
         class Dying(torch.utils.data.DataLoader):
