@@ -67,7 +67,6 @@ def update_cost(config: Mapping[str, Any]) -> UpdateCost:
     mode = FakeTensorMode()
     with mode, left_out():  # a cost does not depend on values
         tokenizer: Tokenizer = build(config["tokenizer"], key="tokenizer")
-        adversary: Adversary | None = build(config["adversary"], key="adversary") if config.get("adversary") else None
     freeze_parts(tokenizer, config.get("freeze") or ())
     cost = UpdateCost(
         parameters=tokenizer_parameters(tokenizer),
@@ -76,7 +75,8 @@ def update_cost(config: Mapping[str, Any]) -> UpdateCost:
         bits_per_image=tokenizer.bits_per_image,
         codebook_size=tokenizer.codebook_size,
     )
-    with left_out():  # not every frozen network can be made of fake tensors: made of real ones, replaced below
+    with left_out():  # not every frozen network can be built of fake tensors: real ones are replaced below
+        adversary: Adversary | None = build(config["adversary"], key="adversary") if config.get("adversary") else None
         losses = WeightedLosses.from_config(config["loss"], tokenizer, NamedTeachers(config.get("teacher")))
     if adversary is not None:
         cost.parameters["discriminator"] = count(adversary.discriminator)
@@ -96,7 +96,8 @@ def update_cost(config: Mapping[str, Any]) -> UpdateCost:
         accelerator=trainer.get("accelerator", "auto"),
     )
     cost.precision, dtype = arithmetic.precision, DTYPES[arithmetic.precision]
-    make_fake(losses, mode)
+    for part in (losses, adversary) if adversary is not None else (losses,):
+        make_fake(part, mode)
     with mode:
         images = torch.empty(batch, 3, height, width)
         if arithmetic.channels_last:

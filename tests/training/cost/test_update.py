@@ -8,6 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from imtok.common.build import build
+from imtok.configs.compose import compose_config
 from imtok.training.cost.shapes_only import LiveMemory
 from imtok.training.cost.update import count, update_cost
 
@@ -145,6 +146,7 @@ import resource, sys, torch
 torch.set_num_threads(1)
 import json
 from imtok.common.build import build
+from imtok.configs.compose import compose_config
 config = json.loads(sys.argv[1])
 tokenizer = build(config["tokenizer"], key="tokenizer").train()
 images = torch.rand(config["data"]["batch_size"], 3, 64, 64) * 2 - 1
@@ -177,3 +179,14 @@ def test_memory_estimate_is_within_a_factor_of_a_real_run():
     assert result.returncode == 0, result.stderr
     measured = int(result.stdout)
     assert 1 / 1.5 < estimate / measured < 1.5, (estimate, measured)
+
+
+def test_frozen_trunks_and_teachers_are_counted_without_their_files(monkeypatch, tmp_path):
+    """XQ-GAN has a discriminator on DINO, a DINOv2 teacher and a term whose rows depend on values."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cost = update_cost(compose_config("train", ["experiment=xqgan_vq_4096", "debug=tiny", "weights=pretrained"]))
+    assert cost.parameters["lpips (frozen)"] == 14_714_688  # VGG16's convolutions
+    assert cost.parameters["teacher dinov2_b_16 (frozen)"] > 0
+    assert cost.parameters["discriminator"] == cost.trained["discriminator"]  # the heads alone
+    assert all(flops > 0 for flops in cost.update_flops.values())
+    assert not list(tmp_path.iterdir())
