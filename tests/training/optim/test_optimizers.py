@@ -30,7 +30,7 @@ def test_schedules_at_their_ends():
     for shape in ("cosine", "linear"):  # a run that goes on longer than was planned stays at the end
         assert learning_rate({"shape": shape, "min_ratio": 0.3}, total=4, key="x")(9) == pytest.approx(0.3)
     for node in ({"min_ratio": 1.1}, {"min_ratio": -0.1}, {"warmup": -1}, {"shape": "step"}):
-        with pytest.raises(UserError, match=rf"^x\.({'|'.join(node)}|drops)"):
+        with pytest.raises(UserError, match=rf"^x(\.|: )({'|'.join(node)}|drops)"):
             learning_rate(node, total=4, key="x")
 
 
