@@ -4,7 +4,8 @@
 """
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -33,7 +34,7 @@ def leave_out_replaced(cfg: DictConfig, config_name: str, overrides: Sequence[st
 def _of_swapped_groups(found: dict[str, Any], config_name: str, given: Mapping[str, str]) -> Iterator[str]:
     """Settings of an experiment for an option of a config group that the command line has changed."""
     groups = [key for key in given if ("/" in key or "." not in key) and key not in ("experiment", "debug")]
-    if not groups or not OmegaConf.select(HydraConfig.get(), "runtime.choices.experiment"):
+    if not groups or not HydraConfig.get().runtime.choices.get("experiment"):
         return
     kept = [given["experiment"]] if "experiment" in given else []
     old, new = _choices(config_name, kept), _choices(config_name, list(given.values()))
@@ -49,14 +50,13 @@ def _of_swapped_groups(found: dict[str, Any], config_name: str, given: Mapping[s
         _put(found, package, value)
 
 
-def _changed(now: Any, old: Any, new: Any, key: str, by_hand: Sequence[str]) -> Any:
+def _changed(now: Any, old: Any, new: Any, key: str, by_hand: Sequence[str]) -> Generator[str, None, Any]:
     """`now` without what was set for `old` where `new` is another part."""
     if not isinstance(old, dict) or key in by_hand:
         return now
     if "_target_" in old and (not isinstance(new, dict) or old["_target_"] != new.get("_target_")):
-        kept = OmegaConf.to_container(OmegaConf.create(new)) if isinstance(new, dict) else new
-        below = [name.removeprefix(f"{key}.") for name in by_hand if name.startswith(f"{key}.")]
-        for name in below:
+        kept: Any = deepcopy(new)
+        for name in [k.removeprefix(f"{key}.") for k in by_hand if k.startswith(f"{key}.")]:
             kept = kept if isinstance(kept, dict) else {}
             _put(kept, name, _at(now, name))
         stays = dict(_leaves(kept, key))
@@ -80,7 +80,7 @@ def _of_other_classes(found: dict[str, Any], config_name: str, given: Mapping[st
         typed = f"{key}._target_" in given
         if not typed and str(node["_target_"]).startswith("imtok."):
             continue
-        accepted = inspect.signature(locate(node["_target_"], key=key).__init__).parameters
+        accepted = inspect.signature(locate(node["_target_"], key=key)).parameters
         tiny = node.get("tiny") or {}
         for name in [name for name in tiny if name not in accepted]:
             del tiny[name]

@@ -173,9 +173,9 @@ def main(argv: Sequence[str]) -> int:
             done += len(keys)
             continue
         indices = (
-            indices.to(tokenizer.device)
-            if store.packing.joined
-            else {k: v.to(tokenizer.device) for k, v in indices.items()}
+            {name: part.to(tokenizer.device) for name, part in indices.items()}
+            if isinstance(indices, dict)
+            else indices.to(tokenizer.device)
         )
         conditions = None
         if tokenizer.conditioner is not None:

@@ -83,7 +83,8 @@ def batches(
 
     from imtok.data.worker import begin_worker
 
-    rest = Subset(pictures, range(start, len(pictures)))
+    dataset: Any = pictures  # a Dataset in all but its base, which would import torch for --help
+    rest = Subset(dataset, range(start, len(pictures)))
     return iter(DataLoader(rest, batch_size=size, num_workers=workers, collate_fn=list, worker_init_fn=begin_worker))
 
 

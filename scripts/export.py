@@ -42,11 +42,12 @@ def build_from(state: dict[str, Any], weights: str, source: Path, trusted: str =
     raw, ema = state["tokenizer"], state.get("ema")
     if weights == "ema" and ema is None:
         raise UserError(f"--weights=ema: {source} has no running mean (trainer.ema was null); use --weights raw")
-    use_ema = ema is not None and weights != "raw"
-    chosen = {**raw, **ema["parameters"], **ema["buffers"]} if use_ema else raw
+    if weights == "raw":
+        ema = None
+    chosen = raw if ema is None else {**raw, **ema["parameters"], **ema["buffers"]}
     check_state(tokenizer.state_dict(), chosen, source=str(source))
     tokenizer.load_state_dict(chosen)
-    return tokenizer.eval(), "ema" if use_ema else "raw"
+    return tokenizer.eval(), "raw" if ema is None else "ema"
 
 
 def check_export(tokenizer: "Tokenizer", folder: Path, trusted: str = "") -> None:

@@ -110,8 +110,8 @@ def main(argv: Sequence[str]) -> int:
     settings = {"bits": options.bits, "per_channel": options.per_channel}
     settings |= {"range": options.range, "std_range": options.std_range}
     discrete = make_discrete(tokenizer, trusted=options.trust, **settings)
-    scalar = discrete.quantizer
-    assert isinstance(scalar, GaussianScalar)
+    assert isinstance(discrete.quantizer, GaussianScalar)
+    scalar: Any = discrete.quantizer
     with torch.no_grad():
         scalar.fit(discrete.encoder(images)["main"].x_BND for images in image_batches(tokenizer, options))
         first = next(image_batches(tokenizer, options))

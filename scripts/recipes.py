@@ -116,11 +116,8 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for title, side in (
-        ("experiment", "left"), ("paper", "left"), ("image", "right"), ("tokens", "right"), ("codebook", "right"),
-        ("bits", "right"), ("parameters", "right"), ("rFID", "right"), ("complete", "left"),
-    ):  # fmt: skip
-        table.add_column(title, justify=side)
+    for title in ("experiment", "paper", "image", "tokens", "codebook", "bits", "parameters", "rFID", "complete"):
+        table.add_column(title, justify="left" if title in ("experiment", "paper", "complete") else "right")
     for row in rows:
         if "reason" in row:
             sizes = ["", "?", "?", "?", "?"]

@@ -70,7 +70,7 @@ def train(
     if classes < 2:
         raise UserError("train-teacher: these images have no classes; --data-root takes a folder of class folders")
     torch.manual_seed(seed)
-    network = teacher.to(device).network.requires_grad_(True).to(memory_format=torch.channels_last)
+    network: Any = teacher.to(device).network.requires_grad_(True).to(memory_format=torch.channels_last)
     head = torch.nn.Linear(teacher.pooled_dim, classes).to(device)
     optimizer = torch.optim.AdamW([*network.parameters(), *head.parameters()], lr=lr, weight_decay=0.05)
 

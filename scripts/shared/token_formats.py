@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...common.errors import UserError
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def write_format(store_folder: Path, format_name: str) -> Path:
-    """Write it beside the shards; returns the path to hand to the trainer."""
+    """Write it next to the shards; returns the path to give to the trainer."""
     from imtok.data.token_store import TokenStore
 
     store = TokenStore(store_folder)
@@ -35,7 +35,7 @@ def _llamagen(store: "TokenStore") -> Path:
     codes.mkdir(exist_ok=True)
     labels.mkdir(exist_ok=True)
     number = 0
-    for _, classes, indices in store.batches(256):
+    for _, classes, indices in _batches(store):
         if bool((indices < 0).any()):
             raise UserError("--format=llamagen: needs the same number of tokens for every image; use --format=jsonl")
         for label, row in zip(classes, indices.flatten(1).numpy(), strict=True):
@@ -53,7 +53,12 @@ def _jsonl(store: "TokenStore") -> Path:
     path = store.folder / "pretokenized.jsonl"
     draft = path.with_name(f".{path.name}.writing")
     with draft.open("w", encoding="utf-8") as file:
-        for _, classes, indices in store.batches(256):
+        for _, classes, indices in _batches(store):
             for label, row in zip(classes, indices.flatten(1), strict=True):
                 file.write(json.dumps({"class_id": max(label, 0), "tokens": row[row >= 0].tolist()}) + "\n")
     return draft.replace(path)
+
+
+def _batches(store: "TokenStore") -> Any:
+    """Of tensors: streams of different K have no form that AR trainers read, and were refused before."""
+    return store.batches(256)
