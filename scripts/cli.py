@@ -15,7 +15,7 @@ COMMANDS = {
     "import-weights": "Read a checkpoint that others published into an imtok tokenizer folder.",
     "recipes": "List every experiment: paper, tokens, codebook, parameters, published rFID.",
     "plan": "Say what a training run will need before it starts: parameters, FLOPs, memory, tokens.",
-    "doctor": "Check this machine, or judge a run by its metrics.csv and name the YAML key that would help.",
+    "doctor": "Check this machine, or check a run by its metrics.csv and name the YAML key that would help.",
     "parity": "Hold imtok against the stored outputs of published code, for any folder of parity fixtures.",
     "benchmark": "Measure speed here: whole update against bare modules, evaluation, JPEG loading, quantizers.",
     "quantize": "Make a discrete tokenizer of a continuous one (kl, identity), without training: TokenBridge's method.",
@@ -34,7 +34,7 @@ def help_text() -> str:
     from .. import __version__
 
     lines = [
-        f"imtok {__version__}: train, export and judge discrete image tokenizers",
+        f"imtok {__version__}: train, export and evaluate discrete image tokenizers",
         "",
         "usage: imtok COMMAND ...",
         "",
@@ -83,7 +83,7 @@ def run(argv: list[str]) -> int:
         try:
             return int(module.main(argv[1:]) or 0)
         except BrokenPipeError as closed:
-            raise _Closed from closed  # an OSError would be told as an error
+            raise _Closed from closed  # as an OSError it would be printed as an error
     return 1
 
 

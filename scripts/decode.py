@@ -56,15 +56,15 @@ def read_captions(path: Path) -> dict[str, str]:
 
 def captions_of(keys: Sequence[str], captions: Mapping[str, str], path: Path | None) -> list[str]:
     if path is None:
-        raise UserError("--captions is missing: this tokenizer's decoder reads one caption a picture; a JSON file")
+        raise UserError("--captions is missing: this tokenizer's decoder reads one caption per image; give a JSON file")
     missing = [key for key in keys if key not in captions]
     if missing:
-        raise UserError(f"--captions={path}: none for {missing[0]!r}; it needs one for every picture of the store")
+        raise UserError(f"--captions={path}: none for {missing[0]!r}; it needs one for every image of the store")
     return [captions[key] for key in keys]
 
 
 def what_is_decoded(store: Any, model_sha256: str, captions: Path | None) -> dict[str, Any]:
-    """All that decides the pictures, but for their number."""
+    """All that the decoded images depend on, except how many are wanted."""
     tokens = hashlib.sha256()
     for name in ("index.json", *(Path(shard["file"]).name for shard in store.index["shards"])):
         if (file := store.folder / name).is_file():  # a missing one is said when it is read
@@ -120,7 +120,7 @@ def main(argv: Sequence[str]) -> int:
     parser = Arguments("decode", str(__doc__), examples=EXAMPLES)
     parser.add_argument("tokens", type=Path, metavar="TOKENS", help="what `imtok encode` wrote")
     add_model(parser, "the tokenizer/ folder that made the tokens")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the pictures go")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the images go")
     parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="images at a time (default 16)")
     parser.add_argument("--limit", type=positive, metavar="N", help="the first N images only")
     parser.add_argument(
@@ -158,7 +158,7 @@ def main(argv: Sequence[str]) -> int:
     about = what_is_decoded(store, model["model_sha256"], options.captions)
     ready = pictures_done(options.out, about, wanted, overwrite=options.overwrite)
     if ready:
-        print(f"going on after {len(ready)} of {total} pictures")
+        print(f"going on after {len(ready)} of {total} images")
     tokenizer = from_pretrained(folder, device=find_device(options.device), trusted=options.trust)
     if options.captions is not None and tokenizer.conditioner is None:
         raise UserError(f"--captions={options.captions}: this tokenizer's decoder reads no captions; leave it out")
@@ -191,5 +191,5 @@ def main(argv: Sequence[str]) -> int:
         for key, picture in list(zip(keys, pictures, strict=True))[: total - done]:
             save_picture(picture, options.out / names[key])
         done += len(keys)
-    print(f"{total} pictures of {size[1]}x{size[0]}: {options.out}")
+    print(f"{total} images of {size[1]}x{size[0]}: {options.out}")
     return 0

@@ -1,4 +1,4 @@
-"""Check this machine, or judge a run by its metrics.csv and name the YAML key that would help."""
+"""Check this machine, or check a run by its metrics.csv and name the YAML key that would help."""
 
 import importlib.metadata
 import os

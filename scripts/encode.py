@@ -52,7 +52,7 @@ def class_labels(keys: Sequence[str]) -> tuple[list[str], list[int]]:
 
 
 class Pictures:
-    """A map dataset: number to (uint8 picture, None) or (None, reason)."""
+    """A map dataset: number to (uint8 image, None) or (None, reason)."""
 
     def __init__(self, files: Sequence[Path], size: tuple[int, int], crop: str) -> None:
         self.files, self.size, self.crop = files, size, crop
@@ -89,7 +89,7 @@ def batches(
 
 
 def tokens_of(tokenizer: Any, images: "Tensor", *, num_tokens: int | None, quality: Any | None) -> dict[str, Any]:
-    """What TokenWriter.add takes of one batch: indices, and with a quality each picture's length."""
+    """What TokenWriter.add takes of one batch: indices, and with a quality the length of each image's tokens."""
     if quality is not None:
         from imtok.tokenizers.quality import shortest_prefixes
 
@@ -159,8 +159,8 @@ def main(argv: Sequence[str]) -> int:
         "--format",
         choices=("imtok", "llamagen", "jsonl"),
         default="imtok",
-        help="imtok: packed shards and index.json (default); beside them, on demand, llamagen: codes/i.npy and "
-        "labels/i.npy; jsonl: one line an image (RAR)",
+        help="imtok: packed shards and index.json (default). The others write these too: llamagen: codes/i.npy and "
+        "labels/i.npy; jsonl: one line per image (RAR)",
     )
     parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="images at a time (default 16)")
     parser.add_argument(
@@ -174,7 +174,7 @@ def main(argv: Sequence[str]) -> int:
         "--crop",
         choices=("centre", "none"),
         default="centre",
-        help="centre: short side resized, then the middle square (ADM); none: only pictures of exactly the image size",
+        help="centre: short side resized, then the middle square (ADM); none: only images of exactly the image size",
     )
     length = parser.add_mutually_exclusive_group()
     length.add_argument(
@@ -191,8 +191,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="begin anew where --out holds tokens, or write beside other files; without it an interrupted encode goes "
-        "on, and a folder of other files is refused",
+        help="begin anew where --out holds tokens, or write into a folder of other files; without it an interrupted "
+        "encode goes on, and a folder of other files is refused",
     )
     add_device(parser)
     options = parser.parse_args(argv)

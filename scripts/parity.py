@@ -45,7 +45,7 @@ class Result:
 
 
 class Watched(Mapping[str, "Tensor"]):
-    """A dict that remembers which of its entries were read: that is how inputs and unused weights are told."""
+    """A dict that remembers which of its entries were read: that is how inputs and unused weights are known."""
 
     def __init__(self, tensors: Mapping[str, "Tensor"]) -> None:
         self.tensors = dict(tensors)
@@ -108,7 +108,7 @@ def _height_width(size: int | list[int]) -> tuple[int, int]:
 
 
 def run_system(config: dict[str, Any], io: Watched, weights: dict[str, "Tensor"]) -> tuple[Mapping, set[str], list]:
-    """Outputs, used weight keys, and those kept beside a tokenizer, through the reader of `imtok import-weights`."""
+    """Outputs, keys used, and keys kept that are no tokenizer's, through the reader of `imtok import-weights`."""
     from imtok.tokenizers import released
 
     family = released.find(str(config["system"]))

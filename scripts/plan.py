@@ -86,10 +86,10 @@ def print_plan(plan: Mapping[str, Any]) -> None:
     table(
         "tokens",
         {
-            "tokens an image": f"{plan['tokens_per_image']}",
+            "tokens per image": f"{plan['tokens_per_image']}",
             "codebook": codebook_words(plan["codebook_size"]),
-            "bits an image": f"{plan['bits_per_image']:g}",
-            "tokens an update": f"{plan['tokens_per_update']:,}",
+            "bits per image": f"{plan['bits_per_image']:g}",
+            "tokens per update": f"{plan['tokens_per_update']:,}",
             f"images seen in {plan['updates']:,} updates": f"{plan['images_seen']:,}",
         },
     )

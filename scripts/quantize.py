@@ -21,7 +21,7 @@ SCALAR = "imtok.tokenizers.quantizers.gaussian_scalar.GaussianScalar"
 
 
 def image_batches(tokenizer: "Tokenizer", options: Any) -> "Iterator[Tensor]":
-    """Pictures in [-1, 1] on the tokenizer's device, --limit of them, centre-cropped to its size."""
+    """Images in [-1, 1] on the tokenizer's device, --limit of them, centre-cropped to its size."""
     import torch
 
     from imtok.common.pixels import to_model_range
@@ -40,7 +40,7 @@ def image_batches(tokenizer: "Tokenizer", options: Any) -> "Iterator[Tensor]":
     from .encode import Pictures, batches, list_inputs
 
     if size[0] != size[1]:
-        raise UserError(f"--images={options.images}: pictures are cropped square, the tokenizer takes {size}")
+        raise UserError(f"--images={options.images}: images are cropped square, the tokenizer takes {size}")
     _, files = list_inputs([options.images])
     used = 0
     for batch in batches(Pictures(files[: options.limit], size, "centre"), 0, options.batch_size, 0):
@@ -84,7 +84,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--std-range", type=float, default=3.0, metavar="X", help="of the normal's values (default 3)")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--images", metavar="DIR", help="a folder of images (any depth) whose latents are fitted")
-    where.add_argument("--generated", action="store_true", help="fit on generated pictures instead")
+    where.add_argument("--generated", action="store_true", help="fit on generated images instead")
     parser.add_argument("--limit", type=positive, default=1024, metavar="N", help="images to fit on (default 1024)")
     parser.add_argument("--batch-size", type=positive, default=16, metavar="N")
     add_overwrite(parser)
@@ -125,9 +125,9 @@ def main(argv: Sequence[str]) -> int:
     remove_alignment(options.out)
     save_pretrained(discrete, options.out, facts=facts)
     print(
-        f"{scalar.code_dim} channels x {options.bits} bits a token, {discrete.bits_per_image:g} bits an image; "
+        f"{scalar.code_dim} channels x {options.bits} bits per token, {discrete.bits_per_image:g} bits per image; "
         f"spread {float(scalar.spread.mean()):.4g}, {beyond:.2%} beyond the range"
     )
-    print(f"its pictures and the continuous tokenizer's: PSNR {psnr:.2f} dB over {len(first)} images")
+    print(f"its images against the continuous tokenizer's: PSNR {psnr:.2f} dB over {len(first)} images")
     print(f"written: {options.out}")
     return 0

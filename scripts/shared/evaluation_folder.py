@@ -52,7 +52,7 @@ def default_folder(
     if config["max_images"] is not None:
         words.append(f"{config['max_images']}images")
     folder = run_dir / "evaluations" / "-".join(words)
-    if _root_in(folder) not in (None, facts.get("root")):  # another folder was judged there
+    if _root_in(folder) not in (None, facts.get("root")):  # another folder was evaluated there
         folder = folder.with_name(f"{folder.name}-{Path(facts['root']).name}")
     return folder
 

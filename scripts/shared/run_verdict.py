@@ -11,7 +11,7 @@ from ...training.health_limits import DATA_WAIT, DISCRIMINATOR_LOSS, GAN_WEIGHT,
 
 @dataclass
 class Line:
-    """ok: True, False, or None for what is only told."""
+    """ok: True, False, or None for what is only information."""
 
     ok: bool | None
     name: str
@@ -161,5 +161,5 @@ def check_run(folder: Path) -> list[Line]:
     metrics = Metrics(folder / "metrics.csv")
     found = [line for check in CHECKS if (line := check(metrics)) is not None]
     if not found:
-        return [Line(None, "verdict", "too few rows to judge; come back when some updates more are logged")]
+        return [Line(None, "verdict", "too few rows to say; come back when some updates more are logged")]
     return found

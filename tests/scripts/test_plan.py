@@ -21,7 +21,7 @@ def test_json_holds_together(capsys):
 def test_table_names_the_parts(capsys):
     main(["experiment=quickstart", "debug=tiny"])
     said = capsys.readouterr().out
-    for word in ("encoder", "decoder", "optimizer", "activations", "tokens an image", "bits an image", "total"):
+    for word in ("encoder", "decoder", "optimizer", "activations", "tokens per image", "bits per image", "total"):
         assert word in said
 
 
