@@ -16,6 +16,8 @@ def test_each_logger_gets_the_runs_folder_and_name(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_RESUME")
     words = ["logger=[csv,tensorboard,wandb]", "logger.wandb.offline=true"]
     folder = tmp_path / "quickstart" / "run7"
+    build_loggers(compose_config("train", ["logger=[csv]"])["logger"], folder)
+    assert "WANDB_RESUME" not in os.environ
     csv, tensorboard, wandb = build_loggers(compose_config("train", words)["logger"], folder)
     assert csv.path == folder / "metrics.csv"
     assert Path(tensorboard.log_dir) == folder / "tensorboard"
