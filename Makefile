@@ -25,10 +25,11 @@ test: .venv/.installed  ## the tests, but for the slow ones, on all cores
 slow: .venv/.installed  ## the slow tests: kill and resume, two processes, the wheel in an empty environment
 	$(BIN)/python -m pytest -q -m slow
 
-lint: .venv/.installed  ## ruff's rules and format, imports that go down only
+lint: .venv/.installed  ## ruff's rules and format, imports that go down only, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python .ci/as_package.py lint-imports
+	$(BIN)/python .ci/as_package.py mypy -p imtok
 
 format: .venv/.installed  ## let ruff fix what it can
 	$(BIN)/ruff check --fix .

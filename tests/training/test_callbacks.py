@@ -117,7 +117,9 @@ def test_pictures_lines_and_columns_of_a_run(make_run, capsys):
 
 def test_flops_are_counted_behind_torch_compile_too(make_run):
     run, image = make_run(max_updates=1).fit(), torch.zeros(1, 3, 16, 16)
+    run.training.train()
     plain = forward_flops(run.training, image)
+    assert run.tokenizer.training, "training goes on as it was"
     compile_parts(run.tokenizer, None)
     assert plain == forward_flops(run.training, image) > 0
 

@@ -55,6 +55,13 @@ def test_validation_and_pictures_do_not_touch_the_training(make_run):
         assert torch.equal(busy.tokenizer.state_dict()[name], value), name
 
 
+def test_a_checkpoint_that_is_due_with_a_validation_is_written(make_run):
+    how = {"max_updates": 5, "checkpoint_every": 2, "validate_every": 2, "keep_checkpoints": 9}
+    run = make_run(callbacks=(Validation(),), **how).fit()
+    written = sorted(p.name for p in (run.folder / "checkpoints").glob("update_*"))
+    assert written == [f"update_{n:08d}.ckpt" for n in (2, 4, 5)]
+
+
 def test_another_architecture_is_refused_by_names(make_run):
     first = make_run("a", max_updates=1).fit()
     ckpt = first.folder / "checkpoints" / "last.ckpt"
