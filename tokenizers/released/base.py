@@ -1,7 +1,8 @@
 """Base class of readers of released weights."""
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
@@ -38,7 +39,7 @@ class ReleasedFamily(ABC):
 
     @abstractmethod
     def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
-        """The YAML node of the tokenizer that these weights belong to.
+        """The YAML nodes of the parts of the tokenizer that these weights belong to.
 
         Sizes are read off the tensors' shapes; `constructor` (the reference's own arguments, may be empty) gives what
         no shape shows.
@@ -57,6 +58,7 @@ class ReleasedFamily(ABC):
     ) -> tuple[Tokenizer, ImportReport]:
         """Build the tokenizer and fill it; every key is used, knowingly ignored, or an error by name."""
         size = height_width(image_size)
+        state = self.prepared(state)
         copies = self.ema_copies(state)
         state = {k: state[copies.get(k, k)] for k in state if k not in set(copies.values())}
         ignored = [k for k in state if k.startswith(self.ignored_prefixes)] if self.ignored_prefixes else []
@@ -65,10 +67,10 @@ class ReleasedFamily(ABC):
         state = {k: v for k, v in state.items() if k not in beside}
         try:
             joined = self.joined(state)
-            for name, parts in joined.items():
-                state[name] = torch.cat([state.pop(part) for part in parts])
+            for name, pieces in joined.items():
+                state[name] = torch.cat([state.pop(piece) for piece in pieces])
             constructor = constructor or {}
-            node = self.tokenizer_node(state, image_size=size, constructor=constructor)
+            parts = self.tokenizer_node(state, image_size=size, constructor=constructor)
             checked = self.check_tables(state, constructor=constructor)
             state = {k: v for k, v in state.items() if k not in checked}
             names = self.names(state, constructor)
@@ -76,11 +78,12 @@ class ReleasedFamily(ABC):
             raise UserError(
                 f"the weights have no {error.args[0]!r}, so they are not of the family {'/'.join(self.systems)}"
             ) from None
+        node = {"_target_": "imtok.tokenizers.tokenizer.Tokenizer", "image_size": list(size), **parts}
         tokenizer = build(node, key="tokenizer", trusted=False)
         converted = {ours: self.convert(ours, state[theirs]) for theirs, ours in names.items()}
         unknown = {k: v for k, v in state.items() if k not in names}
         own = tokenizer.state_dict()
-        untrained = {k: v for k, v in own.items() if k in self.not_in_release(own)}
+        untrained = self.not_in_release(own)
         check_state(own, {**untrained, **converted, **unknown}, source=f"the file, read as {self.systems[0]},")
         tokenizer.load_state_dict({**untrained, **converted})
         used = [copies.get(part, part) for name in names for part in joined.get(name, [name])]
@@ -113,13 +116,31 @@ class ReleasedFamily(ABC):
         """Names of tensors that follow from the sizes: checked here, and nothing that we store."""
         return set()
 
+    def prepared(self, state: State) -> State:
+        """The file's tensors, changed before anything else looks at them."""
+        return state
+
     def convert(self, our_name: str, tensor: Tensor) -> Tensor:
         """For families that store a tensor in another shape or order."""
         return tensor
 
-    def not_in_release(self, own: State) -> set[str]:
-        """Our own training-time buffers that no release has; they keep their initial values."""
-        return set()
+    def not_in_release(self, own: State) -> State:
+        """Our own buffers that no release has, with their values: as a rule the initial ones."""
+        return {}
+
+
+def renamed(theirs: str, names: Mapping[str, str]) -> str | None:
+    """`theirs` with the first prefix that is in `names` replaced by ours; None where none is."""
+    prefix = next((p for p in names if theirs.startswith(p)), None)
+    return None if prefix is None else names[prefix] + theirs.removeprefix(prefix)
+
+
+def count_of(state: Iterable[str], stem: str) -> int:
+    """How many numbered parts `stem.N` there are."""
+    numbers = [int(m[1]) for m in map(re.compile(re.escape(stem) + r"\.(\d+)\.").match, state) if m]
+    if not numbers:
+        raise KeyError(f"{stem}.0")
+    return 1 + max(numbers)
 
 
 def of_class(part: nn.Module | None, kind: type[Part]) -> Part:

@@ -11,9 +11,9 @@ from ...common.types import Grid, Stream
 from ...decoders.heads.tower_tail import TowerTailHead
 from ..quantizers.parallel import ParallelQuantizer
 from ..tokenizer import Tokenizer
-from .base import Node, ReleasedFamily, Settings, State, Tensors, of_class, quantized_in_training
+from .base import Node, ReleasedFamily, Settings, State, Tensors, count_of, of_class, quantized_in_training, renamed
 from .grid_cnn import network_sizes, our_name
-from .tower_names import check_zero, count_of, projection_name, siglip_joined, siglip_name
+from .tower_names import check_zero, projection_names, siglip_joined, siglip_name
 
 TOWER = "siglip_model.vision_model."
 STREAMS = {"sem": "semantic", "pix": "pixel"}
@@ -24,8 +24,12 @@ PROJECTIONS = {
     "postquant_pix.": "decoder.decoder.expand.",
     "postquant_sem.": "heads.semantic.expand.",
 }
+OUR_NAMES = projection_names(PROJECTIONS) | {
+    "post_quant_conv.nin_shortcut.": "decoder.decoder.project.skip.",
+    "post_quant_conv.": "decoder.decoder.project.",
+}
 BOOK_NAMES = {"weight": "codebook", "cluster_size_ema": "counts", "embed_ema": "sums"}
-POOL_NAMES = {"head.layernorm.": "pool.norm.", "head.": "pool."}
+POOL_NAMES = {"head.layernorm.": "heads.semantic.pool.norm.", "head.": "heads.semantic.pool."}
 
 
 class DualToken(ReleasedFamily):
@@ -51,12 +55,10 @@ class DualToken(ReleasedFamily):
             "mlp_width": len(state[f"{TOWER}encoder.layers.0.mlp.fc1.weight"]),
         }
         heads, shortcut = max(1, width // code_dim), "prequant_shortcut.proj.weight" in state
-        painter = network_sizes({k: v for k, v in state.items() if k.startswith("decoder.")}, "decoder", "up")
+        painter = network_sizes({k: v for k, v in state.items() if k.startswith("decoder.")}, "decoder.up")
         factor = 2 ** (len(painter["channel_multipliers"]) - 1)
         grid = constructor.get("decoder_latent_shape") or [side // factor for side in image_size]
         return {
-            "_target_": "imtok.tokenizers.tokenizer.Tokenizer",
-            "image_size": list(image_size),
             "encoder": {
                 "_target_": "imtok.tokenizers.encoders.tapped_tower.TappedTowerEncoder",
                 "dim": code_dim,
@@ -101,23 +103,14 @@ class DualToken(ReleasedFamily):
 
     def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
         painter = {name for name in state if name.startswith("decoder.")}
-        names: dict[str, str | None] = {}
+        semantic_layer = semantic_layer_of(state, constructor)
+        names = {name: renamed(name, OUR_NAMES) for name in state}
+        names |= {name: f"decoder.{ours}" for name in painter if (ours := our_name(name, painter))}
         for name in state:
-            ours: str | None = None
-            if prefix := next((p for p in PROJECTIONS if name.startswith(p)), None):
-                ours = PROJECTIONS[prefix] + projection_name(name.removeprefix(prefix))
-            elif m := re.fullmatch(r"quantizer_(pix|sem)\.codebooks\.(\d+)\.(\w+)", name):
-                ours = f"quantizer.quantizers.{STREAMS[m[1]]}.books.{m[2]}.{BOOK_NAMES[m[3]]}"
-            elif name.startswith("post_quant_conv."):
-                ours = "decoder.decoder.project." + name.removeprefix("post_quant_conv.").replace(
-                    "nin_shortcut", "skip"
-                )
-            elif name in painter:
-                ours = our_name(name, painter)
-                ours = ours and f"decoder.{ours}"
+            if m := re.fullmatch(r"quantizer_(pix|sem)\.codebooks\.(\d+)\.(\w+)", name):
+                names[name] = f"quantizer.quantizers.{STREAMS[m[1]]}.books.{m[2]}.{BOOK_NAMES[m[3]]}"
             elif name.startswith(TOWER):
-                ours = tower_name(name.removeprefix(TOWER), semantic_layer_of(state, constructor))
-            names[name] = ours
+                names[name] = tower_name(name.removeprefix(TOWER), semantic_layer)
         return names
 
     def convert(self, our_name: str, tensor: Tensor) -> Tensor:
@@ -129,19 +122,16 @@ class DualToken(ReleasedFamily):
         """Keys' missing biases; a codebook shared by all depths stands once for each."""
         found = check_zero(state, ".zero_k_bias")
         for stream in STREAMS:
-            if not shared(state, stream):
-                continue
-            for name in state:
-                if re.fullmatch(rf"quantizer_{stream}\.codebooks\.[1-9]\d*\.\w+", name):
-                    found.add(name)
+            if shared(state, stream):
+                copies = re.compile(rf"quantizer_{stream}\.codebooks\.[1-9]\d*\.\w+")
+                found |= set(filter(copies.fullmatch, state))
         return found
 
-    def not_in_release(self, own: State) -> set[str]:
-        return {name for name in own if name.endswith((".usage", ".started"))}
+    def not_in_release(self, own: State) -> State:
+        return {name: value for name, value in own.items() if name.endswith((".usage", ".started"))}
 
     @torch.no_grad()
     def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
-        tokenizer.eval()
         grid = tokenizer.stream_shapes()["pixel"].grid
         assert grid is not None
         head, latents = of_class(tokenizer.heads["semantic"], TowerTailHead), tokenizer.encoder(io["image"])
@@ -203,8 +193,8 @@ def shared(state: State, stream: str) -> bool:
 
 def tower_name(theirs: str, semantic_layer: int) -> str | None:
     """Blocks up to the quantized layer are the encoder's; the rest is a head's."""
-    if prefix := next((p for p in POOL_NAMES if theirs.startswith(p)), None):
-        return "heads.semantic." + POOL_NAMES[prefix] + theirs.removeprefix(prefix)
+    if pooled := renamed(theirs, POOL_NAMES):
+        return pooled
     ours = siglip_name(theirs)
     if ours is None:
         return None

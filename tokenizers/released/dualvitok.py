@@ -1,6 +1,5 @@
 """DualViTok (illume-unified-mllm/ILLUME_plus): Qwen2-VL's tower for meaning, MoVQ for pixels, a SimVQ for each."""
 
-import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -13,12 +12,11 @@ from ..encoders.rotary_tower import RotaryTowerEncoder
 from ..encoders.two_towers import TwoTowerEncoder
 from ..quantizers.parallel import ParallelQuantizer
 from ..tokenizer import Tokenizer
-from .base import Node, ReleasedFamily, Settings, State, Tensors, of_class, quantized_in_training
+from .base import Node, ReleasedFamily, Settings, State, Tensors, count_of, of_class, quantized_in_training, renamed
 from .grid_cnn import network_sizes, our_name
-from .tower_names import count_of
 
 TOWER = "semantic_encoder.model."
-PREFIXES = {
+OUR_NAMES = {
     TOWER: "encoder.semantic.tower.",
     "semantic_encoder.proj_out.0.": "encoder.semantic.narrow.proj_out.",
     "semantic_encoder.": "encoder.semantic.narrow.",
@@ -27,8 +25,11 @@ PREFIXES = {
     "semantic_decoder.": "heads.semantic.widen.",
     "pixel_quant_conv.": "encoder.pixel.project.",
     "pixel_post_quant_conv.": "decoder.project.",
+    "semantic_quantizer.frozen_codebook": "quantizer.quantizers.semantic.frozen",
+    "semantic_quantizer.code_transform.": "quantizer.quantizers.semantic.transform.",
+    "pixel_quantizer.frozen_codebook": "quantizer.quantizers.pixel.frozen",
+    "pixel_quantizer.code_transform.": "quantizer.quantizers.pixel.transform.",
 }
-QUANTIZER_NAMES = {"frozen_codebook": "frozen", "code_transform.weight": "transform.weight"}
 NORM_NAMES = {"norm_layer.": "norm.", "conv_y.": "scale.", "conv_b.": "shift."}
 
 
@@ -43,8 +44,6 @@ class DualViTok(ReleasedFamily):
         out, merged = state[f"{TOWER}merger.mlp.2.weight"].shape
         code_dim, width = state["semantic_encoder.proj_out.0.weight"].shape
         return {
-            "_target_": "imtok.tokenizers.tokenizer.Tokenizer",
-            "image_size": list(image_size),
             "encoder": {
                 "_target_": "imtok.tokenizers.encoders.two_towers.TwoTowerEncoder",
                 "semantic": {
@@ -67,7 +66,7 @@ class DualViTok(ReleasedFamily):
                 "pixel": {
                     "_target_": "imtok.tokenizers.encoders.cnn_movq.CNNMoVQEncoder",
                     "dim": len(state["pixel_quant_conv.weight"]),
-                    **network_sizes(cnn(state, "encoder"), "encoder", "down"),
+                    **network_sizes(cnn(state, "encoder"), "encoder.down"),
                 },
             },
             "quantizer": {
@@ -83,7 +82,7 @@ class DualViTok(ReleasedFamily):
             },
             "decoder": {
                 "_target_": "imtok.decoders.cnn_movq.CNNMoVQDecoder",
-                **network_sizes(cnn(state, "decoder"), "decoder", "up"),
+                **network_sizes(cnn(state, "decoder"), "decoder.up"),
             },
             "heads": {
                 "semantic": {
@@ -96,13 +95,7 @@ class DualViTok(ReleasedFamily):
         }
 
     def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
-        names = {}
-        for name in state:
-            if m := re.fullmatch(r"(semantic|pixel)_quantizer\.(.+)", name):
-                if m[2] in QUANTIZER_NAMES:
-                    names[name] = f"quantizer.quantizers.{m[1]}.{QUANTIZER_NAMES[m[2]]}"
-            elif prefix := next((p for p in PREFIXES if name.startswith(p)), None):
-                names[name] = PREFIXES[prefix] + name.removeprefix(prefix)
+        names = {name: renamed(name, OUR_NAMES) for name in state}
         for side in ("encoder", "decoder"):
             all_names = set(cnn(state, side))
             for name in all_names:
@@ -116,7 +109,6 @@ class DualViTok(ReleasedFamily):
 
     @torch.no_grad()
     def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
-        tokenizer.eval()
         shapes, latents = tokenizer.stream_shapes(height_width(io["image"].shape[-2:])), tokenizer.encoder(io["image"])
         quantizers = of_class(tokenizer.quantizer, ParallelQuantizer).quantizers
         semantic = of_class(of_class(tokenizer.encoder, TwoTowerEncoder).semantic, RotaryTowerEncoder)

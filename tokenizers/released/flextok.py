@@ -19,7 +19,7 @@ from ...layers.patches import sincos_grid
 from ..quantizers.fsq import FSQ
 from ..spaces import autoencoder_kl
 from ..tokenizer import Tokenizer
-from .base import Node, ReleasedFamily, Settings, State, Tensors, of_class
+from .base import Node, ReleasedFamily, Settings, State, Tensors, count_of, of_class, renamed
 
 ENCODER, DECODER = "encoder.module_dict.", "decoder.module_dict."
 VAE = "vae.vae."
@@ -66,15 +66,13 @@ class FlexTok(ReleasedFamily):
         space = {"_target_": "imtok.tokenizers.spaces.vae.VAESpace", **autoencoder_kl.sizes_of(vae)} if vae else None
         channels = state[ENCODER + "enc_patch_emb.patch_proj.weight"].shape[1] // patch_size**2
         return {
-            "_target_": "imtok.tokenizers.tokenizer.Tokenizer",
-            "image_size": list(image_size),
             **({"space": space} if space else {}),  # fixtures begin at the latents
             "encoder": {
                 "_target_": "imtok.tokenizers.encoders.registers.RegisterEncoder",
                 "dim": code_width,
                 "in_channels": channels,
                 "width": state[ENCODER + "enc_patch_emb.patch_proj.weight"].shape[0],
-                "depth": depth_of(state, "encoder"),
+                "depth": count_of(state, ENCODER + "enc_transformer.blocks"),
                 **common,
             },
             "quantizer": {"_target_": "imtok.tokenizers.quantizers.fsq.FSQ", "levels": levels},
@@ -83,7 +81,7 @@ class FlexTok(ReleasedFamily):
                 "_target_": "imtok.decoders.flow.decoder.FlowDecoder",
                 "out_channels": channels,
                 "width": state[DECODER + "dec_from_latents.proj.weight"].shape[0],
-                "depth": depth_of(state, "decoder"),
+                "depth": count_of(state, DECODER + "dec_transformer.blocks"),
                 "time_waves": state[DECODER + "dec_time_embedder.mlp.0.weight"].shape[1],
                 "guidance": {"_target_": "imtok.decoders.flow.guidance.AdaptiveProjectedGuidance", "scale": 7.5},
                 **common,
@@ -148,15 +146,8 @@ class FlexTok(ReleasedFamily):
         return out
 
 
-def depth_of(state: State, side: str) -> int:
-    return 1 + max((int(m[2]) for m in map(BLOCK.match, state) if m and m[1] == side), default=-1)
-
-
 def our_name(theirs: str) -> str | None:
     if m := BLOCK.match(theirs):
         inner = OUR_BLOCK_NAMES.get(m[3])
         return f"{m[1]}.blocks.{m[2]}.{inner}.{m[4]}" if inner else None
-    for name, ours in OUR_NAMES.items():
-        if theirs == name or theirs.startswith(name + "."):
-            return ours + theirs.removeprefix(name)
-    return None
+    return renamed(theirs, OUR_NAMES)

@@ -1,6 +1,5 @@
 """GigaTok (SilentView/GigaTok): convolutions and Q-Formers around one codebook, S-S to XL-XXL."""
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -15,14 +14,11 @@ from ...decoders.cnn_qformer import CNNQFormerDecoder
 from ...layers.resnet import to_tokens
 from ..encoders.cnn_qformer import CNNQFormerEncoder
 from ..tokenizer import Tokenizer
-from .base import ImportReport, Node, ReleasedFamily, Settings, State, Tensors, of_class
-from .grid_cnn import quantize_in_training
+from .base import ImportReport, Node, ReleasedFamily, Settings, State, Tensors, count_of, of_class, renamed
+from .grid_cnn import LlamaGen, network_sizes, our_name, quantize_in_training, weighted
 
-SIDES = {"s2to1encoder.": "encoder.", "s1to2decoder.": "decoder."}
+SIDES = {"s2to1encoder": "encoder", "s1to2decoder": "decoder"}
 OUR_NAMES = {
-    "quant_conv": "encoder.project",
-    "post_quant_conv": "decoder.project",
-    "quantize.embedding.weight": "quantizer.codebook",
     "s2to1encoder.encoder_embed": "encoder.embed",
     "s2to1encoder.ln_pre": "encoder.norm_map",
     "s2to1encoder.ln_post": "encoder.norm",
@@ -41,7 +37,7 @@ OUR_NAMES = {
 OUR_LAYER_NAMES = {
     "self_attn": "among", "multihead_attn": "memory", "linear1": "mlp.0", "linear2": "mlp.2",
     "q_proj": "q", "k_proj": "k", "v_proj": "v", "wo": "project", "out_proj": "project",
-    "nin_shortcut": "skip", "gamma": "scale", "beta": "shift",
+    "gamma": "scale", "beta": "shift",
 }  # fmt: skip
 PACKED = re.compile(r"(.+_attn\.)in_proj_(weight|bias)$")
 
@@ -73,13 +69,11 @@ class GigaTok(ReleasedFamily):
         num_tokens = state["s2to1encoder.latent_token_positional_embedding"].shape[0]
         aligned = "s1to2decoder.distill_mlp.4.weight" in state
         return {
-            "_target_": "imtok.tokenizers.tokenizer.Tokenizer",
-            "image_size": list(image_size),
             "encoder": {
                 "_target_": "imtok.tokenizers.encoders.cnn_qformer.CNNQFormerEncoder",
                 "dim": dim,
                 "num_tokens": num_tokens,
-                **cnn_sizes(state, "encoder"),
+                **cnn_sizes(state, "encoder.down"),
                 **qformer_sizes(state, "s2to1encoder", constructor.get("encoder", {})),
             },
             "quantizer": {
@@ -92,7 +86,7 @@ class GigaTok(ReleasedFamily):
             "decoder": {
                 "_target_": "imtok.decoders.cnn_qformer.CNNQFormerDecoder",
                 "num_tokens": num_tokens,
-                **cnn_sizes(state, "decoder"),
+                **cnn_sizes(state, "decoder.up"),
                 **qformer_sizes(state, "s1to2decoder", constructor.get("decoder", {})),
                 "align_after": (constructor.get("distill_depth") or 3) if aligned else None,
                 **({"align_dim": state["s1to2decoder.distill_mlp.4.weight"].shape[0]} if aligned else {}),
@@ -100,7 +94,9 @@ class GigaTok(ReleasedFamily):
         }
 
     def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
-        return {name: our_name(name, state) for name in state}
+        taming = LlamaGen().taming_names(state)
+        all_names = set(taming.values())
+        return {name: qformer_name(name) or our_name(theirs, all_names) for name, theirs in taming.items()}
 
     def convert(self, our_name: str, tensor: Tensor) -> Tensor:
         if our_name.endswith("_positions"):
@@ -130,9 +126,7 @@ class GigaTok(ReleasedFamily):
             "rec_spatial": rec_spatial,
             # From the stored map: norms of one channel a group amplify its rounding ten thousandfold.
             "decoded": decoder.paint(io["rec_spatial"]),
-            "codebook_loss": losses["codebook"],
-            "commitment_loss": constructor.get("commit_loss_beta", 0.25) * losses["commit"],
-            "entropy_loss": constructor.get("entropy_loss_ratio", 0.0) * losses.get("entropy", torch.zeros(())),
+            **weighted(losses, constructor),
             "fea_rec_loss": F.mse_loss(rec_spatial, spatial),
         }
         if "inner_feat" in io:
@@ -151,55 +145,28 @@ def tapped(decoder: CNNQFormerDecoder, codes: dict[str, Stream]) -> Tensor:
     return seen[0]
 
 
-def cnn_sizes(state: State, side: str) -> dict[str, Any]:
-    found = [
-        (int(m[1]), int(m[2])) for m in map(re.compile(rf"{side}\.conv_blocks\.(\d+)\.res\.(\d+)\.").match, state) if m
-    ]
-    if not found:
-        raise KeyError(f"{side}.conv_blocks.0.res.0.conv1.weight")
-    levels, blocks = 1 + max(level for level, _ in found), 1 + max(block for _, block in found)
-    widths = [state[f"{side}.conv_blocks.{i}.res.0.conv1.weight"].shape[0] for i in range(levels)]
-    if side == "decoder":  # its levels are numbered from the lowest resolution, and have one block more
-        widths, blocks = widths[::-1], blocks - 1
-        channels, z_channels = math.gcd(*widths), state["decoder.conv_in.weight"].shape[1]
-    else:
-        channels, z_channels = state["encoder.conv_in.weight"].shape[0], state["encoder.conv_out.weight"].shape[0]
-    return {
-        "channels": channels,
-        "channel_multipliers": [width // channels for width in widths],
-        "blocks_per_level": blocks,
-        "z_channels": z_channels,
-    }
+def cnn_sizes(state: State, levels: str) -> dict[str, Any]:
+    taming = {theirs: state[name] for name, theirs in LlamaGen().taming_names(state).items()}
+    sizes = network_sizes(taming, levels)
+    return {key: value for key, value in sizes.items() if key != "attention_levels"}  # there are none
 
 
 def qformer_sizes(state: State, side: str, said: Mapping[str, Any]) -> dict[str, Any]:
     width = state[f"{side}.ln_post.weight"].shape[0]
     return {
         "width": width,
-        "depth": 1 + max(int(m[1]) for m in map(re.compile(rf"{side}\.transformer\.(\d+)\.").match, state) if m),
+        "depth": count_of(state, f"{side}.transformer"),
         "num_heads": said.get("heads", max(1, width // 64)),  # no shape shows them; every published head is 64 wide
         "qk_norm": f"{side}.transformer.0.self_attn.q_norm.weight" in state,
     }
 
 
-def our_name(theirs: str, state: State) -> str | None:
-    for name, ours in OUR_NAMES.items():
-        if theirs == name or theirs.startswith(name + "."):
-            return ours + theirs.removeprefix(name)
-    if m := re.match(r"(s2to1encoder\.|s1to2decoder\.)transformer\.(\d+)\.(.+)", theirs):
-        return f"{SIDES[m[1]]}blocks.{m[2]}.{_layers(m[3])}"
-    if m := re.match(r"(encoder|decoder)\.conv_blocks\.(\d+)\.(res|downsample|upsample)\.(.+)", theirs):
-        stem = f"{m[1]}.levels.{m[2]}"
-        if m[3] == "res":
-            return f"{stem}.{_layers(m[4])}"
-        pattern = re.compile(rf"{m[1]}\.conv_blocks\.{m[2]}\.res\.(\d+)\.")
-        blocks = 1 + max(int(found[1]) for found in map(pattern.match, state) if found)
-        return f"{stem}.{blocks}.{m[4].replace('conv1', 'conv')}"
+def qformer_name(theirs: str) -> str | None:
+    if m := re.match(r"(s2to1encoder|s1to2decoder)\.transformer\.(\d+)\.(.+)", theirs):
+        return f"{SIDES[m[1]]}.blocks.{m[2]}.{_layers(m[3])}"
     if m := re.match(r"decoder\.adaptive\.(\d+)\.(.+)", theirs):
         return f"decoder.norms.{m[1]}.{_layers(m[2])}"
-    if m := re.match(r"(encoder|decoder)\.mid\.(\d+)\.(.+)", theirs):
-        return f"{m[1]}.middle.{m[2]}.{_layers(m[3])}"
-    return theirs if re.match(r"(encoder|decoder)\.(conv_in|norm_out|conv_out)\.", theirs) else None
+    return renamed(theirs, OUR_NAMES)
 
 
 def _layers(name: str) -> str:

@@ -6,24 +6,26 @@ LlamaGen numbers the decoder's levels in run order, VQGAN by resolution: the one
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from ...common.errors import UserError
 from ...common.types import Grid, Quantized, Stream, height_width
 from ...layers.resnet import to_grid, to_tokens
 from ..encoders.cnn import CNNEncoder
 from ..tokenizer import Tokenizer
-from .base import Node, ReleasedFamily, Settings, State, Tensors, of_class, quantized_in_training
+from .base import Node, ReleasedFamily, Settings, State, Tensors, count_of, of_class, quantized_in_training, renamed
 
-OUR_BLOCK_NAMES = {"nin_shortcut": "skip", "proj_out": "project"}
+OUR_LAYER_NAMES = {"nin_shortcut": "skip", "proj_out": "project"}
 OUR_TOP_NAMES = {
-    "quant_conv": "encoder.project",
-    "post_quant_conv": "decoder.project",
+    "quant_conv.": "encoder.project.",
+    "post_quant_conv.": "decoder.project.",
     "quantize.embedding.weight": "quantizer.codebook",
 }
+MIDDLE = ("block_1", "attn_1", "block_2")  # or numbers
 
 
 class Taming(ReleasedFamily):
@@ -39,18 +41,14 @@ class Taming(ReleasedFamily):
 
     def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         taming = {theirs: state[name] for name, theirs in self.taming_names(state).items()}
-        encoder = network_sizes(taming, "encoder", "down")
-        decoder = network_sizes(taming, "decoder", "up")
         return {
-            "_target_": "imtok.tokenizers.tokenizer.Tokenizer",
-            "image_size": list(image_size),
             "encoder": {
                 "_target_": "imtok.tokenizers.encoders.cnn.CNNEncoder",
                 "dim": taming["quant_conv.weight"].shape[0],
-                **encoder,
+                **network_sizes(taming, "encoder.down"),
             },
             "quantizer": self.quantizer_node(taming, constructor),
-            "decoder": {"_target_": "imtok.decoders.cnn.CNNDecoder", **decoder},
+            "decoder": {"_target_": "imtok.decoders.cnn.CNNDecoder", **network_sizes(taming, "decoder.up")},
         }
 
     def quantizer_node(self, taming: State, constructor: Settings) -> dict[str, Any]:
@@ -86,17 +84,11 @@ class LlamaGen(Taming):
     ignored_prefixes: ClassVar[tuple[str, ...]] = ("quantize.codebook_used",)  # a usage monitor of 65536 slots
 
     def taming_names(self, state: State) -> dict[str, str]:
-        levels = 1 + max(
-            (int(m[1]) for m in map(re.compile(r"decoder\.conv_blocks\.(\d+)\.").match, state) if m), default=-1
-        )
-        middle = {"0": "block_1", "1": "attn_1", "2": "block_2"}
+        last = count_of(state, "decoder.conv_blocks") - 1
         names = {}
         for name in state:
-            theirs = re.sub(r"^(encoder|decoder)\.mid\.([012])\.", lambda m: f"{m[1]}.mid.{middle[m[2]]}.", name)
-            theirs = re.sub(r"^encoder\.conv_blocks\.(\d+)\.", r"encoder.down.\1.", theirs)
-            theirs = re.sub(
-                r"^decoder\.conv_blocks\.(\d+)\.", lambda m: f"decoder.up.{levels - 1 - int(m[1])}.", theirs
-            )
+            theirs = re.sub(r"^encoder\.conv_blocks\.", "encoder.down.", name)
+            theirs = re.sub(r"^decoder\.conv_blocks\.(\d+)\.", lambda m: f"decoder.up.{last - int(m[1])}.", theirs)
             names[name] = re.sub(r"^((?:encoder\.down|decoder\.up)\.\d+)\.res\.", r"\1.block.", theirs)
         return names
 
@@ -107,74 +99,70 @@ class LlamaGen(Taming):
         return settings
 
     def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
-        out = grid_outputs(tokenizer, io)
         losses = quantize_in_training(tokenizer, io["z"]).losses
-        out["codebook_loss"] = losses["codebook"]
-        out["commitment_loss"] = constructor.get("commit_loss_beta", 0.25) * losses["commit"]
-        out["entropy_loss"] = constructor.get("entropy_loss_ratio", 0.0) * losses.get("entropy", torch.zeros(()))
-        return out
+        return grid_outputs(tokenizer, io) | weighted(losses, constructor)
 
 
-def network_sizes(taming: State, part: str, levels_name: str) -> dict[str, Any]:
-    """Constructor arguments of our encoder or decoder, read off VQGAN-named shapes."""
-    pattern = re.compile(rf"{part}\.{levels_name}\.(\d+)\.(block|attn)\.(\d+)\.")
-    found = [(int(m[1]), m[2], int(m[3])) for m in map(pattern.match, taming) if m]
-    if not found:
-        raise KeyError(f"{part}.{levels_name}.0.block.0.conv1.weight")
-    levels = 1 + max(level for level, _, _ in found)
-    blocks = 1 + max(block for _, kind, block in found if kind == "block")
-    widths = [taming[f"{part}.{levels_name}.{i}.block.0.conv1.weight"].shape[0] for i in range(levels)]
-    if part == "encoder":
-        channels, z_channels = taming["encoder.conv_in.weight"].shape[0], taming["encoder.conv_out.weight"].shape[0]
-    else:
-        # No tensor shows the decoder's `ch`; any common divisor of its widths builds the same layers.
-        channels, z_channels = math.gcd(*widths), taming["decoder.conv_in.weight"].shape[1]
-        blocks -= 1  # the decoder has one more than its `num_res_blocks`
+def weighted(losses: State, constructor: Settings, *, beta: float = 0.25) -> dict[str, Tensor]:
+    """As LlamaGen's training code weighs them; beta: where the constructor says none."""
     return {
-        "channels": channels,
-        "channel_multipliers": [width // channels for width in widths],
-        "blocks_per_level": blocks,
-        "attention_levels": sorted({level for level, kind, _ in found if kind == "attn"}),
-        "z_channels": z_channels,
+        "codebook_loss": losses["codebook"],
+        "commitment_loss": constructor.get("commit_loss_beta", beta) * losses["commit"],
+        "entropy_loss": constructor.get("entropy_loss_ratio", 0.0) * losses.get("entropy", torch.zeros(())),
     }
 
 
-def our_name(taming_name: str, all_names: set[str]) -> str | None:
-    for theirs, ours in OUR_TOP_NAMES.items():
-        if taming_name == theirs or taming_name.startswith(theirs + "."):
-            return ours + taming_name.removeprefix(theirs)
-    if m := re.match(r"(encoder|decoder)\.mid\.(block_1|attn_1|block_2)\.(.+)", taming_name):
-        return f"{m[1]}.middle.{['block_1', 'attn_1', 'block_2'].index(m[2])}.{_inner(m[3])}"
-    if m := re.match(r"(encoder\.down|decoder\.up)\.(\d+)\.(block|attn|downsample|upsample)\.(.+)", taming_name):
-        stem, level, kind, rest = m[1], int(m[2]), m[3], m[4]
-        side = stem.split(".")[0]
-        our_level = level if side == "encoder" else _level_count(all_names, stem) - 1 - level
+def level_sizes(state: State, levels: str) -> dict[str, Any]:
+    """Constructor arguments of our encoder or decoder; no tensor shows the decoder's `ch`, so any divisor does."""
+    widths = [len(state[f"{levels}.{i}.block.0.conv1.weight"]) for i in range(count_of(state, levels))]
+    channels = len(state["encoder.conv_in.weight"]) if levels.startswith("encoder") else math.gcd(*widths)
+    if any(width % channels for width in widths):
+        raise UserError(f"{levels}: widths {widths} are no multiples of the first convolution's {channels}")
+    return {
+        "channels": channels,
+        "channel_multipliers": [width // channels for width in widths],
+        "blocks_per_level": count_of(state, f"{levels}.0.block"),
+    }
+
+
+def network_sizes(taming: State, levels: str) -> dict[str, Any]:
+    """Constructor arguments of VQGAN's own encoder (encoder.down) or decoder (decoder.up)."""
+    sizes = level_sizes(taming, levels)
+    if levels.startswith("encoder"):
+        z_channels = len(taming["encoder.conv_out.weight"])
+    else:
+        z_channels = taming["decoder.conv_in.weight"].shape[1]
+        sizes["blocks_per_level"] -= 1  # the decoder has one more than its `num_res_blocks`
+    with_attention = {int(m[1]) for m in map(re.compile(rf"{levels}\.(\d+)\.attn\.").match, taming) if m}
+    return {**sizes, "attention_levels": sorted(with_attention), "z_channels": z_channels}
+
+
+def our_name(theirs: str, all_names: Collection[str]) -> str | None:
+    """Of a tensor of VQGAN's network or of its descendants: Open-MAGVIT2's and MaskGIT's."""
+    if m := re.match(r"(encoder|decoder)\.mid(?:_block)?\.(\d+|block_1|attn_1|block_2)\.(.+)", theirs):
+        return f"{m[1]}.middle.{MIDDLE.index(m[2]) if m[2] in MIDDLE else m[2]}.{_layer(m[3])}"
+    if m := re.match(r"((encoder|decoder)\.(?:down|up))\.(\d+)\.(block|attn|downsample|upsample)[._](.+)", theirs):
+        levels, side, level, kind, rest = m[1], m[2], int(m[3]), m[4], m[5]
+        stem = f"{side}.levels.{level if side == 'encoder' else count_of(all_names, levels) - 1 - level}"
         # Our level is one sequence: block (attention) block (attention) ... resampling.
-        has_attention = any(n.startswith(f"{stem}.{level}.attn.") for n in all_names)
-        step = 2 if has_attention else 1
+        step = 2 if any(name.startswith(f"{levels}.{level}.attn.") for name in all_names) else 1
         if kind in ("block", "attn"):
-            number, inner = rest.split(".", 1)
-            return f"{side}.levels.{our_level}.{int(number) * step + (kind == 'attn')}.{_inner(inner)}"
-        blocks = len({n.split(".")[4] for n in all_names if n.startswith(f"{stem}.{level}.block.")})
-        return f"{side}.levels.{our_level}.{blocks * step}.{rest}"
-    if re.match(r"(encoder|decoder)\.(conv_in|norm_out|conv_out)\.", taming_name):
-        return taming_name
-    return None
+            number, _, inner = rest.partition(".")
+            return f"{stem}.{int(number) * step + (kind == 'attn')}.{_layer(inner)}"
+        return f"{stem}.{count_of(all_names, f'{levels}.{level}.block') * step}.{rest.replace('conv1.', 'conv.')}"
+    if re.match(r"(encoder|decoder)\.(conv_in|norm_out|conv_out)\.", theirs):
+        return theirs
+    return renamed(theirs, OUR_TOP_NAMES)
 
 
-def _level_count(all_names: set[str], stem: str) -> int:
-    return 1 + max(int(n.split(".")[2]) for n in all_names if n.startswith(stem + "."))
-
-
-def _inner(name: str) -> str:
+def _layer(name: str) -> str:
     head, _, tail = name.partition(".")
-    return f"{OUR_BLOCK_NAMES.get(head, head)}.{tail}"
+    return f"{OUR_LAYER_NAMES.get(head, head)}.{tail}"
 
 
 @torch.no_grad()
 def grid_outputs(tokenizer: Tokenizer, io: Tensors, **to_decoder: Tensor) -> dict[str, Tensor]:
     """The steps of one grid tokenizer, each from the stored output of the step before."""
-    tokenizer.eval()
     stored_z = io["z"]
     grid = (stored_z.shape[2], stored_z.shape[3])
     out = {"encoder_out": of_class(tokenizer.encoder, CNNEncoder).features(io["image"])} if "encoder_out" in io else {}

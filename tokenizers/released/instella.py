@@ -11,7 +11,7 @@ from ...common.types import Grid, Stream
 from ..quantizers.bernoulli import Bernoulli
 from ..quantizers.shared.sign import MAX_INDEX_BITS
 from ..tokenizer import Tokenizer
-from .base import Node, ReleasedFamily, Settings, State, Tensors, of_class
+from .base import Node, ReleasedFamily, Settings, State, Tensors, count_of, of_class, renamed
 
 OUR_NAMES = {
     "encoder.patch_embedder": "encoder.patches",
@@ -54,12 +54,11 @@ class Instella(ReleasedFamily):
             return list(constructor.get(key, (7,) if layers else ()))
 
         def sizes(side: str, width: int) -> dict[str, int]:
-            depth = 1 + max(int(m[2]) for m in map(BLOCK.match, state) if m and m[1] == side)
-            return {"width": width, "depth": depth, "num_heads": width // head_dim_of(state, side)}
+            blocks = f"{side}.transformer_blocks"
+            head_dim = len(state[f"{blocks}.0.attn.norm_q.weight"])
+            return {"width": width, "depth": count_of(state, blocks), "num_heads": width // head_dim}
 
         return {
-            "_target_": "imtok.tokenizers.tokenizer.Tokenizer",
-            "image_size": list(image_size),
             "encoder": {
                 "_target_": "imtok.tokenizers.encoders.rotary_latents.RotaryLatentEncoder",
                 "num_tokens": state["encoder.latent_tokens"].shape[1],
@@ -116,15 +115,8 @@ class Instella(ReleasedFamily):
         }
 
 
-def head_dim_of(state: State, side: str) -> int:
-    return state[f"{side}.transformer_blocks.0.attn.norm_q.weight"].shape[0]
-
-
 def our_name(theirs: str) -> str | None:
     if m := BLOCK.match(theirs):
         inner = OUR_BLOCK_NAMES.get(m[3])
         return f"{m[1]}.blocks.{m[2]}.{inner}.weight" if inner else None
-    for name, ours in OUR_NAMES.items():
-        if theirs == name or theirs.startswith(name + "."):
-            return ours + theirs.removeprefix(name)
-    return None
+    return renamed(theirs, OUR_NAMES)

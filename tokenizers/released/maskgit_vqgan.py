@@ -1,6 +1,5 @@
 """MaskGIT's VQGAN in the PyTorch form that bytedance/1d-tokenizer published (maskgit-vqgan-imagenet-f16-256.bin)."""
 
-import re
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -11,8 +10,7 @@ from ...layers.resnet import to_tokens
 from ..quantizers.vq import VQ
 from ..tokenizer import Tokenizer
 from .base import Node, ReleasedFamily, Settings, State, Tensors, of_class
-from .grid_cnn import grid_outputs, quantize_in_training
-from .seed_voken import block_name, last_number, level_sizes
+from .grid_cnn import grid_outputs, level_sizes, our_name, quantize_in_training
 
 
 class MaskgitVQGAN(ReleasedFamily):
@@ -20,24 +18,21 @@ class MaskgitVQGAN(ReleasedFamily):
 
     def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         codebook_size, dim = state["quantize.embedding.weight"].shape
-        channels = state["encoder.conv_in.weight"].shape[0]
         return {
-            "_target_": "imtok.tokenizers.tokenizer.Tokenizer",
-            "image_size": list(image_size),
             "encoder": {
                 "_target_": "imtok.tokenizers.encoders.cnn_maskgit.CNNMaskgitEncoder",
                 "dim": dim,
-                **level_sizes(state, "encoder.down", channels=channels),
+                **level_sizes(state, "encoder.down"),
             },
             "quantizer": {"_target_": "imtok.tokenizers.quantizers.vq.VQ", "codebook_size": codebook_size},
             "decoder": {
                 "_target_": "imtok.decoders.cnn_maskgit.CNNMaskgitDecoder",
-                **level_sizes(state, "decoder.up", channels=None),
+                **level_sizes(state, "decoder.up"),
             },
         }
 
     def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
-        return {name: _our_name(name, state) for name in state}
+        return {name: our_name(name, state) for name in state}
 
     def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         # The published network works in [0, 1], its fixtures too.
@@ -53,18 +48,3 @@ class MaskgitVQGAN(ReleasedFamily):
         distances = torch.cdist(z_BND, of_class(tokenizer.quantizer, VQ).effective_codebook()).square()
         out["soft_code"] = (-distances).softmax(dim=-1).detach()
         return out
-
-
-def _our_name(theirs: str, all_names: State) -> str | None:
-    if theirs == "quantize.embedding.weight":
-        return "quantizer.codebook"
-    if m := re.match(r"(encoder|decoder)\.mid\.(\d+)\.(.+)", theirs):
-        return f"{m[1]}.middle.{m[2]}.{block_name(m[3])}"
-    if m := re.match(r"(encoder\.down|decoder\.up)\.(\d+)\.(block|upsample_conv)\.(.+)", theirs):
-        side, level = m[1].split(".")[0], int(m[2])
-        stem = f"{side}.levels.{level if side == 'encoder' else last_number(all_names, m[1]) - level}"
-        if m[3] == "block":
-            number, _, inner = m[4].partition(".")
-            return f"{stem}.{number}.{block_name(inner)}"
-        return f"{stem}.{last_number(all_names, f'{m[1]}.{level}.block') + 1}.conv.{m[4]}"
-    return theirs if re.match(r"(encoder|decoder)\.(conv_in|norm_out|conv_out)\.", theirs) else None

@@ -15,10 +15,9 @@ from ...common.types import Grid, Quantized, Stream
 from ...decoders.proxy_codes import ProxyCodeDecoder
 from ...layers.resnet import to_tokens
 from ..tokenizer import Tokenizer
-from .base import ImportReport, Node, ReleasedFamily, Settings, State, Tensors, of_class
-from .grid_cnn import quantize_in_training
-from .maskgit_vqgan import _our_name as name_in_vqgan
-from .seed_voken import level_sizes
+from .base import Node, ReleasedFamily, Settings, State, Tensors, count_of, of_class
+from .grid_cnn import level_sizes, quantize_in_training
+from .grid_cnn import our_name as name_in_vqgan
 
 QUANTIZERS = "imtok.tokenizers.quantizers"
 EITHER_SIDE = {
@@ -65,8 +64,6 @@ class TiTok(ReleasedFamily):
         patch_size = state["encoder.patch_embed.weight"].shape[-1]
         both: dict[str, Any] = {"image_size": list(image_size), "num_tokens": len(state["latent_tokens"])}
         node: dict[str, Any] = {
-            "_target_": "imtok.tokenizers.tokenizer.Tokenizer",
-            "image_size": list(image_size),
             "encoder": {
                 "_target_": "imtok.tokenizers.encoders.latent_vit.LatentViTEncoder",
                 "dim": len(state["encoder.conv_out.weight"]),
@@ -86,7 +83,7 @@ class TiTok(ReleasedFamily):
                 "patch_size": patch_size,
                 "codebook_size": codebook_size,
                 "code_dim": code_dim,
-                **level_sizes(state, "pixel_decoder.up", channels=None),
+                **level_sizes(state, "pixel_decoder.up"),
                 **body,
             }
             return node
@@ -105,10 +102,8 @@ class TiTok(ReleasedFamily):
             }
         return node
 
-    def import_state(
-        self, state: State, *, image_size: int | tuple[int, int] = 256, constructor: Settings | None = None
-    ) -> tuple[Tokenizer, ImportReport]:
-        return super().import_state(in_our_range(state), image_size=image_size, constructor=constructor)
+    def prepared(self, state: State) -> State:
+        return in_our_range(state)
 
     def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
         return {name: our_name(name, state) for name in state}
@@ -124,7 +119,6 @@ class TiTok(ReleasedFamily):
 
     @torch.no_grad()
     def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
-        tokenizer.eval()
         images, shape = 2 * io["image"] - 1, io["z"].shape
         quantizer, shapes = tokenizer.quantizer, tokenizer.stream_shapes()
 
@@ -195,9 +189,9 @@ def settings_of(constructor: Settings) -> Mapping[str, Any]:
 
 def transformer_sizes(state: State, side: str, constructor: Settings) -> dict[str, int]:
     width = len(state[f"{side}.ln_pre.weight"])
-    blocks = {int(m[1]) for m in map(re.compile(rf"{side}\.transformer\.(\d+)\.").match, state) if m}
+    depth = count_of(state, f"{side}.transformer")
     heads = constructor.get(side, {}).get("heads", max(1, width // 64))  # no shape shows them; published: 64 wide
-    return {"width": width, "depth": len(blocks), "num_heads": heads}
+    return {"width": width, "depth": depth, "num_heads": heads}
 
 
 def quantizer_node(state: State, constructor: Settings) -> dict[str, Any]:

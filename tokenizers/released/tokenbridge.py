@@ -6,9 +6,8 @@ import torch
 
 from ...common.types import Stream
 from ...layers.resnet import to_grid, to_tokens
-from ..quantizers.gaussian_scalar import GaussianScalar
 from ..tokenizer import Tokenizer
-from .base import ImportReport, Settings, State, Tensors, of_class
+from .base import Settings, State, Tensors
 from .grid_cnn import Taming
 
 LATENT_SCALE = 0.2325  # TokenBridge and MAR multiply latents by it
@@ -48,12 +47,6 @@ class TokenBridge(KL16):
             "continuous": super().quantizer_node(taming, constructor),
         }
 
-    def not_in_release(self, own: State) -> set[str]:
-        return {"quantizer.mean", "quantizer.spread"}
-
-    def import_state(
-        self, state: State, *, image_size: int | tuple[int, int] = 256, constructor: Settings | None = None
-    ) -> tuple[Tokenizer, ImportReport]:
-        tokenizer, report = super().import_state(state, image_size=image_size, constructor=constructor)
-        of_class(tokenizer.quantizer, GaussianScalar).spread.fill_(1 / LATENT_SCALE)
-        return tokenizer, report
+    def not_in_release(self, own: State) -> State:
+        spread = torch.full_like(own["quantizer.spread"], 1 / LATENT_SCALE)
+        return {"quantizer.mean": own["quantizer.mean"], "quantizer.spread": spread}

@@ -17,9 +17,9 @@ from ...layers.resnet import to_grid, to_tokens
 from ..quantizers.joint_vq import JointVQ
 from ..tokenizer import Tokenizer
 from ..towers.base import STATISTICS
-from .base import Node, ReleasedFamily, Settings, State, Tensors, of_class, quantized_in_training
-from .grid_cnn import LlamaGen, network_sizes
-from .tower_names import clip_name, count_of, siglip_joined, siglip_name
+from .base import Node, ReleasedFamily, Settings, State, Tensors, count_of, of_class, quantized_in_training, renamed
+from .grid_cnn import LlamaGen, network_sizes, weighted
+from .tower_names import clip_name, siglip_joined, siglip_name
 
 TOWER = "encoder_vqkd."
 HEAD_NAMES = {
@@ -73,8 +73,6 @@ class TokenFlow(ReleasedFamily):
         hidden, width = state["decoder_vqkd.blocks.0.mlp.fc1.weight"].shape
         said = constructor.get("semantic_decoder", {})
         return {
-            "_target_": "imtok.tokenizers.tokenizer.Tokenizer",
-            "image_size": list(image_size),
             "encoder": {
                 "_target_": "imtok.tokenizers.encoders.two_towers.TwoTowerEncoder",
                 "same_grid": True,
@@ -87,7 +85,7 @@ class TokenFlow(ReleasedFamily):
                 "pixel": {
                     "_target_": "imtok.tokenizers.encoders.cnn.CNNEncoder",
                     "dim": len(state["quant_conv.weight"]),
-                    **network_sizes(taming, "encoder", "down"),
+                    **network_sizes(taming, "encoder.down"),
                 },
             },
             "quantizer": {
@@ -100,7 +98,7 @@ class TokenFlow(ReleasedFamily):
             "decoder": {
                 "_target_": "imtok.decoders.one_stream.OneStreamDecoder",
                 "image_size": list(image_size),
-                "decoder": {"_target_": "imtok.decoders.cnn.CNNDecoder", **network_sizes(taming, "decoder", "up")},
+                "decoder": {"_target_": "imtok.decoders.cnn.CNNDecoder", **network_sizes(taming, "decoder.up")},
             },
             "heads": {
                 "semantic": {
@@ -124,11 +122,10 @@ class TokenFlow(ReleasedFamily):
         inner = tower_naming(state)
         for theirs in state:
             if theirs.startswith(TOWER):
-                name = inner(theirs.removeprefix(TOWER).removeprefix("vision_model."))
-                if name is not None:
+                if name := inner(theirs.removeprefix(TOWER).removeprefix("vision_model.")):
                     names[theirs] = f"encoder.semantic.tower.{name}"
-            elif prefix := next((p for p in HEAD_NAMES if theirs.startswith(p)), None):
-                names[theirs] = HEAD_NAMES[prefix] + theirs.removeprefix(prefix)
+            elif name := renamed(theirs, HEAD_NAMES):
+                names[theirs] = name
         return names
 
     def convert(self, our_name: str, tensor: Tensor) -> Tensor:
@@ -149,7 +146,6 @@ class TokenFlow(ReleasedFamily):
 
     @torch.no_grad()
     def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
-        tokenizer.eval()
         quantizer, shapes = of_class(tokenizer.quantizer, JointVQ), tokenizer.stream_shapes()
         grid = shapes["semantic"].grid
         assert grid is not None
@@ -172,9 +168,7 @@ class TokenFlow(ReleasedFamily):
             "quantized (from indices)": joined_codes(again, grid),
             "semantic_decoded": tokenizer.heads["semantic"](codes),
             "decoded": tokenizer.decode(codes),
-            "codebook_loss": losses["codebook"],
-            "commitment_loss": constructor.get("commit_loss_beta", 1.0) * losses["commit"],
-            "entropy_loss": constructor.get("entropy_loss_ratio", 0.0) * losses.get("entropy", torch.zeros(())),
+            **weighted(losses, constructor, beta=1.0),
         }
 
 

@@ -1,11 +1,12 @@
 """Names that several published models share: SigLIP's and CLIP's towers, attention projections, tables of zeros."""
 
 import re
+from collections.abc import Mapping
 
 import torch
 
 from ...common.errors import UserError
-from .base import State
+from .base import State, renamed
 
 PROJECTION_NAMES = {
     "norm1.": "norm_attention.",
@@ -18,18 +19,10 @@ PROJECTION_NAMES = {
 }
 
 
-def projection_name(theirs: str) -> str:
-    """Of a tensor in UniTok's AttnProjection."""
-    prefix = next(p for p in PROJECTION_NAMES if theirs.startswith(p))
-    return PROJECTION_NAMES[prefix] + theirs.removeprefix(prefix)
-
-
-def count_of(state: State, stem: str) -> int:
-    """How many numbered parts `stem.N` there are."""
-    numbers = [int(m[1]) for m in map(re.compile(re.escape(stem) + r"\.(\d+)\.").match, state) if m]
-    if not numbers:
-        raise KeyError(f"{stem}.0")
-    return 1 + max(numbers)
+def projection_names(places: Mapping[str, str]) -> dict[str, str]:
+    """Prefixes of the tensors of UniTok's AttnProjection; places: {where it stands there: where it stands here}."""
+    inner = PROJECTION_NAMES.items()
+    return {there + theirs: here + ours for there, here in places.items() for theirs, ours in inner}
 
 
 def check_zero(state: State, ending: str) -> set[str]:
@@ -92,11 +85,6 @@ def siglip_joined(state: State, prefix: str) -> dict[str, list[str]]:
 def _tower_name(theirs: str, blocks: str, top: dict[str, str], inner: dict[str, str]) -> str | None:
     if theirs.startswith(blocks):
         number, _, rest = theirs.removeprefix(blocks).partition(".")
-        ours = _replaced(rest, inner)
+        ours = renamed(rest, inner)
         return None if ours is None else f"blocks.{number}.{ours}"
-    return _replaced(theirs, top)
-
-
-def _replaced(theirs: str, names: dict[str, str]) -> str | None:
-    prefix = next((p for p in names if theirs.startswith(p)), None)
-    return None if prefix is None else names[prefix] + theirs.removeprefix(prefix)
+    return renamed(theirs, top)

@@ -12,10 +12,11 @@ from ...common.errors import UserError
 from ...common.types import Grid, Stream
 from ..quantizers.multi_codebook import MultiCodebook
 from ..tokenizer import Tokenizer
-from .base import Node, ReleasedFamily, Settings, State, Tensors, of_class
-from .tower_names import check_zero, count_of, projection_name
+from .base import Node, ReleasedFamily, Settings, State, Tensors, count_of, of_class, renamed
+from .tower_names import check_zero, projection_names
 
-OUR_PREFIXES = {
+PROJECTIONS = {"quant_proj.": "quantizer.project_in.", "post_quant_proj.": "quantizer.project_out."}
+OUR_NAMES = projection_names(PROJECTIONS) | {
     "encoder.": "encoder.tower.",
     "decoder.up_conv1.": "decoder.widen.",
     "decoder.up_conv2.": "decoder.stages.0.",
@@ -26,7 +27,6 @@ OUR_PREFIXES = {
     "projection.": "heads.semantic.project.",
 }
 TEXT = "text_encoder."
-PROJECTIONS = {"quant_proj.": "quantizer.project_in.", "post_quant_proj.": "quantizer.project_out."}
 
 
 class UniTok(ReleasedFamily):
@@ -63,19 +63,13 @@ class UniTok(ReleasedFamily):
     def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         trunk = "encoder.patch_embed.backbone."
         code_dim, width = state["quant_proj.proj.weight"].shape
-        # No shape shows the heads: ViTamin's are 64 wide.
-        heads = {"num_heads": constructor.get("num_heads", max(1, width // 64))}
-        conv_widths = [len(state[f"{trunk}stages.{s}.0.conv3_1x1.weight"]) for s in (0, 1)]
         common = {
-            **heads,
+            "num_heads": constructor.get("num_heads", max(1, width // 64)),  # no shape shows them; ViTamin's: 64 wide
             "mlp_ratio": len(state["encoder.blocks.0.mlp.w0.weight"]) / width,
-            "conv_widths": conv_widths,
+            "conv_widths": [len(state[f"{trunk}stages.{s}.0.conv3_1x1.weight"]) for s in (0, 1)],
             "activation": "gelu_tanh",
         }
-        books = count_of(state, "quantizer.codebooks")
         return {
-            "_target_": "imtok.tokenizers.tokenizer.Tokenizer",
-            "image_size": list(image_size),
             "encoder": {
                 "_target_": "imtok.tokenizers.encoders.tower.TowerEncoder",
                 "tower": {
@@ -91,7 +85,7 @@ class UniTok(ReleasedFamily):
             },
             "quantizer": {
                 "_target_": "imtok.tokenizers.quantizers.multi_codebook.MultiCodebook",
-                "codebooks": books,
+                "codebooks": count_of(state, "quantizer.codebooks"),
                 "codebook_size": len(state["quantizer.codebooks.0.codebook.weight"]),
                 "code_dim": code_dim,
                 "projection": "causal_attention" if self.causal(state, constructor) else "attention",
@@ -117,18 +111,10 @@ class UniTok(ReleasedFamily):
         return constructor.get("causal", False)
 
     def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
-        names = {}
+        names = {name: renamed(name, OUR_NAMES) for name in state}
         for name in state:
             if m := re.fullmatch(r"quantizer\.codebooks\.(\d+)\.codebook\.weight", name):
                 names[name] = f"quantizer.books.{m[1]}.codebook"
-                continue
-            prefix = next((p for p in PROJECTIONS if name.startswith(p)), None)
-            if prefix is not None:
-                names[name] = PROJECTIONS[prefix] + projection_name(name.removeprefix(prefix))
-                continue
-            prefix = next((p for p in OUR_PREFIXES if name.startswith(p)), None)
-            if prefix is not None:
-                names[name] = OUR_PREFIXES[prefix] + name.removeprefix(prefix)
         return names
 
     def check_tables(self, state: State, *, constructor: Settings) -> set[str]:
@@ -143,7 +129,6 @@ class UniTok(ReleasedFamily):
 
     @torch.no_grad()
     def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
-        tokenizer.eval()
         quantizer = of_class(tokenizer.quantizer, MultiCodebook)
         grid = tokenizer.stream_shapes()["main"].grid
         tokens = tokenizer.encoder(io["image"])["main"].x_BND

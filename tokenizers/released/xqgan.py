@@ -19,7 +19,7 @@ from ..quantizers.base import Quantizer
 from ..quantizers.multi_scale_vq import MultiScaleQuantizer
 from ..quantizers.product_vq import ProductQuantizer
 from ..tokenizer import Tokenizer
-from .base import Node, ReleasedFamily, Settings, State, Tensors, quantized_in_training
+from .base import Node, ReleasedFamily, Settings, State, Tensors, count_of, quantized_in_training, renamed
 
 QUANTIZERS = "imtok.tokenizers.quantizers"
 OUR_NAMES = {
@@ -49,8 +49,6 @@ class XQGAN(ReleasedFamily):
         part = quantizer_node(sizes, constructor)
         several = {"_target_": f"{QUANTIZERS}.product_vq.ProductQuantizer", "parts": sizes.branches, "part": part}
         return {
-            "_target_": "imtok.tokenizers.tokenizer.Tokenizer",
-            "image_size": list(image_size),
             "encoder": {
                 "_target_": "imtok.tokenizers.encoders.vit_queries.QueryViTEncoder",
                 "dim": sizes.branches * sizes.code_dim,
@@ -103,7 +101,6 @@ class XQGAN(ReleasedFamily):
 
     @torch.no_grad()
     def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
-        tokenizer.eval()
         quantizer = tokenizer.quantizer
         parts: Sequence[Quantizer] = quantizer.parts if isinstance(quantizer, ProductQuantizer) else [quantizer]
         shapes = tokenizer.stream_shapes()
@@ -226,10 +223,9 @@ def quantizer_node(sizes: Sizes, constructor: Settings) -> dict[str, Any]:
 
 def vit_sizes(state: State, side: str, said: Mapping[str, Any]) -> dict[str, Any]:
     width = state[f"{side}.model.norm.weight"].shape[0]
-    depth = 1 + max(int(m[1]) for m in map(re.compile(rf"{side}\.model\.blocks\.(\d+)\.").match, state) if m)
     return {
         "width": width,
-        "depth": depth,
+        "depth": count_of(state, f"{side}.model.blocks"),
         "num_heads": said.get("num_heads", max(1, width // 64)),  # no shape shows the heads; DINOv2's are 64 wide
         "layer_scale": 1e-5 if f"{side}.model.blocks.0.ls1.gamma" in state else None,
     }
@@ -243,10 +239,7 @@ def our_name(theirs: str, branches: int) -> str | None:
             return f"{stem}.codebook"
         phi = re.match(PHI, inner)
         return f"{stem}.phi.convs.{phi[1] or phi[2] or 0}.{inner[phi.end() :]}" if phi else None
-    for name, ours in OUR_NAMES.items():
-        if theirs == name or theirs.startswith(name + "."):
-            return ours + theirs.removeprefix(name)
-    return None
+    return renamed(theirs, OUR_NAMES)
 
 
 def _sets(lengths: list[int]) -> Tensor:
