@@ -34,7 +34,7 @@ def help_text() -> str:
     from .. import __version__
 
     lines = [
-        f"imtok {__version__}: train, export and judge discrete image tokenizers",
+        f"imtok {__version__}: train, export and evaluate discrete image tokenizers",
         "",
         "usage: imtok COMMAND ...",
         "",
