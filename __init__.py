@@ -1,4 +1,4 @@
-"""imtok: train, export and judge discrete image tokenizers.
+"""imtok: train, export and evaluate discrete image tokenizers.
 
 Importing this package loads neither torch nor lightning: `imtok --help` must answer at once.
 """

@@ -12,7 +12,6 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -87,12 +86,16 @@ def build(node: Mapping[str, Any], *, key: str, trusted: bool | Sequence[str] = 
         Then every failure is one UserError, and no argument names weights or files (loaded_config.py).
     A class with `builds_own_parts = True` receives its nested nodes unbuilt, one with `keeps_nodes` those it names.
     """
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise UserError(f"{key}: no _target_ here, so nothing says which class to build")
+    for forbidden in ("_args_", "_partial_"):
+        if forbidden in node:
+            raise UserError(f"{key}.{forbidden}: only keyword arguments are allowed here")
     if trusted is True:
-        return _build(node, key=key, trusted=True, **given)
+        return _make(locate(node["_target_"], key=key), node, key=key, given=given, trusted=True)
     try:
-        return _build(node, key=key, trusted=trusted, **given)
-    except UserError:
-        raise
+        cls = locate_trusted_module(node["_target_"], key=key, within=trusted or PARTS)
+        return _make(cls, node, key=key, given=given, trusted=trusted)
     except Exception as error:  # hostile values make networks fail in every way there is
         if type(error).__module__.startswith("imtok."):
             raise
@@ -100,28 +103,14 @@ def build(node: Mapping[str, Any], *, key: str, trusted: bool | Sequence[str] = 
         raise UserError(f"{key}: this loaded config cannot be built ({type(error).__name__}: {said[:200]})") from error
 
 
-def _build(node: Mapping[str, Any], *, key: str, trusted: bool | Sequence[str], **given: Any) -> Any:
-    if not isinstance(node, Mapping) or "_target_" not in node:
-        raise UserError(f"{key}: no _target_ here, so nothing says which class to build")
-    for forbidden in ("_args_", "_partial_"):
-        if forbidden in node:
-            raise UserError(f"{key}.{forbidden}: only keyword arguments are allowed here")
-    find = locate
-    if trusted is not True:
-        find = partial(locate_trusted_module, within=trusted or PARTS)
-    return _make(find(node["_target_"], key=key), node, key=key, given=given, trusted=trusted)
-
-
 def build_as(cls: type[T], node: Mapping[str, Any] | None, *, key: str, **given: Any) -> T:
     """Like `build`, for a node without `_target_` whose class is always the same."""
     if not isinstance(node or {}, Mapping):
         raise UserError(f"{key}={node}: takes settings by name")
-    return _make(cls, node or {}, key=key, given=given, trusted=True)
+    return _make(cls, node or {}, key=key, given=given)
 
 
-def _make(
-    cls: Any, node: Mapping[str, Any], *, key: str, given: Mapping[str, Any], trusted: bool | Sequence[str]
-) -> Any:
+def _make(cls: Any, node: Mapping[str, Any], *, key: str, given: Mapping[str, Any], trusted: Any = True) -> Any:
     accepted = inspect.signature(cls.__init__).parameters
     # Next to a part that `aliases_of` names stand its settings once more, to feed interpolations: data.root.
     part = node.get(getattr(cls, "aliases_of", ""))

@@ -22,10 +22,10 @@ def wait_for_all() -> None:
         dist.barrier()
 
 
-def sum_over_processes(tensor: Tensor) -> Tensor:
-    """In place; every rank ends with the same bits."""
+def sum_over_processes(tensor: Tensor, operation: str = "SUM") -> Tensor:
+    """In place; every rank ends with the same bits. operation: MIN or MAX take those instead of the sum."""
     if process_count() > 1:
-        dist.all_reduce(tensor)
+        dist.all_reduce(tensor, op=getattr(dist.ReduceOp, operation))
     return tensor
 
 
@@ -52,10 +52,7 @@ def joined_sum(x: Tensor) -> Tensor:
 
 
 def max_over_processes(value: int, device: torch.device | str) -> int:
-    largest = torch.tensor(value, device=device)
-    if process_count() > 1:
-        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-    return int(largest)
+    return int(sum_over_processes(torch.tensor(value, device=device), "MAX"))
 
 
 def gather_objects(own: T) -> list[T]:
@@ -80,8 +77,7 @@ def gather_equal_rows(rows: Tensor) -> Tensor:
     """Rows of all ranks; where ranks hold unequal batches, as many of each as the smallest has."""
     if process_count() == 1:
         return rows
-    fewest = torch.tensor(len(rows), device=rows.device)
-    dist.all_reduce(fewest, op=dist.ReduceOp.MIN)
+    fewest = sum_over_processes(torch.tensor(len(rows), device=rows.device), "MIN")
     return gather_over_processes(rows[: int(fewest)])
 
 
@@ -99,18 +95,12 @@ def all_finite(*tensors: Tensor) -> Tensor:
 
     On the device, to multiply a rate with: codebooks skip such a batch, and the host need not wait for the answer.
     """
-    finite = torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all().float()
-    if process_count() > 1:
-        dist.all_reduce(finite, op=dist.ReduceOp.MIN)
-    return finite
+    return sum_over_processes(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all().float(), "MIN")
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:
-    """The mean of every process's tensor, without gradient; the tensor itself when there is one process."""
-    value = value.detach()
-    if process_count() == 1:
-        return value
-    return sum_over_processes(value.clone()) / process_count()  # a sum: gloo has no average
+    """The mean of every process's tensor, without gradient."""
+    return sum_over_processes(value.detach().clone()) / process_count()  # a sum: gloo has no average
 
 
 def of_all_processes(x_B: Tensor) -> Tensor:

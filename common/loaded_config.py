@@ -1,4 +1,4 @@
-"""What a config that came with weights may ask for: its own classes are checked in instantiate.py, its arguments here.
+"""What a config that came with weights may ask for: its own classes are checked in build.py, its arguments here.
 
 Whoever wrote it may be a stranger. It chooses no file, no address and no argument of another library's own.
 """

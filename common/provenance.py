@@ -14,6 +14,7 @@ import torch
 from .. import __version__
 
 MEASURE_WITH = ("torch", "torchvision", "torch-fidelity", "torchmetrics", "numpy")
+OTHERS = ("lightning", "vector-quantize-pytorch", "hydra-core", "omegaconf", "safetensors", "huggingface-hub", "pillow")
 
 
 def provenance(device: torch.device) -> dict:
@@ -58,30 +59,12 @@ def model_facts(tokenizer: Any) -> dict:
     }
 
 
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "lightning",
-    "torchmetrics",
-    "torch-fidelity",
-    "vector-quantize-pytorch",
-    "hydra-core",
-    "omegaconf",
-    "safetensors",
-    "huggingface-hub",
-    "numpy",
-    "pillow",
-)
-
-
 def environment() -> dict[str, Any]:
-    import torch
-
     return {
         "imtok": __version__,
         "git": git_facts(),
         "python": platform.python_version(),
-        "packages": {name: package_version(name) for name in PACKAGES},
+        "packages": {name: package_version(name) for name in (*MEASURE_WITH, *OTHERS)},
         "platform": platform.platform(),
         "cpu_cores": os.cpu_count(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
@@ -98,15 +81,11 @@ def git_facts() -> dict[str, Any] | None:
         return None
 
     def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=5, check=True
-        ).stdout.strip()
+        return subprocess.check_output(["git", "-C", root, *words], stderr=subprocess.DEVNULL, text=True, timeout=5)
 
     try:
-        return {
-            "commit": git("rev-parse", "HEAD"),
-            "changed": bool(git("status", "--porcelain", "--untracked-files=no")),
-        }
+        commit, changes = git("rev-parse", "HEAD").strip(), git("status", "--porcelain", "--untracked-files=no")
+        return {"commit": commit, "changed": bool(changes)}
     except (OSError, subprocess.SubprocessError):
         return None
 

@@ -9,12 +9,13 @@ import hashlib
 import os
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -176,10 +177,8 @@ def _hub_file(repository: str, names: Sequence[str]) -> Path:
     from huggingface_hub import hf_hub_download
 
     for name in names[:-1]:
-        try:
+        with suppress(Exception):  # the next name may be there
             return Path(hf_hub_download(repository, name, etag_timeout=5))
-        except Exception:  # the next name may be there
-            continue
     return Path(hf_hub_download(repository, names[-1], etag_timeout=5))
 
 
@@ -197,10 +196,7 @@ def sha256_of(path: Path) -> str:
 @cache
 def _sha256(path: Path, changed: int, size: int) -> str:
     with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read(path: str | Path, *, source: str | None = None) -> State:
@@ -245,17 +241,16 @@ def misfit(own: Mapping[str, Tensor], given: Mapping[str, Tensor], *, exact: boo
         "missing": [k for k in own if k not in given],
         "unexpected": [k for k in given if exact and k not in own],
         "other shape": [
-            f"{k} {list(given[k].shape)} instead of {list(own[k].shape)}"
-            for k in own
-            if k in given and own[k].shape != given[k].shape
+            f"{k} {list(tensor.shape)} instead of {list(own[k].shape)}"
+            for k, tensor in given.items()
+            if k in own and own[k].shape != tensor.shape
         ],
     }
-    said = [
-        f"{len(names)} {what}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
-        for what, names in problems.items()
-        if names
-    ]
-    return "; ".join(said) or None
+    return "; ".join(f"{len(names)} {what}: {first_few(names)}" for what, names in problems.items() if names) or None
+
+
+def first_few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
 
 
 def check_state(
@@ -294,30 +289,18 @@ def load(
     module: nn.Module,
     source: str | None,
     *,
-    published: Published | None = None,
     setting: str = "weights",
-    otherwise: str = "random",
-    made_by: str | None = None,
-    within: Sequence[str] = (),
-    hub_ids: bool = False,
     prefixes: Sequence[str] = ("",),
     rename: Callable[[State], Mapping[str, Tensor]] = dict,
     exact: bool = False,
     network: str = "",
+    **where: Any,
 ) -> Weights:
     """`find`, `read` and `fill`; the module stays as it is where `source` names no file.
 
-    rename: of the file's tensors to the module's names. The rest: as in `find` and `fill`.
+    rename: of the file's tensors to the module's names. where: of `find`. The rest: as in `fill`.
     """
-    found = find(
-        source,
-        published=published,
-        setting=setting,
-        otherwise=otherwise,
-        made_by=made_by,
-        within=within,
-        hub_ids=hub_ids,
-    )
+    found = find(source, setting=setting, **where)
     if found.path is not None:
         named = f"{setting}={source}"
         state = rename(read(found.path, source=named))

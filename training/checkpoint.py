@@ -29,10 +29,9 @@ FORMAT_VERSION = 1
 
 def trained_state(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
     """state_dict without parts that are frozen as a whole: a text tower, which an export keeps and a run need not."""
-    state: dict[str, Tensor] = {}
     own: list[tuple[str, Tensor]] = [(n, p) for n, p in module.named_parameters(recurse=False) if p.requires_grad]
     own += [(n, b) for n, b in module.named_buffers(recurse=False) if n not in module._non_persistent_buffers_set]
-    state |= {prefix + n: t.detach() for n, t in own}
+    state = {prefix + n: t.detach() for n, t in own}
     for name, child in module.named_children():
         parameters = list(child.parameters())
         if not parameters or any(p.requires_grad for p in parameters):
@@ -70,10 +69,8 @@ def callback_states(callbacks: Sequence[Callback]) -> dict[str, dict[str, Any]]:
         if _is_plain(state):
             states[callback.state_key] = state
         else:
-            say(
-                f"the state of {callback.state_key} is not in the checkpoint: tensors, numbers and text only",
-                error=True,
-            )
+            what = f"the state of {callback.state_key}"
+            say(f"{what} is not in the checkpoint: tensors, numbers and text only", error=True)
     return states
 
 
@@ -146,12 +143,8 @@ def restore(training: TokenizerTraining, *, saved: Saved, config: Mapping[str, A
     """Fill in everything; another architecture is refused before anything has changed."""
     check_fits(training, saved, config=config)
     state = saved.state
-    for name, module in (
-        ("tokenizer", training.tokenizer),
-        ("losses", training.losses),
-        ("adversary", training.adversary),
-    ):
-        if module is not None:
+    for name in ("tokenizer", "losses", "adversary"):
+        if (module := getattr(training, name)) is not None:
             module.load_state_dict(state[name], strict=False)  # strictness was settled above
     for name, stepper in training.steppers.items():
         try:
@@ -184,5 +177,5 @@ def differing_keys(saved: Any, now: Any, key: str = "") -> list[str]:
         return [d for n in names if n != "tiny" for d in differing_keys(saved.get(n), now.get(n), f"{key}.{n}")]
     if saved == now:
         return []
-    short = ["a node" if isinstance(v, Mapping) else v for v in (saved, now)]
-    return [f"{key}={short[0]} there, {short[1]} here"]
+    there, here = ("a node" if isinstance(v, Mapping) else v for v in (saved, now))
+    return [f"{key}={there} there, {here} here"]

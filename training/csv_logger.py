@@ -49,11 +49,8 @@ class CSVLogger(Logger):
         with self.path.open(newline="") as file:
             reader = csv.DictReader(file)
             self.columns = list(reader.fieldnames or ["update"])
-            kept = [
-                r
-                for r in reader
-                if (r["update"] or "").isdigit() and None not in r.values() and int(r["update"]) <= update
-            ]
+            whole = [row for row in reader if (row["update"] or "").isdigit() and None not in row.values()]
+        kept = [row for row in whole if int(row["update"]) <= update]
         self.rows = kept[-1:]  # may still grow: LearningRateMonitor logs an update when the next one begins
         self._rewrite(kept[:-1], self.rows)
 

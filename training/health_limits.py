@@ -1,4 +1,4 @@
-"""Thresholds of unhealthy training values and their remedies, for a run's own lines and `imtok doctor`."""
+"""Limits of logged training values and the settings to change beyond them, for training and `imtok doctor`."""
 
 USAGE = 0.1  # share of the codes in use, below
 GAN_WEIGHT = 1e3  # adaptive, above

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..common.console import say
 from ..common.errors import UserError, did_you_mean
+from ..common.weights import first_few
 from ..decoders.base import Decoder
 from ..tokenizers.tokenizer import Tokenizer
 
@@ -46,7 +47,7 @@ def init_from(tokenizer: Tokenizer, source: str | Mapping[str, Any]) -> None:
         loaded |= set(given)
         _no_longer_from_nothing(tokenizer.get_submodule(part))
     fresh = sorted(set(own) - loaded)
-    names = f": {', '.join(fresh[:3])}{' ...' if len(fresh) > 3 else ''}" if fresh else ""
+    names = f": {first_few(fresh)}" if fresh else ""
     say(f"init_from: {len(loaded)} tensors loaded ({', '.join(source)}), {len(fresh)} fresh{names}")
 
 

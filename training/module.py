@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from ..common.console import is_first_rank
@@ -34,7 +35,7 @@ from .init_from import part_named
 from .objectives import Objectives
 from .optim.ema import EMA
 from .optim.nonfinite import NonFiniteGuard, advice
-from .optim.stepper import Stepper, build_steppers, networks_of, without_gradient_sync
+from .optim.stepper import Stepper, networks_of
 from .randomness import own_randomness, set_rng_state
 from .settings import TrainerSettings
 from .update_log import UpdateLog
@@ -95,12 +96,11 @@ class TokenizerTraining(LightningModule):
         self.precision = Precision(name=self.settings.precision, device=self.trainer.strategy.root_device)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        self.steppers = build_steppers(
-            self.networks,
-            max_updates=self.settings.max_updates,
-            clip=self.settings.clip,
-            make_scaler=self.precision.scaler,
-        )
+        settings, scaler = self.settings, self.precision.scaler
+        self.steppers = {
+            name: Stepper(network, max_updates=settings.max_updates, clip=settings.clip, scaler=scaler())
+            for name, network in self.networks.items()
+        }
         return [stepper.optimizer for stepper in self.steppers.values()]
 
     def on_fit_start(self) -> None:
@@ -154,7 +154,9 @@ class TokenizerTraining(LightningModule):
         self._set_memory_format(batch)
         if self.micro_batch == 0:
             self._begin_update()
-        with without_gradient_sync(self.trainer.strategy.model) if not last else nullcontext():
+        strategy = self.trainer.strategy
+        # DDP averages gradients in every backward; before the last micro-batch of an update that would be for nothing.
+        with strategy.block_backward_sync() if isinstance(strategy, DDPStrategy) and not last else nullcontext():
             with self.precision.autocast():
                 conditions = self.tokenizer.conditions_of(batch)
                 total, output, logs = self.objectives.generator(batch, conditions, self.update)

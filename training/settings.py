@@ -35,25 +35,14 @@ class TrainerSettings:
     lightning: Mapping[str, Any] | None = None  # lightning_options.py checks it
 
     def __post_init__(self) -> None:
-        for name in (
-            "max_updates",
-            "checkpoint_every",
-            "keep_checkpoints",
-            "validate_every",
-            "val_images",
-            "log_every",
-            "accumulate",
-            "max_nonfinite",
-            "threads",
-            "devices",
-        ):
-            value, least = getattr(self, name), 0 if name == "keep_checkpoints" else 1
-            if isinstance(value, int) and value < least:
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip={self.clip}: the largest gradient norm, above 0; null to leave gradients alone")
+        for name, value in vars(self).items():
+            least = 0 if name == "keep_checkpoints" else 1
+            if type(value) is int and value < least:
                 raise ValueError(f"{name}={value}: a whole number, {least} or more")
         if self.max_time is not None and not self.max_seconds:
             raise ValueError(f"max_time={self.max_time}: [DD:]HH:MM:SS, such as 11:50:00, or null for no limit")
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"clip={self.clip}: the largest gradient norm, above 0; null to leave gradients alone")
         if self.ema is not None:
             build_as(EMA, self.ema, key="trainer.ema", tokenizer=nn.Identity())
 

@@ -66,10 +66,8 @@ class StopRequest:
             # torch raises wherever we are when a loader's worker dies; this update has its batch and can be finished.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         with suppress(RuntimeError):  # the signal came while another line was being printed
-            say(
-                f"{name_of(reason)}: stopping after this update (Ctrl-C again: at once, without a checkpoint)",
-                error=True,
-            )
+            again = "Ctrl-C again: at once, without a checkpoint"
+            say(f"{name_of(reason)}: stopping after this update ({again})", error=True)
 
 
 @contextmanager

@@ -30,9 +30,7 @@ class Checkpoint(LastCallback):  # Lightning runs callbacks of this class after 
         self.written_at = training.update or None  # a run that goes on has the file it came from
         self.stop.listen()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, training: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, training: LightningModule, *_: Any) -> None:
         assert isinstance(training, TokenizerTraining)
         if not training.finished_update:
             return
@@ -94,11 +92,8 @@ class Checkpoint(LastCallback):  # Lightning runs callbacks of this class after 
         except OSError as error:
             training.failed_writes += 1
             good = "there is no earlier one" if self.written_at is None else f"that of update {self.written_at} is good"
-            say(
-                f"the checkpoint of update {training.update} could not be written ({good}), training goes on: "
-                f"{one_line(error)}",
-                error=True,
-            )
+            failed = f"the checkpoint of update {training.update} could not be written ({good})"
+            say(f"{failed}, training goes on: {one_line(error)}", error=True)
 
 
 def point_to(last: Path, numbered: Path) -> None:

@@ -35,9 +35,7 @@ class Progress(Callback):
             total = training.settings.max_updates
             self.task = self.bar.add_task("updates", total=total, completed=training.update, facts="")
 
-    def on_train_batch_end(
-        self, trainer: Trainer, training: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, training: LightningModule, *_: Any) -> None:
         assert isinstance(training, TokenizerTraining)
         if not (trainer.is_global_zero and training.finished_update):
             return

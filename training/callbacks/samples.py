@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from ...common.console import say
 from ...common.errors import one_line
@@ -25,9 +26,7 @@ class Samples(Callback):
         self.batch: dict[str, Any] | None = None
         self.drawn_at = -1
 
-    def on_train_batch_end(
-        self, trainer: Trainer, training: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, training: LightningModule, *_: Any) -> None:
         assert isinstance(training, TokenizerTraining)
         if training.finished_update and (training.update == 1 or training.update % self.every == 0):
             self.draw(trainer, training)
@@ -80,14 +79,9 @@ def image_rows(training: TokenizerTraining, batch: dict[str, Any]) -> list[Tenso
 
 def grid(rows: list[Tensor], gap: int = 2) -> Tensor:
     """uint8 [H, W, 3] on white, one image a column."""
-    columns, height, width = len(rows[0]), *rows[0].shape[-2:]
-    canvas = torch.full((len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, dtype=torch.uint8)
-    for r, row in enumerate(rows):
-        for c, image in enumerate(row.cpu()):
-            top, left = r * (height + gap), c * (width + gap)
-            pixels = (image * 255).round().clamp(0, 255).to(torch.uint8)
-            canvas[top : top + height, left : left + width] = pixels.permute(1, 2, 0)
-    return canvas
+    images = F.pad(torch.stack(rows), (0, gap, 0, gap), value=1.0)  # rows, columns, 3, H, W
+    canvas = images.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)[:-gap, :-gap]
+    return canvas.mul(255).round().clamp(0, 255).to(torch.uint8).cpu()
 
 
 def log_image(trainer: Trainer, name: str, path: Path, *, update: int) -> None:

@@ -10,9 +10,7 @@ from ..module import TokenizerTraining
 class Validation(Callback):
     """Every trainer.validate_every updates and at the end. Without this callback a run does not validate."""
 
-    def on_train_batch_end(
-        self, trainer: Trainer, training: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, training: LightningModule, *_: Any) -> None:
         assert isinstance(training, TokenizerTraining)
         # Set anew after each batch, because Lightning counts the micro-batches of this process and not the updates.
         due = training.finished_update and training.update % training.settings.validate_every == 0

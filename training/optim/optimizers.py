@@ -106,9 +106,8 @@ def build_optimizer(node: Mapping[str, Any], modules: Iterable[nn.Module], *, ke
     settings = build_as(OptimizerSettings, _without_null(node), key=key)
     modules = list(modules)
     check_fragments(settings.no_decay, modules, key=f"{key}.no_decay")
-    groups = parameter_groups(
-        modules, weight_decay=settings.weight_decay, decay=settings.decay, no_decay=settings.no_decay
-    )
+    decay = {"weight_decay": settings.weight_decay, "decay": settings.decay, "no_decay": settings.no_decay}
+    groups = parameter_groups(modules, **decay)
     if not groups:
         raise UserError(f"{key}: nothing is left to train; take a part out of freeze=[...]")
     fused = all(p.device.type in ("cuda", "cpu") for g in groups for p in g["params"])
@@ -126,7 +125,7 @@ def _without_null(node: Any) -> Any:
 def parameter_groups(
     modules: Iterable[nn.Module], *, weight_decay: float, decay: Decay = "matrices", no_decay: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
-    """Two groups, with and without decay. no_decay: fragments of names that are spared whatever `decay` says."""
+    """Two groups, with and without decay. no_decay: fragments of names that have none, whatever `decay` says."""
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
     seen: set[int] = set()
@@ -136,8 +135,8 @@ def parameter_groups(
                 if not parameter.requires_grad or id(parameter) in seen:
                     continue
                 seen.add(id(parameter))
-                spared = any(fragment in f"{path}.{name}".removeprefix(".") for fragment in no_decay)
-                shrinks = weight_decay > 0 and not spared and _decays(module, name, parameter, decay)
+                excluded = any(fragment in f"{path}.{name}".removeprefix(".") for fragment in no_decay)
+                shrinks = weight_decay > 0 and not excluded and _decays(module, name, parameter, decay)
                 (decayed if shrinks else kept).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
     return [g for g in groups if g["params"]]

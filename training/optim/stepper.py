@@ -1,7 +1,6 @@
 """One network's optimizer with what belongs to it: loss scale, clipping, learning rate."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,38 +41,15 @@ def networks_of(objectives: Objectives, node: Mapping[str, Any]) -> dict[str, Ne
     return networks
 
 
-def build_steppers(
-    networks: Mapping[str, Network],
-    *,
-    max_updates: int,
-    clip: float | None,
-    make_scaler: Callable[[], torch.amp.GradScaler | None],
-) -> dict[str, "Stepper"]:
-    return {
-        name: Stepper(
-            optimizer=network.build_optimizer(),
-            schedule=network.learning_rate(max_updates),
-            first=network.first,
-            clip=clip,
-            scaler=make_scaler(),
-        )
-        for name, network in networks.items()
-    }
-
-
 class Stepper:
+    """The optimizer of `network`, clipped to the norm `clip`."""
+
     def __init__(
-        self,
-        *,
-        optimizer: torch.optim.Optimizer,
-        schedule: LearningRate,
-        clip: float | None,
-        scaler: torch.amp.GradScaler | None,
-        first: int = 0,
+        self, network: Network, *, max_updates: int, clip: float | None, scaler: torch.amp.GradScaler | None
     ) -> None:
-        self.optimizer, self.schedule, self.clip, self.scaler = optimizer, schedule, clip, scaler
-        self.first = first
-        self.base_rates = [group["lr"] for group in optimizer.param_groups]
+        self.optimizer, self.schedule = network.build_optimizer(), network.learning_rate(max_updates)
+        self.first, self.clip, self.scaler = network.first, clip, scaler
+        self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
 
     def set_rate(self, update: int) -> None:
         """update: the number of finished ones."""
@@ -124,8 +100,3 @@ class Stepper:
             group.update(settings)
         if self.scaler and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
-
-
-def without_gradient_sync(model: nn.Module | None) -> AbstractContextManager:
-    """DDP averages gradients in every backward; before the last micro-batch of an update that would be for nothing."""
-    return model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()
