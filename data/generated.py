@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .generated_cache import Recipe, cached_pictures
-from .scenes import COLOURS, POSITIONS, SHAPES, SIZES, WORDS, Scene, Thing, draw_scene
+from .scenes import COLOURS, POSITIONS, SHAPES, SIZES, WORDS, Scene, Thing
 from .source import Images, Joined, Source, Splits
 
 
@@ -21,7 +21,7 @@ class GeneratedList(Images):
     def __init__(self, *, recipe: Recipe, cached: bool, file: Path | None = None):
         self.recipe, self.cached, self.file = recipe, cached, file
         self._pixels: np.memmap | None = None
-        self._scene = lru_cache(maxsize=4096)(_draw_scene)
+        self._scene = lru_cache(maxsize=4096)(recipe.scene)
 
     def prepare(self) -> None:
         if self.cached and self.file is None:
@@ -46,7 +46,7 @@ class GeneratedList(Images):
         return torch.from_numpy(np.array(self._pixels[index]))
 
     def scene(self, index: int) -> Scene:
-        return self._scene(self.recipe, index)
+        return self._scene(index)
 
     def key(self, index: int) -> str:
         return f"{self.recipe.split}_{index:06d}"
@@ -59,10 +59,6 @@ class GeneratedList(Images):
 
     def captioned(self) -> Sequence[int]:
         return range(len(self))
-
-
-def _draw_scene(recipe: Recipe, index: int) -> Scene:
-    return draw_scene(seed=recipe.seed, split=recipe.split, index=index, text_share=recipe.text_share)
 
 
 class GeneratedImages(Source):
@@ -107,7 +103,7 @@ class GeneratedImages(Source):
     def scenes(self, split: str = "val") -> list[Scene]:
         """What every picture shows, for probes: label, shapes, colours, places, words."""
         recipe = self.recipes[split]
-        return [_draw_scene(recipe, index) for index in range(recipe.count)]
+        return [recipe.scene(index) for index in range(recipe.count)]
 
     @staticmethod
     def vocabulary() -> dict[str, tuple[str, ...]]:

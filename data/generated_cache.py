@@ -17,35 +17,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from ..common.cores import usable_cores
 from ..common.files import cache_folder
 from .drawing import draw_picture
-from .scenes import DRAWING_VERSION, draw_scene
+from .scenes import DRAWING_VERSION, Scene, draw_scene
 from .worker import begin_worker
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]  # a module or None
 
 CHUNK = 64  # pictures a process draws before it reports
 QUIET_SECONDS = 1.5  # a progress line appears only when drawing takes longer
 PATIENCE_SECONDS = 5.0  # of waiting for another process that draws, before a line says so
 HOST = platform.node()
-
-_locks: set[int] = set()  # open files by which this process holds a lock, or waits for one
-
-
-def _close_inherited_locks() -> None:
-    """A forked child shares the lock, and would hold it for as long as it lives."""
-    for lock in _locks:
-        os.close(lock)
-    _locks.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_inherited_locks)
 
 
 @dataclass(frozen=True)
@@ -68,9 +51,11 @@ class Recipe:
     def shape(self) -> tuple[int, int, int, int]:
         return self.count, 3, self.size, self.size
 
+    def scene(self, index: int) -> Scene:
+        return draw_scene(seed=self.seed, split=self.split, index=index, text_share=self.text_share)
+
     def picture(self, index: int) -> np.ndarray:
-        scene = draw_scene(seed=self.seed, split=self.split, index=index, text_share=self.text_share)
-        return draw_picture(scene, seed=self.seed, split=self.split, index=index, size=self.size)
+        return draw_picture(self.scene(index), seed=self.seed, split=self.split, index=index, size=self.size)
 
 
 def cached_pictures(recipe: Recipe) -> Path | None:
@@ -119,37 +104,21 @@ def _fingerprint(images: Path, recipe: Recipe) -> str:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One drawer at a time on this machine; where locks are not to be had, the last one to finish wins."""
-    if fcntl is None:
-        yield
-        return
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    _locks.add(lock)
+    """One process at a time on this machine; the lock of a process that dies is free again."""
+    lock = FileLock(path)
     try:
-        _wait_for(lock, path)
-        with suppress(OSError):  # who holds it is only told to people
-            os.truncate(lock, 0)
-            os.pwrite(lock, f"process {os.getpid()} on {HOST}\n".encode(), 0)
+        lock.acquire(timeout=PATIENCE_SECONDS)
+    except Timeout:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            holder = path.read_text(errors="replace").strip() or "another process"
+            print(f"imtok: waiting for {holder}, which draws the same images ({path})", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        with suppress(OSError):  # it is only shown to people
+            path.write_text(f"process {os.getpid()} on {HOST}\n")
         yield
     finally:
-        _locks.discard(lock)
-        os.close(lock)
-
-
-def _wait_for(lock: int, path: Path) -> None:
-    """Asks again and again: a blocking flock would go on after a signal whose handler only takes a note."""
-    quiet_until = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pass
-        if time.monotonic() > quiet_until:
-            quiet_until = float("inf")
-            holder = os.pread(lock, 200, 0).decode(errors="replace").strip() or "another process"
-            if os.environ.get("LOCAL_RANK", "0") == "0":
-                print(f"imtok: waiting for {holder}, which draws the same images ({path})", file=sys.stderr, flush=True)
-        time.sleep(0.1)
+        lock.release()
 
 
 def _draw(folder: Path, recipe: Recipe) -> None:
@@ -158,7 +127,7 @@ def _draw(folder: Path, recipe: Recipe) -> None:
     if shutil.disk_usage(folder.parent).free < needed + (64 << 20):
         raise OSError(28, "no space left for the cache", str(folder.parent))
     for left in folder.parent.glob(f".{recipe.key}.*"):  # by a run that was killed while it drew
-        dead = fcntl is not None and left.name.endswith(f"@{HOST}")  # we hold the lock; other machines may not see it
+        dead = left.name.endswith(f"@{HOST}")  # we hold the lock; other machines may not see it
         if dead or time.time() - left.stat().st_mtime > 24 * 3600:
             shutil.rmtree(left, ignore_errors=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{recipe.key}.", suffix=f"@{HOST}", dir=folder.parent))
@@ -168,12 +137,8 @@ def _draw(folder: Path, recipe: Recipe) -> None:
             file.truncate(needed)
         _draw_all(images, recipe)
         facts = {"recipe": asdict(recipe), "fingerprint": _fingerprint(images, recipe)}
-        scenes = (
-            draw_scene(seed=recipe.seed, split=recipe.split, index=i, text_share=recipe.text_share)
-            for i in range(recipe.count)
-        )
         with open(unfinished / "scenes.jsonl", "w") as file:  # for people and other programs; imtok draws them anew
-            file.writelines(json.dumps(scene.as_dict()) + "\n" for scene in scenes)
+            file.writelines(json.dumps(recipe.scene(i).as_dict()) + "\n" for i in range(recipe.count))
         (unfinished / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
         shutil.rmtree(folder, ignore_errors=True)
         os.rename(unfinished, folder)

@@ -6,17 +6,13 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import simplejpeg
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from .jpeg_header import JpegHeader, read_jpeg_header
-
-try:  # `pip install imtok[fast-jpeg]`
-    import simplejpeg
-except ImportError:
-    simplejpeg = None
 
 MAX_PIXELS = 178_956_970  # what Pillow refuses as a decompression bomb (twice its warning limit)
 SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp"))
@@ -99,7 +95,7 @@ def _read_jpeg(data: bytes, header: JpegHeader, at_least: int | None) -> Tensor 
     divide = _denominator(header, at_least)
     try:
         plain = header.components == 3 and header.adobe_transform in (None, 1)  # YCbCr
-        if at_least is not None and simplejpeg is not None and plain:
+        if at_least is not None and plain:
             height, width = -(-header.height // divide), -(-header.width // divide)
             smallest = {} if divide == 1 else {"min_height": height, "min_width": width}
             pixels = simplejpeg.decode_jpeg(data, colorspace="RGB", fastdct=True, fastupsample=False, **smallest)

@@ -125,12 +125,8 @@ def draw_scene(*, seed: int, split: str, index: int, text_share: float) -> Scene
         ):
             things.append(thing)
     if not things:  # a word and a large object rarely leave room for each other
-        return draw_scene_without_text(rng)
+        return Scene(things=(_draw_thing(rng, small=False),), text=None)
     return Scene(things=tuple(things), text=text)
-
-
-def draw_scene_without_text(rng: np.random.Generator) -> Scene:
-    return Scene(things=(_draw_thing(rng, small=False),), text=None)
 
 
 def _draw_thing(rng: np.random.Generator, *, small: bool) -> Thing:

@@ -18,6 +18,7 @@ class Decoder(nn.Module, ABC):
     needs_grid: bool = False  # True where codes without a grid cannot be decoded
     any_length: bool = False  # True where tokens that are masked and tokens that are cut off give the same image
     draws_noise: bool = False  # True where `forward` takes `generator`, to override noise that follows from the codes
+    last_layer_name: str | None = None  # of the parameter that `last_layer` gives
 
     @abstractmethod
     def forward(self, codes: Latents) -> Tensor:
@@ -26,7 +27,7 @@ class Decoder(nn.Module, ABC):
     @property
     def last_layer(self) -> Tensor | None:
         """The weight whose gradients the adaptive GAN weight compares; None where there is no such layer."""
-        return None
+        return None if self.last_layer_name is None else self.get_parameter(self.last_layer_name)
 
     def adapted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Weights of a narrower decoder, padded to fit: where a second training stage widens the first one's."""

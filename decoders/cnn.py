@@ -26,6 +26,7 @@ class CNNDecoder(Decoder):
     """
 
     needs_grid = True
+    last_layer_name = "conv_out.weight"
 
     def __init__(
         self,
@@ -71,7 +72,3 @@ class CNNDecoder(Decoder):
         for level in self.levels:
             x = level(x)
         return self.conv_out(F.silu(self.norm_out(x)))
-
-    @property
-    def last_layer(self) -> Tensor:
-        return self.conv_out.weight

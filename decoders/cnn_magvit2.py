@@ -23,6 +23,7 @@ class CNNMagvit2Decoder(Decoder):
     """
 
     needs_grid = True
+    last_layer_name = "conv_out.weight"
 
     def __init__(
         self,
@@ -68,10 +69,6 @@ class CNNMagvit2Decoder(Decoder):
         for norm, level in zip(self.norms, self.levels, strict=True):
             x = level(norm(x, style))
         return self.conv_out(F.silu(self.norm_out(x)))
-
-    @property
-    def last_layer(self) -> Tensor:
-        return self.conv_out.weight
 
     def _noise(self, codes_BND: Tensor, generator: torch.Generator | None) -> Tensor:
         if generator is not None:

@@ -18,6 +18,7 @@ class CNNMaskgitDecoder(Decoder):
     """
 
     needs_grid = True
+    last_layer_name = "conv_out.weight"
 
     def __init__(
         self,
@@ -51,7 +52,3 @@ class CNNMaskgitDecoder(Decoder):
         for level in self.levels:
             x = level(x)
         return 2 * self.conv_out(F.silu(self.norm_out(x))) - 1
-
-    @property
-    def last_layer(self) -> Tensor:
-        return self.conv_out.weight

@@ -22,6 +22,7 @@ class CNNMoVQDecoder(Decoder):
     """
 
     needs_grid = True
+    last_layer_name = "conv_out.weight"
 
     def __init__(
         self,
@@ -95,7 +96,3 @@ class CNNMoVQDecoder(Decoder):
         samples = torch.rand(B, 1, 1, 1, device=part_BDhw.device) < self.swapped_samples
         places = torch.rand(B, 1, h, w, device=part_BDhw.device) < self.swapped
         return torch.where(samples & places, part_BDhw.roll(1, dims=0).detach(), part_BDhw)
-
-    @property
-    def last_layer(self) -> Tensor:
-        return self.conv_out.weight

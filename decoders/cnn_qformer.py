@@ -25,6 +25,7 @@ class CNNQFormerDecoder(Decoder):
     """
 
     any_length = True
+    last_layer_name = "conv_out.weight"
 
     def __init__(
         self,
@@ -106,7 +107,3 @@ class CNNQFormerDecoder(Decoder):
 
     def forward(self, codes: Latents) -> Tensor:
         return self.paint(self.map_of(codes))
-
-    @property
-    def last_layer(self) -> Tensor:
-        return self.conv_out.weight

@@ -19,6 +19,7 @@ class MaskTokenViTDecoder(Decoder):
     """
 
     any_length = True
+    last_layer_name = "conv_out.weight"
 
     def __init__(
         self,
@@ -65,7 +66,3 @@ class MaskTokenViTDecoder(Decoder):
     def forward(self, codes: Latents, conditions: Tensor | None = None) -> Tensor:
         patches = self.to_patches(self.vit(codes["main"], conditions))
         return self.conv_out(from_patches(patches, self.patch_size, self.vit.grid))
-
-    @property
-    def last_layer(self) -> Tensor:
-        return self.conv_out.weight

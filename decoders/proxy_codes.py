@@ -28,6 +28,7 @@ class ProxyCodeDecoder(Decoder):
     """
 
     any_length = True
+    last_layer_name = "pixels.conv_out.weight"
 
     def __init__(
         self,
@@ -108,10 +109,6 @@ class ProxyCodeDecoder(Decoder):
         if self.trains == "codes":
             self.logits(codes)
         return {}
-
-    @property
-    def last_layer(self) -> Tensor:
-        return self.pixels.conv_out.weight
 
     def _start_from(self, weights: str) -> None:
         proxy, _ = proxy_vqgan(weights=weights, setting="pretrained", **self.proxy_sizes)

@@ -22,6 +22,7 @@ class RotaryLatentDecoder(Decoder):
     """
 
     any_length = True
+    last_layer_name = "to_pixels.weight"
 
     def __init__(
         self,
@@ -71,7 +72,3 @@ class RotaryLatentDecoder(Decoder):
                 rotation = self.positions(num_tokens, grid, span=span, device=x_BND.device)
         patches_BNP = self.to_pixels(self.norm(x_BND[:, num_tokens:]))
         return from_patches(patches_BNP, self.patch_size, self.grid)
-
-    @property
-    def last_layer(self) -> Tensor:
-        return self.to_pixels.weight

@@ -20,6 +20,7 @@ class QueryViTDecoder(Decoder):
     """
 
     needs_grid = True
+    last_layer_name = "to_pixels.weight"
 
     def __init__(
         self,
@@ -61,7 +62,3 @@ class QueryViTDecoder(Decoder):
         latents = self.vit.placed(self.project(stream.x_BND), stream.grid, with_class=True) + self.sets[1]
         x_BND = self.vit(torch.cat([picture, latents], dim=1))[:, 1 : 1 + height * width]
         return from_patches(self.to_pixels(x_BND), self.patch_size, self.vit.grid)
-
-    @property
-    def last_layer(self) -> Tensor:
-        return self.to_pixels.weight

@@ -19,6 +19,7 @@ class ViTaminDecoder(Decoder):
     """
 
     needs_grid = True
+    last_layer_name = "stem.conv2.weight"
 
     def __init__(
         self,
@@ -60,7 +61,3 @@ class ViTaminDecoder(Decoder):
         for stage in self.stages:
             x = stage(x)
         return self.stem(x)
-
-    @property
-    def last_layer(self) -> Tensor:
-        return self.stem.conv2.weight

@@ -1,1 +1,1 @@
-"""Flow decoders: pictures drawn from noise along a learned velocity, steered by the codes."""
+"""Flow decoders: images drawn from noise along a learned velocity, conditioned on the codes."""
