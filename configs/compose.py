@@ -239,7 +239,8 @@ def _explained(error: Exception, config_name: str, overrides: list[str]) -> User
         return UserError(f"{group}={given}: no such file; {did_you_mean(given, error.options or _options(group))}")
     if found := re.search(r"Could not (?:override|delete from config\.?) '([^']+)'", text):
         given = found[1].rstrip(".")
-        for word in (o for o in overrides if not o.startswith("-")):  # replaced by hand, but the experiment chooses parts of the part before
+        # Replaced by hand, but the experiment chooses parts of the part before.
+        for word in (o for o in overrides if not o.startswith("-")):
             if given.partition("@")[2].startswith(f"{override_keys([word])[0].replace('/', '.')}."):
                 return UserError(f"{word}: the experiment chooses parts inside this part; take another experiment")
         if "/" in given or "No match in the defaults list" in text:
