@@ -237,15 +237,13 @@ def _explained(error: Exception, config_name: str, overrides: list[str]) -> User
                 f"{group}={path.stem}{place}"
             )
         return UserError(f"{group}={given}: no such file; {did_you_mean(given, error.options or _options(group))}")
-    if found := re.search(r"Could not override '([^']+)'\.\s+No match in the defaults list", text):
-        inside = found[1].partition("@")[2]
-        for word in overrides:  # replaced by hand, but the experiment chooses parts of the part before
-            if inside.startswith(f"{word.lstrip('+~').partition('=')[0].replace('/', '.')}."):
-                return UserError(f"{word}: the experiment chooses parts inside this part; take another experiment")
-        return UserError(f"{found[1]}: no such config group; {did_you_mean(found[1], _group_names(config_name))}")
     if found := re.search(r"Could not (?:override|delete from config\.?) '([^']+)'", text):
         given = found[1].rstrip(".")
-        if "/" in given:
+        # Replaced by hand, but the experiment chooses parts of the part before.
+        for word in (o for o in overrides if not o.startswith("-")):
+            if given.partition("@")[2].startswith(f"{override_keys([word])[0].replace('/', '.')}."):
+                return UserError(f"{word}: the experiment chooses parts inside this part; take another experiment")
+        if "/" in given or "No match in the defaults list" in text:
             return UserError(f"{given}: no such config group; {did_you_mean(given, _group_names(config_name))}")
         value = next((o.partition("=")[2] for o in overrides if o.lstrip("+~").startswith(f"{given}=")), None)
         shown = given if value is None else f"{given}={value}"
