@@ -15,7 +15,7 @@ from ...layers.resnet import to_tokens
 from ..encoders.cnn_qformer import CNNQFormerEncoder
 from ..tokenizer import Tokenizer
 from .base import ImportReport, Node, ReleasedFamily, Settings, State, Tensors, count_of, of_class, renamed
-from .grid_cnn import LlamaGen, network_sizes, our_name, quantize_in_training, weighted
+from .grid_cnn import LlamaGen, grid_outputs, network_sizes, our_name, quantize_in_training, weighted
 
 SIDES = {"s2to1encoder": "encoder", "s1to2decoder": "decoder"}
 OUR_NAMES = {
@@ -106,27 +106,17 @@ class GigaTok(ReleasedFamily):
 
     @torch.no_grad()
     def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
-        encoder, quantizer = of_class(tokenizer.encoder, CNNQFormerEncoder), tokenizer.quantizer
+        encoder = of_class(tokenizer.encoder, CNNQFormerEncoder)
         decoder = of_class(tokenizer.decoder, CNNQFormerDecoder)
-        spatial = encoder.features(io["image"])
-        z_BND = encoder(io["image"])["main"].x_BND
-        own = quantizer({"main": Stream(io["z"][:, :, 0].transpose(1, 2))})
-        codes = {"main": Stream(to_tokens(io["quantized"]))}
+        spatial, codes = encoder.features(io["image"]), {"main": Stream(to_tokens(io["quantized"]))}
         rec_spatial = decoder.map_of(codes)
-        indices = {"main": io["indices"][..., None]}
-        again = quantizer.indices_to_codes(indices, tokenizer.stream_shapes())["main"].x_BND
-        losses = quantize_in_training(tokenizer, io["z"]).losses
         out = {
+            **grid_outputs(tokenizer, io),
+            **weighted(quantize_in_training(tokenizer, io["z"]).losses, constructor),
             "spatial": spatial,
-            "z": z_BND.transpose(1, 2)[:, :, None],
-            "indices": own.indices["main"][..., 0],
-            "indices (end to end)": tokenizer.quantize(io["image"]).indices["main"][..., 0],
-            "quantized": own.codes["main"].x_BND.transpose(1, 2)[:, :, None],
-            "quantized (from indices)": again.transpose(1, 2)[:, :, None],
             "rec_spatial": rec_spatial,
             # From the stored map: norms of one channel a group amplify its rounding ten thousandfold.
             "decoded": decoder.paint(io["rec_spatial"]),
-            **weighted(losses, constructor),
             "fea_rec_loss": F.mse_loss(rec_spatial, spatial),
         }
         if "inner_feat" in io:

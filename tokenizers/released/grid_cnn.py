@@ -162,27 +162,24 @@ def _layer(name: str) -> str:
 
 @torch.no_grad()
 def grid_outputs(tokenizer: Tokenizer, io: Tensors, **to_decoder: Tensor) -> dict[str, Tensor]:
-    """The steps of one grid tokenizer, each from the stored output of the step before."""
-    stored_z = io["z"]
-    grid = (stored_z.shape[2], stored_z.shape[3])
-    out = {"encoder_out": of_class(tokenizer.encoder, CNNEncoder).features(io["image"])} if "encoder_out" in io else {}
-    quantized = tokenizer.quantizer({"main": Stream(to_tokens(stored_z), grid)})
-    codes_BDhw = to_grid(quantized.codes["main"].x_BND, grid)
-    stored_codes = {"main": Stream(to_tokens(io["quantized"]), grid)}
-    return {
-        **out,
-        "z": to_grid(tokenizer.encoder(io["image"])["main"].x_BND, grid),
-        "indices": quantized.indices["main"].view(io["indices"].shape),
-        "indices (end to end)": tokenizer.quantize(io["image"]).indices["main"].view(io["indices"].shape),
-        "quantized": codes_BDhw,
-        "quantized (from indices)": tokenizer.quantizer.indices_to_codes(
-            {"main": io["indices"].reshape(quantized.indices["main"].shape)},
-            tokenizer.stream_shapes(height_width(io["image"].shape[-2:])),
-        )["main"]
-        .x_BND.transpose(1, 2)
-        .unflatten(2, grid),
-        "decoded": tokenizer.decoder(stored_codes, **to_decoder),
+    """The steps of a tokenizer of one stream, each from the stored output of the step before."""
+    grid = (io["quantized"].shape[2], io["quantized"].shape[3])
+    quantized = tokenizer.quantizer({"main": Stream(to_tokens(io["z"]), grid)})
+    out = {
+        "z": to_grid(tokenizer.encoder(io["image"])["main"].x_BND, grid).view(io["z"].shape),
+        "quantized": to_grid(quantized.codes["main"].x_BND, grid),
+        "decoded": tokenizer.decoder({"main": Stream(to_tokens(io["quantized"]), grid)}, **to_decoder),
     }
+    if "encoder_out" in io:
+        out["encoder_out"] = of_class(tokenizer.encoder, CNNEncoder).features(io["image"])
+    if "indices" in io:
+        own, shape = quantized.indices["main"], io["indices"].shape
+        shapes = tokenizer.stream_shapes(height_width(io["image"].shape[-2:]))
+        again = tokenizer.quantizer.indices_to_codes({"main": io["indices"].reshape(own.shape)}, shapes)
+        out["indices"] = own.view(shape)
+        out["indices (end to end)"] = tokenizer.quantize(io["image"]).indices["main"].view(shape)
+        out["quantized (from indices)"] = to_grid(again["main"].x_BND, grid)
+    return out
 
 
 @torch.no_grad()
