@@ -2,9 +2,8 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -14,8 +13,9 @@ from ...decoders.cnn_qformer import CNNQFormerDecoder
 from ...layers.resnet import to_tokens
 from ..encoders.cnn_qformer import CNNQFormerEncoder
 from ..tokenizer import Tokenizer
-from .base import ImportReport, Node, ReleasedFamily, Settings, State, Tensors, count_of, of_class, renamed
+from .base import Names, Node, ReleasedFamily, Settings, State, Tensors, of_class
 from .grid_cnn import LlamaGen, grid_outputs, network_sizes, our_name, quantize_in_training, weighted
+from .names import count_of, renamed
 
 SIDES = {"s2to1encoder": "encoder", "s1to2decoder": "decoder"}
 OUR_NAMES = {
@@ -43,24 +43,12 @@ PACKED = re.compile(r"(.+_attn\.)in_proj_(weight|bias)$")
 
 
 class GigaTok(ReleasedFamily):
-    systems: ClassVar[tuple[str, ...]] = ("gigatok",)
-    ignored_prefixes: ClassVar[tuple[str, ...]] = ("quantize.codebook_used",)  # a usage monitor of 65536 slots
+    systems = ("gigatok",)
+    ignored_prefixes = ("quantize.codebook_used",)  # a usage monitor of 65536 slots
 
-    def import_state(
-        self, state: State, *, image_size: int | tuple[int, int] = 256, constructor: Settings | None = None
-    ) -> tuple[Tokenizer, ImportReport]:
-        """Models without query and key norms store nn.MultiheadAttention's packed projections: taken apart first."""
-        parts: State = {}
-        source: dict[str, str] = {}
-        for name, tensor in state.items():
-            m = PACKED.match(name)
-            pieces = zip("qkv", tensor.chunk(3), strict=True) if m else [("", tensor)]
-            for letter, piece in pieces:
-                piece_name = f"{m[1]}{letter}_proj.{m[2]}" if m else name
-                parts[piece_name], source[piece_name] = piece, name
-        tokenizer, report = super().import_state(parts, image_size=image_size, constructor=constructor)
-        report.used = sorted({source[name] for name in report.used})
-        return tokenizer, report
+    def packed(self, state: State) -> dict[str, list[str]]:
+        """Models without query and key norms store nn.MultiheadAttention's packed projections."""
+        return {m[0]: [f"{m[1]}{part}_proj.{m[2]}" for part in "qkv"] for m in map(PACKED.match, state) if m}
 
     def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         if not constructor.get("multi_level_query_init", True):
@@ -93,7 +81,7 @@ class GigaTok(ReleasedFamily):
             },
         }
 
-    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
+    def rename(self, state: State, constructor: Settings) -> Names:
         taming = LlamaGen().taming_names(state)
         all_names = set(taming.values())
         return {name: qformer_name(name) or our_name(theirs, all_names) for name, theirs in taming.items()}
@@ -104,8 +92,7 @@ class GigaTok(ReleasedFamily):
         # 1x1 convolutions there, linear layers here.
         return tensor.flatten(1) if our_name.endswith((".project.weight", ".to_z.weight")) else tensor
 
-    @torch.no_grad()
-    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
+    def steps(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         encoder = of_class(tokenizer.encoder, CNNQFormerEncoder)
         decoder = of_class(tokenizer.decoder, CNNQFormerDecoder)
         spatial, codes = encoder.features(io["image"]), {"main": Stream(to_tokens(io["quantized"]))}

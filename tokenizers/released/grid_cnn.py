@@ -6,8 +6,8 @@ LlamaGen numbers the decoder's levels in run order, VQGAN by resolution: the one
 
 import math
 import re
-from collections.abc import Collection, Mapping
-from typing import Any, ClassVar
+from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ from ...common.types import Grid, Quantized, Stream, height_width
 from ...layers.resnet import to_grid, to_tokens
 from ..encoders.cnn import CNNEncoder
 from ..tokenizer import Tokenizer
-from .base import Node, ReleasedFamily, Settings, State, Tensors, count_of, of_class, quantized_in_training, renamed
+from .base import Names, Node, ReleasedFamily, Settings, State, Tensors, of_class, quantized_in_training
+from .names import count_of, renamed
 
 OUR_LAYER_NAMES = {"nin_shortcut": "skip", "proj_out": "project"}
 OUR_TOP_NAMES = {
@@ -31,9 +32,9 @@ MIDDLE = ("block_1", "attn_1", "block_2")  # or numbers
 class Taming(ReleasedFamily):
     """The VQ variants of VQGAN."""
 
-    systems: ClassVar[tuple[str, ...]] = ("vqgan",)
-    ignored_prefixes: ClassVar[tuple[str, ...]] = ("loss.",)
-    quantizer_target: ClassVar[str] = "imtok.tokenizers.quantizers.vq.VQ"
+    systems = ("vqgan",)
+    ignored_prefixes = ("loss.",)
+    quantizer_target = "imtok.tokenizers.quantizers.vq.VQ"
 
     def taming_names(self, state: State) -> dict[str, str]:
         """{name in the file: VQGAN's name}."""
@@ -61,12 +62,12 @@ class Taming(ReleasedFamily):
     def quantizer_settings(self, constructor: Settings) -> dict[str, Any]:
         return {"unit_length": False}
 
-    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
+    def rename(self, state: State, constructor: Settings) -> Names:
         to_taming = self.taming_names(state)
         taming_names = set(to_taming.values())
         return {name: our_name(theirs, taming_names) for name, theirs in to_taming.items()}
 
-    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
+    def steps(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         out = grid_outputs(tokenizer, io)
         losses = quantize_in_training(tokenizer, io["z"]).losses
         beta = constructor.get("beta", 0.25)
@@ -80,8 +81,8 @@ class Taming(ReleasedFamily):
 class LlamaGen(Taming):
     """vq_ds16 and vq_ds8: unit-length codes of width 8."""
 
-    systems: ClassVar[tuple[str, ...]] = ("llamagen_vq16", "llamagen_vq8")
-    ignored_prefixes: ClassVar[tuple[str, ...]] = ("quantize.codebook_used",)  # a usage monitor of 65536 slots
+    systems = ("llamagen_vq16", "llamagen_vq8")
+    ignored_prefixes = ("quantize.codebook_used",)  # a usage monitor of 65536 slots
 
     def taming_names(self, state: State) -> dict[str, str]:
         last = count_of(state, "decoder.conv_blocks") - 1
@@ -98,7 +99,7 @@ class LlamaGen(Taming):
             settings["entropy_temperature"] = 0.01
         return settings
 
-    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
+    def steps(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         losses = quantize_in_training(tokenizer, io["z"]).losses
         return grid_outputs(tokenizer, io) | weighted(losses, constructor)
 
@@ -160,7 +161,6 @@ def _layer(name: str) -> str:
     return f"{OUR_LAYER_NAMES.get(head, head)}.{tail}"
 
 
-@torch.no_grad()
 def grid_outputs(tokenizer: Tokenizer, io: Tensors, **to_decoder: Tensor) -> dict[str, Tensor]:
     """The steps of a tokenizer of one stream, each from the stored output of the step before."""
     grid = (io["quantized"].shape[2], io["quantized"].shape[3])
@@ -182,7 +182,6 @@ def grid_outputs(tokenizer: Tokenizer, io: Tensors, **to_decoder: Tensor) -> dic
     return out
 
 
-@torch.no_grad()
 def quantize_in_training(tokenizer: Tokenizer, z_BDhw: Tensor) -> Quantized:
     latents = {"main": Stream(to_tokens(z_BDhw), height_width(z_BDhw.shape[-2:]))}
     return quantized_in_training(tokenizer.quantizer, latents)

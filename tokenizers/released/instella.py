@@ -1,17 +1,15 @@
 """Instella-T2I's binary tokenizer (AMD-AGI/Instella-T2I, bae/): 128 tokens of 64 bits."""
 
 import re
-from collections.abc import Mapping
-from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from ...common.types import Grid, Stream
 from ..quantizers.bernoulli import Bernoulli
 from ..quantizers.shared.sign import MAX_INDEX_BITS
 from ..tokenizer import Tokenizer
-from .base import Node, ReleasedFamily, Settings, State, Tensors, count_of, of_class, renamed
+from .base import Names, Node, ReleasedFamily, Settings, State, Tensors, of_class
+from .names import count_of, renamed
 
 OUR_NAMES = {
     "encoder.patch_embedder": "encoder.patches",
@@ -37,8 +35,8 @@ BLOCK = re.compile(r"(encoder|decoder)\.transformer_blocks\.(\d+)\.(.+)\.weight$
 
 
 class Instella(ReleasedFamily):
-    systems: ClassVar[tuple[str, ...]] = ("instella_bae",)
-    ignored_prefixes: ClassVar[tuple[str, ...]] = ("decoder.repa_proj.",)  # only training asks it
+    systems = ("instella_bae",)
+    ignored_prefixes = ("decoder.repa_proj.",)  # only training asks it
 
     def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         bits, width = state["quantizer.proj.0.weight"].shape
@@ -82,7 +80,7 @@ class Instella(ReleasedFamily):
             },
         }
 
-    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
+    def rename(self, state: State, constructor: Settings) -> Names:
         return {name: our_name(name) for name in state}
 
     def convert(self, our_name: str, tensor: Tensor) -> Tensor:
@@ -92,8 +90,7 @@ class Instella(ReleasedFamily):
             return tensor[0]
         return tensor.flatten() if our_name == "decoder.mask_vector" else tensor
 
-    @torch.no_grad()
-    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
+    def steps(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         quantizer = of_class(tokenizer.quantizer, Bernoulli)
         encoded = tokenizer.encoder(io["image"])
         own = quantizer(encoded)

@@ -1,20 +1,17 @@
 """MaskGIT's VQGAN in the PyTorch form that bytedance/1d-tokenizer published (maskgit-vqgan-imagenet-f16-256.bin)."""
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import torch
 
 from ...common.types import Grid
 from ...layers.resnet import to_tokens
 from ..quantizers.vq import VQ
 from ..tokenizer import Tokenizer
-from .base import Node, ReleasedFamily, Settings, State, Tensors, of_class
+from .base import Names, Node, ReleasedFamily, Settings, State, Tensors, of_class
 from .grid_cnn import grid_outputs, level_sizes, our_name, quantize_in_training
 
 
 class MaskgitVQGAN(ReleasedFamily):
-    systems: ClassVar[tuple[str, ...]] = ("maskgit_vqgan",)
+    systems = ("maskgit_vqgan",)
 
     def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         codebook_size, dim = state["quantize.embedding.weight"].shape
@@ -31,10 +28,10 @@ class MaskgitVQGAN(ReleasedFamily):
             },
         }
 
-    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
+    def rename(self, state: State, constructor: Settings) -> Names:
         return {name: our_name(name, state) for name in state}
 
-    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
+    def steps(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         # The published network works in [0, 1], its fixtures too.
         out = grid_outputs(tokenizer, {**io, "image": 2 * io["image"] - 1})
         out["decoded"] = (out["decoded"] + 1) / 2

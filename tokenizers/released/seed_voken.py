@@ -1,8 +1,8 @@
 """Open-MAGVIT2 and IBQ (TencentARC/SEED-Voken): two networks, one training code, one way of storing EMA copies."""
 
 import re
-from collections.abc import Collection, Mapping
-from typing import Any, ClassVar
+from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,16 +12,17 @@ from ...layers.resnet import to_grid, to_tokens
 from ..quantizers import ibq
 from ..quantizers.shared.softmax_codes import dot_entropies
 from ..tokenizer import Tokenizer
-from .base import Node, ReleasedFamily, Settings, State, Tensors, count_of, of_class, quantized_in_training
+from .base import Names, Node, ReleasedFamily, Settings, State, Tensors, of_class, quantized_in_training
 from .grid_cnn import Taming, grid_outputs, level_sizes, quantize_in_training
 from .grid_cnn import our_name as name_in_vqgan
+from .names import count_of
 
 EMA = "model_ema."
 OUR_NORM_NAMES = {"gamma": "scale", "beta": "shift"}
 
 
 class SeedVoken(ReleasedFamily):
-    ignored_prefixes: ClassVar[tuple[str, ...]] = ("loss.", EMA + "loss", EMA + "decay", EMA + "num_updates")
+    ignored_prefixes = ("loss.", EMA + "loss", EMA + "decay", EMA + "num_updates")
 
     def ema_copies(self, state: State) -> dict[str, str]:
         """The copies' names lost their dots."""
@@ -32,7 +33,7 @@ class SeedVoken(ReleasedFamily):
 class OpenMagvit2(SeedVoken):
     """Improved convolutions, binary codes, no quantizer parameters."""
 
-    systems: ClassVar[tuple[str, ...]] = ("open_magvit2",)
+    systems = ("open_magvit2",)
 
     def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         dim = state["encoder.conv_out.weight"].shape[0]
@@ -60,10 +61,10 @@ class OpenMagvit2(SeedVoken):
             "batch_weight": constructor.get("batch_maximization_weight", 1.0),
         }
 
-    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
+    def rename(self, state: State, constructor: Settings) -> Names:
         return {name: our_name(name, state) for name in state}
 
-    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
+    def steps(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         quantized = quantize_in_training(tokenizer, io["z"])
         noise = {"noise_BND": to_tokens(io["decoder_noise"])} if "decoder_noise" in io else {}  # WeTok's second stage
         return {
@@ -78,14 +79,14 @@ class OpenMagvit2(SeedVoken):
 class IBQ(SeedVoken, Taming):
     """VQGAN's network with index backpropagation."""
 
-    systems: ClassVar[tuple[str, ...]] = ("ibq",)
-    quantizer_target: ClassVar[str] = "imtok.tokenizers.quantizers.ibq.IBQ"
+    systems = ("ibq",)
+    quantizer_target = "imtok.tokenizers.quantizers.ibq.IBQ"
 
     def quantizer_settings(self, constructor: Settings) -> dict[str, Any]:
         temperature = constructor.get("entropy_temperature", 0.01)
         return {"entropy_temperature": temperature if constructor.get("use_entropy_loss", True) else None}
 
-    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
+    def steps(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         out = grid_outputs(tokenizer, io)
         losses = quantize_in_training(tokenizer, io["z"]).losses
         out["quantizer_loss"] = losses["commit"] + constructor.get("beta", 0.25) * losses["codebook"]
@@ -102,6 +103,7 @@ class IBQ(SeedVoken, Taming):
         return out
 
 
+@torch.enable_grad()
 def _gradients(tokenizer: Tokenizer, z_BDhw: Tensor, probe_BDhw: Tensor) -> tuple[Tensor, Tensor]:
     """Of sum(probe * codes), through the quantizer alone."""
     grid = (z_BDhw.shape[2], z_BDhw.shape[3])

@@ -6,18 +6,18 @@ The published networks see and paint [0, 1]; reading them changes their first an
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...common.types import Grid, Quantized, Stream
 from ...decoders.proxy_codes import ProxyCodeDecoder
 from ...layers.resnet import to_tokens
 from ..tokenizer import Tokenizer
-from .base import Node, ReleasedFamily, Settings, State, Tensors, count_of, of_class
+from .base import Names, Node, ReleasedFamily, Settings, State, Tensors, of_class
 from .grid_cnn import grid_outputs, level_sizes, quantize_in_training
 from .grid_cnn import our_name as name_in_vqgan
+from .names import count_of
 
 QUANTIZERS = "imtok.tokenizers.quantizers"
 EITHER_SIDE = {
@@ -57,8 +57,8 @@ FULL_NAMES = {
 
 
 class TiTok(ReleasedFamily):
-    systems: ClassVar[tuple[str, ...]] = ("titok", "titok_single_stage", "ta_titok")
-    ignored_prefixes: ClassVar[tuple[str, ...]] = ("text_encoder.", "clip_encoder.")
+    systems = ("titok", "titok_single_stage", "ta_titok")
+    ignored_prefixes = ("text_encoder.", "clip_encoder.")
 
     def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         patch_size = state["encoder.patch_embed.weight"].shape[-1]
@@ -105,7 +105,7 @@ class TiTok(ReleasedFamily):
     def prepared(self, state: State) -> State:
         return in_our_range(state)
 
-    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
+    def rename(self, state: State, constructor: Settings) -> Names:
         return {name: our_name(name, state) for name in state}
 
     def convert(self, our_name: str, tensor: Tensor) -> Tensor:
@@ -117,8 +117,7 @@ class TiTok(ReleasedFamily):
             return tensor.flatten(1)  # 1x1 convolutions there, linear layers here
         return tensor
 
-    @torch.no_grad()
-    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
+    def steps(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         given = {"conditions": io["text_guidance"]} if tokenizer.conditioner is not None else {}
         # The published network works in [0, 1], its fixtures too.
         out = grid_outputs(tokenizer, {**io, "image": 2 * io["image"] - 1}, **given)
@@ -144,7 +143,7 @@ class TiTok(ReleasedFamily):
 class OneDPiece(TiTok):
     """TiTok's two-stage network, of any length."""
 
-    systems: ClassVar[tuple[str, ...]] = ("one_d_piece",)
+    systems = ("one_d_piece",)
 
     def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         node = super().tokenizer_node(state, image_size=image_size, constructor=constructor)

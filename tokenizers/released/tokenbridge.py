@@ -1,6 +1,6 @@
 """The KL autoencoder of MAR and TokenBridge (kl16.ckpt): VQGAN's network around a Gaussian, not a codebook."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -16,13 +16,12 @@ LATENT_SCALE = 0.2325  # TokenBridge and MAR multiply latents by it
 class KL16(Taming):
     """The continuous tokenizer, as `imtok quantize` takes it: eval gives the mean."""
 
-    systems: ClassVar[tuple[str, ...]] = ("tokenbridge_vae",)
+    systems = ("tokenbridge_vae",)
 
     def quantizer_node(self, taming: State, constructor: Settings) -> dict[str, Any]:
         return {"_target_": "imtok.tokenizers.quantizers.kl.KL", "project": False}
 
-    @torch.no_grad()
-    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
+    def steps(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         latents = tokenizer.encoder(io["image"])
         grid = latents["main"].grid
         out = {
@@ -37,7 +36,7 @@ class KL16(Taming):
 class TokenBridge(KL16):
     """The same with the published post-training quantizer: 64 values per channel."""
 
-    systems: ClassVar[tuple[str, ...]] = ("tokenbridge",)
+    systems = ("tokenbridge",)
 
     def quantizer_node(self, taming: State, constructor: Settings) -> dict[str, Any]:
         return {

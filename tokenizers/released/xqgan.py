@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +19,8 @@ from ..quantizers.base import Quantizer
 from ..quantizers.multi_scale_vq import MultiScaleQuantizer
 from ..quantizers.product_vq import ProductQuantizer
 from ..tokenizer import Tokenizer
-from .base import Node, ReleasedFamily, Settings, State, Tensors, count_of, quantized_in_training, renamed
+from .base import Names, Node, ReleasedFamily, Settings, State, Tensors, quantized_in_training
+from .names import count_of, renamed
 
 QUANTIZERS = "imtok.tokenizers.quantizers"
 OUR_NAMES = {
@@ -40,8 +41,8 @@ PUBLISHED_SCALES = {(10, 11): [1, 1, 2, 3, 3, 4, 5, 6, 8, 11], (10, 16): [1, 2, 
 
 
 class XQGAN(ReleasedFamily):
-    systems: ClassVar[tuple[str, ...]] = ("imagefolder", "xqgan_vq", "xqgan_bsq")
-    ignored_prefixes: ClassVar[tuple[str, ...]] = ("semantic_model.", "detail_model.", "sem_linear.")
+    systems = ("imagefolder", "xqgan_vq", "xqgan_bsq")
+    ignored_prefixes = ("semantic_model.", "detail_model.", "sem_linear.")
 
     def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         sizes = Sizes.of(state, constructor)
@@ -65,7 +66,7 @@ class XQGAN(ReleasedFamily):
             },
         }
 
-    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
+    def rename(self, state: State, constructor: Settings) -> Names:
         branches = Sizes.branches_of(state)
         return {name: our_name(name, branches) for name in state}
 
@@ -99,8 +100,7 @@ class XQGAN(ReleasedFamily):
                 found.add(name)
         return found
 
-    @torch.no_grad()
-    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
+    def steps(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         quantizer = tokenizer.quantizer
         parts: Sequence[Quantizer] = quantizer.parts if isinstance(quantizer, ProductQuantizer) else [quantizer]
         shapes = tokenizer.stream_shapes()
