@@ -1,7 +1,7 @@
 """DualToken (songweii/DualToken): SigLIP read at two depths, two residual quantizers, RQ-VAE's decoder for pixels."""
 
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ POOL_NAMES = {"head.layernorm.": "heads.semantic.pool.norm.", "head.": "heads.se
 class DualToken(ReleasedFamily):
     """Names of transformers 4 (`siglip_model.vision_model`)."""
 
-    systems = ("dualtoken",)
+    systems: ClassVar[tuple[str, ...]] = ("dualtoken",)
 
     def beside(self, state: State) -> set[str]:
         """SigLIP's text side."""

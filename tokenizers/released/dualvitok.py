@@ -1,6 +1,6 @@
 """DualViTok (illume-unified-mllm/ILLUME_plus): Qwen2-VL's tower for meaning, MoVQ for pixels, a SimVQ for each."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -35,7 +35,7 @@ NORM_NAMES = {"norm_layer.": "norm.", "conv_y.": "scale.", "conv_b.": "shift."}
 class DualViTok(ReleasedFamily):
     """The vision tokenizer of ILLUME+, with the frozen tower that its checkpoints carry."""
 
-    systems = ("dualvitok",)
+    systems: ClassVar[tuple[str, ...]] = ("dualvitok",)
 
     def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         said, block_heads = constructor.get("vision", {}), constructor.get("block_heads", 16)

@@ -4,6 +4,7 @@ The weights name their modules by the wiring of the config stored beside them (`
 """
 
 import re
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -51,7 +52,7 @@ SAMPLE = re.compile(r"sample_(\d+)steps(?:_(keep_k)|_(cfg|apg)(\d+)p(\d+))?$")
 
 
 class FlexTok(ReleasedFamily):
-    systems = ("flextok",)
+    systems: ClassVar[tuple[str, ...]] = ("flextok",)
 
     def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         patch_size, head_dim = constructor.get("patch", 2), constructor.get("head_dim", 64)

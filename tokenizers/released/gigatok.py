@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,8 +43,8 @@ PACKED = re.compile(r"(.+_attn\.)in_proj_(weight|bias)$")
 
 
 class GigaTok(ReleasedFamily):
-    systems = ("gigatok",)
-    ignored_prefixes = ("quantize.codebook_used",)  # a usage monitor of 65536 slots
+    systems: ClassVar[tuple[str, ...]] = ("gigatok",)
+    ignored_prefixes: ClassVar[tuple[str, ...]] = ("quantize.codebook_used",)  # a usage monitor of 65536 slots
 
     def packed(self, state: State) -> dict[str, list[str]]:
         """Models without query and key norms store nn.MultiheadAttention's packed projections."""

@@ -7,7 +7,7 @@ LlamaGen numbers the decoder's levels in run order, VQGAN by resolution: the one
 import math
 import re
 from collections.abc import Collection
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,9 +32,9 @@ MIDDLE = ("block_1", "attn_1", "block_2")  # or numbers
 class Taming(ReleasedFamily):
     """The VQ variants of VQGAN."""
 
-    systems = ("vqgan",)
-    ignored_prefixes = ("loss.",)
-    quantizer_target = "imtok.tokenizers.quantizers.vq.VQ"
+    systems: ClassVar[tuple[str, ...]] = ("vqgan",)
+    ignored_prefixes: ClassVar[tuple[str, ...]] = ("loss.",)
+    quantizer_target: ClassVar[str] = "imtok.tokenizers.quantizers.vq.VQ"
 
     def taming_names(self, state: State) -> dict[str, str]:
         """{name in the file: VQGAN's name}."""
@@ -81,8 +81,8 @@ class Taming(ReleasedFamily):
 class LlamaGen(Taming):
     """vq_ds16 and vq_ds8: unit-length codes of width 8."""
 
-    systems = ("llamagen_vq16", "llamagen_vq8")
-    ignored_prefixes = ("quantize.codebook_used",)  # a usage monitor of 65536 slots
+    systems: ClassVar[tuple[str, ...]] = ("llamagen_vq16", "llamagen_vq8")
+    ignored_prefixes: ClassVar[tuple[str, ...]] = ("quantize.codebook_used",)  # a usage monitor of 65536 slots
 
     def taming_names(self, state: State) -> dict[str, str]:
         last = count_of(state, "decoder.conv_blocks") - 1

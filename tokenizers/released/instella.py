@@ -1,6 +1,7 @@
 """Instella-T2I's binary tokenizer (AMD-AGI/Instella-T2I, bae/): 128 tokens of 64 bits."""
 
 import re
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -35,8 +36,8 @@ BLOCK = re.compile(r"(encoder|decoder)\.transformer_blocks\.(\d+)\.(.+)\.weight$
 
 
 class Instella(ReleasedFamily):
-    systems = ("instella_bae",)
-    ignored_prefixes = ("decoder.repa_proj.",)  # only training asks it
+    systems: ClassVar[tuple[str, ...]] = ("instella_bae",)
+    ignored_prefixes: ClassVar[tuple[str, ...]] = ("decoder.repa_proj.",)  # only training asks it
 
     def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         bits, width = state["quantizer.proj.0.weight"].shape

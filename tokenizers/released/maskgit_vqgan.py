@@ -1,5 +1,7 @@
 """MaskGIT's VQGAN in the PyTorch form that bytedance/1d-tokenizer published (maskgit-vqgan-imagenet-f16-256.bin)."""
 
+from typing import ClassVar
+
 import torch
 
 from ...common.types import Grid
@@ -11,7 +13,7 @@ from .grid_cnn import grid_outputs, level_sizes, our_name, quantize_in_training
 
 
 class MaskgitVQGAN(ReleasedFamily):
-    systems = ("maskgit_vqgan",)
+    systems: ClassVar[tuple[str, ...]] = ("maskgit_vqgan",)
 
     def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         codebook_size, dim = state["quantize.embedding.weight"].shape

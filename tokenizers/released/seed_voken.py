@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ OUR_NORM_NAMES = {"gamma": "scale", "beta": "shift"}
 
 
 class SeedVoken(ReleasedFamily):
-    ignored_prefixes = ("loss.", EMA + "loss", EMA + "decay", EMA + "num_updates")
+    ignored_prefixes: ClassVar[tuple[str, ...]] = ("loss.", EMA + "loss", EMA + "decay", EMA + "num_updates")
 
     def ema_copies(self, state: State) -> dict[str, str]:
         """The copies' names lost their dots."""
@@ -33,7 +33,7 @@ class SeedVoken(ReleasedFamily):
 class OpenMagvit2(SeedVoken):
     """Improved convolutions, binary codes, no quantizer parameters."""
 
-    systems = ("open_magvit2",)
+    systems: ClassVar[tuple[str, ...]] = ("open_magvit2",)
 
     def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         dim = state["encoder.conv_out.weight"].shape[0]
@@ -79,8 +79,8 @@ class OpenMagvit2(SeedVoken):
 class IBQ(SeedVoken, Taming):
     """VQGAN's network with index backpropagation."""
 
-    systems = ("ibq",)
-    quantizer_target = "imtok.tokenizers.quantizers.ibq.IBQ"
+    systems: ClassVar[tuple[str, ...]] = ("ibq",)
+    quantizer_target: ClassVar[str] = "imtok.tokenizers.quantizers.ibq.IBQ"
 
     def quantizer_settings(self, constructor: Settings) -> dict[str, Any]:
         temperature = constructor.get("entropy_temperature", 0.01)

@@ -6,7 +6,7 @@ The published networks see and paint [0, 1]; reading them changes their first an
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -57,8 +57,8 @@ FULL_NAMES = {
 
 
 class TiTok(ReleasedFamily):
-    systems = ("titok", "titok_single_stage", "ta_titok")
-    ignored_prefixes = ("text_encoder.", "clip_encoder.")
+    systems: ClassVar[tuple[str, ...]] = ("titok", "titok_single_stage", "ta_titok")
+    ignored_prefixes: ClassVar[tuple[str, ...]] = ("text_encoder.", "clip_encoder.")
 
     def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         patch_size = state["encoder.patch_embed.weight"].shape[-1]
@@ -118,7 +118,7 @@ class TiTok(ReleasedFamily):
         return tensor
 
     def steps(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
-        given = {"conditions": io["text_guidance"]} if tokenizer.conditioner is not None else {}
+        given: dict[str, Any] = {"conditions": io["text_guidance"]} if tokenizer.conditioner is not None else {}
         # The published network works in [0, 1], its fixtures too.
         out = grid_outputs(tokenizer, {**io, "image": 2 * io["image"] - 1}, **given)
         out["decoded"] = (out["decoded"] + 1) / 2
@@ -143,7 +143,7 @@ class TiTok(ReleasedFamily):
 class OneDPiece(TiTok):
     """TiTok's two-stage network, of any length."""
 
-    systems = ("one_d_piece",)
+    systems: ClassVar[tuple[str, ...]] = ("one_d_piece",)
 
     def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         node = super().tokenizer_node(state, image_size=image_size, constructor=constructor)

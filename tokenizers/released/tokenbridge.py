@@ -1,6 +1,6 @@
 """The KL autoencoder of MAR and TokenBridge (kl16.ckpt): VQGAN's network around a Gaussian, not a codebook."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -16,7 +16,7 @@ LATENT_SCALE = 0.2325  # TokenBridge and MAR multiply latents by it
 class KL16(Taming):
     """The continuous tokenizer, as `imtok quantize` takes it: eval gives the mean."""
 
-    systems = ("tokenbridge_vae",)
+    systems: ClassVar[tuple[str, ...]] = ("tokenbridge_vae",)
 
     def quantizer_node(self, taming: State, constructor: Settings) -> dict[str, Any]:
         return {"_target_": "imtok.tokenizers.quantizers.kl.KL", "project": False}
@@ -36,7 +36,7 @@ class KL16(Taming):
 class TokenBridge(KL16):
     """The same with the published post-training quantizer: 64 values per channel."""
 
-    systems = ("tokenbridge",)
+    systems: ClassVar[tuple[str, ...]] = ("tokenbridge",)
 
     def quantizer_node(self, taming: State, constructor: Settings) -> dict[str, Any]:
         return {

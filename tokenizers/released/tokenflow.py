@@ -6,7 +6,7 @@ The teacher decides the tower: OpenAI's CLIP, timm's ViTamin or transformers' Si
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -41,8 +41,8 @@ PUBLISHED_SCALES = {
 class TokenFlow(ReleasedFamily):
     """TokenFlow-B (clip), -L (vitamin) and -XL (siglip)."""
 
-    systems = ("tokenflow_clip", "tokenflow_vitamin", "tokenflow_siglip")
-    ignored_prefixes = ("quantize.codebook_used",)
+    systems: ClassVar[tuple[str, ...]] = ("tokenflow_clip", "tokenflow_vitamin", "tokenflow_siglip")
+    ignored_prefixes: ClassVar[tuple[str, ...]] = ("quantize.codebook_used",)
 
     def beside(self, state: State) -> set[str]:
         """SigLIP's tapped layer is the last but one; the model keeps what comes behind, frozen and never run."""

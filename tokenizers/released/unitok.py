@@ -1,7 +1,7 @@
 """UniTok (FoundationVision/UniTok) and MedITok (Masaaki-75/meditok): a ViTamin, eight small codebooks, its mirror."""
 
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,7 @@ TEXT = "text_encoder."
 class UniTok(ReleasedFamily):
     """From scratch or CLIP-initialised; MedITok's bare model has the same names."""
 
-    systems = ("unitok",)
+    systems: ClassVar[tuple[str, ...]] = ("unitok",)
 
     def beside(self, state: State) -> set[str]:
         return {name for name in state if name.startswith(TEXT) or name == "logit_scale"}
@@ -157,7 +157,7 @@ class UniTok(ReleasedFamily):
 class MedITok(UniTok):
     """UniTok's model with causal projections."""
 
-    systems = ("meditok",)
+    systems: ClassVar[tuple[str, ...]] = ("meditok",)
 
     def causal(self, state: State, constructor: Settings) -> bool:
         return constructor.get("causal", True)

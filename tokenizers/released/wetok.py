@@ -1,13 +1,13 @@
 """WeTok (zhuangshaobin/WeTok): Open-MAGVIT2's network with grouped binary codes, with and without decoder noise."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from .base import Settings
 from .seed_voken import OpenMagvit2
 
 
 class WeTok(OpenMagvit2):
-    systems = ("wetok", "wetok_gan")
+    systems: ClassVar[tuple[str, ...]] = ("wetok", "wetok_gan")
 
     def quantizer_node(self, dim: int, constructor: Settings) -> dict[str, Any]:
         return super().quantizer_node(dim, constructor) | {

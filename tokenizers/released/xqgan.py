@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -41,8 +41,8 @@ PUBLISHED_SCALES = {(10, 11): [1, 1, 2, 3, 3, 4, 5, 6, 8, 11], (10, 16): [1, 2, 
 
 
 class XQGAN(ReleasedFamily):
-    systems = ("imagefolder", "xqgan_vq", "xqgan_bsq")
-    ignored_prefixes = ("semantic_model.", "detail_model.", "sem_linear.")
+    systems: ClassVar[tuple[str, ...]] = ("imagefolder", "xqgan_vq", "xqgan_bsq")
+    ignored_prefixes: ClassVar[tuple[str, ...]] = ("semantic_model.", "detail_model.", "sem_linear.")
 
     def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         sizes = Sizes.of(state, constructor)
