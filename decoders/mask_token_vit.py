@@ -6,8 +6,7 @@ from torch import Tensor, nn
 
 from ..common.types import Latents, height_width
 from ..layers.mask_token_vit import MaskTokenViT
-from ..layers.patches import from_patches
-from ..layers.timm_vit import patch_grid
+from ..layers.patches import from_patches, grid_of
 from ..layers.transformer import init_linear
 from .base import Decoder
 
@@ -44,7 +43,7 @@ class MaskTokenViTDecoder(Decoder):
         self.vit = MaskTokenViT(
             dim=dim,
             num_tokens=num_tokens,
-            grid=patch_grid(height_width(image_size), patch_size),
+            grid=grid_of(height_width(image_size), patch_size),
             width=width,
             depth=depth,
             num_heads=num_heads,

@@ -10,7 +10,7 @@ from ..common.types import Latents, Stream, height_width
 from ..common.weights import are_left_out
 from ..layers.joint_transformer import init_linear
 from ..layers.mask_token_vit import MaskTokenViT
-from ..layers.timm_vit import patch_grid
+from ..layers.patches import grid_of
 from ..tokenizers.proxy_vqgan import proxy_vqgan
 from .base import Decoder
 from .cnn_maskgit import CNNMaskgitDecoder
@@ -69,7 +69,7 @@ class ProxyCodeDecoder(Decoder):
         self.vit = MaskTokenViT(
             dim=dim,
             num_tokens=num_tokens,
-            grid=patch_grid(height_width(image_size), patch_size),
+            grid=grid_of(height_width(image_size), patch_size),
             width=width,
             depth=depth,
             num_heads=num_heads,

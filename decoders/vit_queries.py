@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from ..common.timm_weights import start_from
 from ..common.types import Latents, height_width
-from ..layers.patches import from_patches
-from ..layers.timm_vit import TimmViT, patch_grid
+from ..layers.patches import from_patches, grid_of
+from ..layers.timm_vit import TimmViT
 from .base import Decoder
 
 
@@ -46,7 +46,7 @@ class QueryViTDecoder(Decoder):
             width=width,
             depth=depth,
             num_heads=num_heads,
-            grid=patch_grid(size, patch_size),
+            grid=grid_of(size, patch_size),
             layer_scale=layer_scale,
             drop_path=drop_path,
         )

@@ -37,10 +37,7 @@ class SpatialAttention(nn.Module):
     def __init__(self, *, channels: int) -> None:
         super().__init__()
         self.norm: nn.Module = group_norm(channels)
-        self.q = nn.Conv2d(channels, channels, 1)
-        self.k = nn.Conv2d(channels, channels, 1)
-        self.v = nn.Conv2d(channels, channels, 1)
-        self.project = nn.Conv2d(channels, channels, 1)
+        self.q, self.k, self.v, self.project = (nn.Conv2d(channels, channels, 1) for _ in range(4))
 
     def forward(self, x_BCHW: Tensor, *read_by_norm: Tensor) -> Tensor:
         normed_BCHW = self.norm(x_BCHW, *read_by_norm)

@@ -65,12 +65,3 @@ class TimmViT(nn.Module):
 
     def forward(self, x_BND: Tensor) -> Tensor:
         return self.norm(self.blocks(x_BND))
-
-
-def patch_grid(image_size: tuple[int, int], patch_size: int) -> Grid:
-    height, width = image_size
-    if height % patch_size or width % patch_size or min(height, width) < patch_size:
-        raise ValueError(
-            f"patch_size={patch_size}: both sides of image_size={list(image_size)} must be multiples of it"
-        )
-    return height // patch_size, width // patch_size

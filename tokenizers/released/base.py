@@ -1,8 +1,7 @@
 """Base class of readers of released weights."""
 
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
@@ -18,6 +17,7 @@ from ..tokenizer import Tokenizer
 
 Tensors = Mapping[str, Tensor]
 Node = dict[str, Any]  # of YAML
+Names = Mapping[str, str | None]
 Settings = Mapping[str, Any]  # arguments of the reference's constructor
 Part = TypeVar("Part", bound=nn.Module)
 
@@ -46,12 +46,17 @@ class ReleasedFamily(ABC):
         """
 
     @abstractmethod
-    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
+    def rename(self, state: State, constructor: Settings) -> Names:
         """{name in the file: name in our tokenizer}; None, or left out: not understood."""
 
-    @abstractmethod
+    @torch.no_grad()
     def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         """Everything a parity fixture stores, computed from its stored inputs."""
+        return self.steps(tokenizer, io, constructor)
+
+    @abstractmethod
+    def steps(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
+        """The same, each step from the stored output of the step before; gradients are off."""
 
     def import_state(
         self, state: State, *, image_size: int | tuple[int, int] = 256, constructor: Settings | None = None
@@ -66,6 +71,9 @@ class ReleasedFamily(ABC):
         beside = self.beside(state)
         state = {k: v for k, v in state.items() if k not in beside}
         try:
+            packed = self.packed(state)
+            for name, pieces in packed.items():
+                state |= zip(pieces, state.pop(name).chunk(len(pieces)), strict=True)
             joined = self.joined(state)
             for name, pieces in joined.items():
                 state[name] = torch.cat([state.pop(piece) for piece in pieces])
@@ -86,7 +94,8 @@ class ReleasedFamily(ABC):
         untrained = self.not_in_release(own)
         check_state(own, {**untrained, **converted, **unknown}, source=f"the file, read as {self.systems[0]},")
         tokenizer.load_state_dict({**untrained, **converted})
-        used = [copies.get(part, part) for name in names for part in joined.get(name, [name])]
+        sources = joined | {piece: [name] for name, pieces in packed.items() for piece in pieces}
+        used = {copies.get(source, source) for name in names for source in sources.get(name, [name])}
         ignored += [name for name in copies if name in names]  # the live weights, beside their EMA copies
         return tokenizer.eval(), ImportReport(sorted([*used, *checked]), sorted(ignored), sorted(beside))
 
@@ -108,6 +117,10 @@ class ReleasedFamily(ABC):
         """
         return {}, {}
 
+    def packed(self, state: State) -> dict[str, list[str]]:
+        """{name: names of the layers that stand one above the other in it}, for layers that were published as one."""
+        return {}
+
     def joined(self, state: State) -> dict[str, list[str]]:
         """{new name: names of tensors that stand one above the other in it}, for layers that were published apart."""
         return {}
@@ -127,20 +140,6 @@ class ReleasedFamily(ABC):
     def not_in_release(self, own: State) -> State:
         """Our own buffers that no release has, with their values: as a rule the initial ones."""
         return {}
-
-
-def renamed(theirs: str, names: Mapping[str, str]) -> str | None:
-    """`theirs` with the first prefix that is in `names` replaced by ours; None where none is."""
-    prefix = next((p for p in names if theirs.startswith(p)), None)
-    return None if prefix is None else names[prefix] + theirs.removeprefix(prefix)
-
-
-def count_of(state: Iterable[str], stem: str) -> int:
-    """How many numbered parts `stem.N` there are."""
-    numbers = [int(m[1]) for m in map(re.compile(re.escape(stem) + r"\.(\d+)\.").match, state) if m]
-    if not numbers:
-        raise KeyError(f"{stem}.0")
-    return 1 + max(numbers)
 
 
 def of_class(part: nn.Module | None, kind: type[Part]) -> Part:

@@ -1,7 +1,6 @@
 """DualToken (songweii/DualToken): SigLIP read at two depths, two residual quantizers, RQ-VAE's decoder for pixels."""
 
 import re
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -11,9 +10,9 @@ from ...common.types import Grid, Stream
 from ...decoders.heads.tower_tail import TowerTailHead
 from ..quantizers.parallel import ParallelQuantizer
 from ..tokenizer import Tokenizer
-from .base import Node, ReleasedFamily, Settings, State, Tensors, count_of, of_class, quantized_in_training, renamed
+from .base import Names, Node, ReleasedFamily, Settings, State, Tensors, of_class, quantized_in_training
 from .grid_cnn import network_sizes, our_name
-from .tower_names import check_zero, projection_names, siglip_joined, siglip_name
+from .names import check_zero, count_of, projection_names, renamed, siglip_joined, siglip_name
 
 TOWER = "siglip_model.vision_model."
 STREAMS = {"sem": "semantic", "pix": "pixel"}
@@ -101,7 +100,7 @@ class DualToken(ReleasedFamily):
             },
         }
 
-    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
+    def rename(self, state: State, constructor: Settings) -> Names:
         painter = {name for name in state if name.startswith("decoder.")}
         semantic_layer = semantic_layer_of(state, constructor)
         names = {name: renamed(name, OUR_NAMES) for name in state}
@@ -130,8 +129,7 @@ class DualToken(ReleasedFamily):
     def not_in_release(self, own: State) -> State:
         return {name: value for name, value in own.items() if name.endswith((".usage", ".started"))}
 
-    @torch.no_grad()
-    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
+    def steps(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         grid = tokenizer.stream_shapes()["pixel"].grid
         assert grid is not None
         head, latents = of_class(tokenizer.heads["semantic"], TowerTailHead), tokenizer.encoder(io["image"])

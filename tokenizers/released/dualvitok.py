@@ -1,9 +1,7 @@
 """DualViTok (illume-unified-mllm/ILLUME_plus): Qwen2-VL's tower for meaning, MoVQ for pixels, a SimVQ for each."""
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from ...common.types import Grid, Stream, height_width
@@ -12,8 +10,9 @@ from ..encoders.rotary_tower import RotaryTowerEncoder
 from ..encoders.two_towers import TwoTowerEncoder
 from ..quantizers.parallel import ParallelQuantizer
 from ..tokenizer import Tokenizer
-from .base import Node, ReleasedFamily, Settings, State, Tensors, count_of, of_class, quantized_in_training, renamed
+from .base import Names, Node, ReleasedFamily, Settings, State, Tensors, of_class, quantized_in_training
 from .grid_cnn import network_sizes, our_name
+from .names import count_of, renamed
 
 TOWER = "semantic_encoder.model."
 OUR_NAMES = {
@@ -94,7 +93,7 @@ class DualViTok(ReleasedFamily):
             },
         }
 
-    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
+    def rename(self, state: State, constructor: Settings) -> Names:
         names = {name: renamed(name, OUR_NAMES) for name in state}
         for side in ("encoder", "decoder"):
             all_names = set(cnn(state, side))
@@ -107,8 +106,7 @@ class DualViTok(ReleasedFamily):
         # A 1x1 convolution there, a linear layer here.
         return tensor.flatten(1) if our_name == "encoder.semantic.narrow.proj_in.weight" else tensor
 
-    @torch.no_grad()
-    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
+    def steps(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         shapes, latents = tokenizer.stream_shapes(height_width(io["image"].shape[-2:])), tokenizer.encoder(io["image"])
         quantizers = of_class(tokenizer.quantizer, ParallelQuantizer).quantizers
         semantic = of_class(of_class(tokenizer.encoder, TwoTowerEncoder).semantic, RotaryTowerEncoder)

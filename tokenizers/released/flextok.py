@@ -4,7 +4,6 @@ The weights name their modules by the wiring of the config stored beside them (`
 """
 
 import re
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -19,7 +18,8 @@ from ...layers.patches import sincos_grid
 from ..quantizers.fsq import FSQ
 from ..spaces import autoencoder_kl
 from ..tokenizer import Tokenizer
-from .base import Node, ReleasedFamily, Settings, State, Tensors, count_of, of_class, renamed
+from .base import Names, Node, ReleasedFamily, Settings, State, Tensors, of_class
+from .names import count_of, renamed
 
 ENCODER, DECODER = "encoder.module_dict.", "decoder.module_dict."
 VAE = "vae.vae."
@@ -88,7 +88,7 @@ class FlexTok(ReleasedFamily):
             },
         }
 
-    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
+    def rename(self, state: State, constructor: Settings) -> Names:
         vae = autoencoder_kl.our_names(k.removeprefix(VAE) for k in state if k.startswith(VAE))
         in_space = {VAE + theirs: f"space.{ours}" for theirs, ours in vae.items()}
         return {name: our_name(name) for name in state} | in_space
@@ -108,8 +108,7 @@ class FlexTok(ReleasedFamily):
                 raise UserError(f"the file's {name} are not the sines and cosines of a square grid")
         return found
 
-    @torch.no_grad()
-    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
+    def steps(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         encoder, decoder = tokenizer.encoder, of_class(tokenizer.decoder, FlowDecoder)
         quantizer = of_class(tokenizer.quantizer, FSQ)
         z = encoder(io["latents"])["main"].x_BND

@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -14,8 +13,9 @@ from ...decoders.cnn_qformer import CNNQFormerDecoder
 from ...layers.resnet import to_tokens
 from ..encoders.cnn_qformer import CNNQFormerEncoder
 from ..tokenizer import Tokenizer
-from .base import ImportReport, Node, ReleasedFamily, Settings, State, Tensors, count_of, of_class, renamed
-from .grid_cnn import LlamaGen, network_sizes, our_name, quantize_in_training, weighted
+from .base import Names, Node, ReleasedFamily, Settings, State, Tensors, of_class
+from .grid_cnn import LlamaGen, grid_outputs, network_sizes, our_name, quantize_in_training, weighted
+from .names import count_of, renamed
 
 SIDES = {"s2to1encoder": "encoder", "s1to2decoder": "decoder"}
 OUR_NAMES = {
@@ -46,21 +46,9 @@ class GigaTok(ReleasedFamily):
     systems: ClassVar[tuple[str, ...]] = ("gigatok",)
     ignored_prefixes: ClassVar[tuple[str, ...]] = ("quantize.codebook_used",)  # a usage monitor of 65536 slots
 
-    def import_state(
-        self, state: State, *, image_size: int | tuple[int, int] = 256, constructor: Settings | None = None
-    ) -> tuple[Tokenizer, ImportReport]:
-        """Models without query and key norms store nn.MultiheadAttention's packed projections: taken apart first."""
-        parts: State = {}
-        source: dict[str, str] = {}
-        for name, tensor in state.items():
-            m = PACKED.match(name)
-            pieces = zip("qkv", tensor.chunk(3), strict=True) if m else [("", tensor)]
-            for letter, piece in pieces:
-                piece_name = f"{m[1]}{letter}_proj.{m[2]}" if m else name
-                parts[piece_name], source[piece_name] = piece, name
-        tokenizer, report = super().import_state(parts, image_size=image_size, constructor=constructor)
-        report.used = sorted({source[name] for name in report.used})
-        return tokenizer, report
+    def packed(self, state: State) -> dict[str, list[str]]:
+        """Models without query and key norms store nn.MultiheadAttention's packed projections."""
+        return {m[0]: [f"{m[1]}{part}_proj.{m[2]}" for part in "qkv"] for m in map(PACKED.match, state) if m}
 
     def tokenizer_node(self, state: State, *, image_size: Grid, constructor: Settings) -> Node:
         if not constructor.get("multi_level_query_init", True):
@@ -93,7 +81,7 @@ class GigaTok(ReleasedFamily):
             },
         }
 
-    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
+    def rename(self, state: State, constructor: Settings) -> Names:
         taming = LlamaGen().taming_names(state)
         all_names = set(taming.values())
         return {name: qformer_name(name) or our_name(theirs, all_names) for name, theirs in taming.items()}
@@ -104,29 +92,18 @@ class GigaTok(ReleasedFamily):
         # 1x1 convolutions there, linear layers here.
         return tensor.flatten(1) if our_name.endswith((".project.weight", ".to_z.weight")) else tensor
 
-    @torch.no_grad()
-    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
-        encoder, quantizer = of_class(tokenizer.encoder, CNNQFormerEncoder), tokenizer.quantizer
+    def steps(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
+        encoder = of_class(tokenizer.encoder, CNNQFormerEncoder)
         decoder = of_class(tokenizer.decoder, CNNQFormerDecoder)
-        spatial = encoder.features(io["image"])
-        z_BND = encoder(io["image"])["main"].x_BND
-        own = quantizer({"main": Stream(io["z"][:, :, 0].transpose(1, 2))})
-        codes = {"main": Stream(to_tokens(io["quantized"]))}
+        spatial, codes = encoder.features(io["image"]), {"main": Stream(to_tokens(io["quantized"]))}
         rec_spatial = decoder.map_of(codes)
-        indices = {"main": io["indices"][..., None]}
-        again = quantizer.indices_to_codes(indices, tokenizer.stream_shapes())["main"].x_BND
-        losses = quantize_in_training(tokenizer, io["z"]).losses
         out = {
+            **grid_outputs(tokenizer, io),
+            **weighted(quantize_in_training(tokenizer, io["z"]).losses, constructor),
             "spatial": spatial,
-            "z": z_BND.transpose(1, 2)[:, :, None],
-            "indices": own.indices["main"][..., 0],
-            "indices (end to end)": tokenizer.quantize(io["image"]).indices["main"][..., 0],
-            "quantized": own.codes["main"].x_BND.transpose(1, 2)[:, :, None],
-            "quantized (from indices)": again.transpose(1, 2)[:, :, None],
             "rec_spatial": rec_spatial,
             # From the stored map: norms of one channel a group amplify its rounding ten thousandfold.
             "decoded": decoder.paint(io["rec_spatial"]),
-            **weighted(losses, constructor),
             "fea_rec_loss": F.mse_loss(rec_spatial, spatial),
         }
         if "inner_feat" in io:

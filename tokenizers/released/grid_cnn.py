@@ -6,7 +6,7 @@ LlamaGen numbers the decoder's levels in run order, VQGAN by resolution: the one
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +17,8 @@ from ...common.types import Grid, Quantized, Stream, height_width
 from ...layers.resnet import to_grid, to_tokens
 from ..encoders.cnn import CNNEncoder
 from ..tokenizer import Tokenizer
-from .base import Node, ReleasedFamily, Settings, State, Tensors, count_of, of_class, quantized_in_training, renamed
+from .base import Names, Node, ReleasedFamily, Settings, State, Tensors, of_class, quantized_in_training
+from .names import count_of, renamed
 
 OUR_LAYER_NAMES = {"nin_shortcut": "skip", "proj_out": "project"}
 OUR_TOP_NAMES = {
@@ -61,12 +62,12 @@ class Taming(ReleasedFamily):
     def quantizer_settings(self, constructor: Settings) -> dict[str, Any]:
         return {"unit_length": False}
 
-    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
+    def rename(self, state: State, constructor: Settings) -> Names:
         to_taming = self.taming_names(state)
         taming_names = set(to_taming.values())
         return {name: our_name(theirs, taming_names) for name, theirs in to_taming.items()}
 
-    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
+    def steps(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         out = grid_outputs(tokenizer, io)
         losses = quantize_in_training(tokenizer, io["z"]).losses
         beta = constructor.get("beta", 0.25)
@@ -98,7 +99,7 @@ class LlamaGen(Taming):
             settings["entropy_temperature"] = 0.01
         return settings
 
-    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
+    def steps(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         losses = quantize_in_training(tokenizer, io["z"]).losses
         return grid_outputs(tokenizer, io) | weighted(losses, constructor)
 
@@ -160,32 +161,27 @@ def _layer(name: str) -> str:
     return f"{OUR_LAYER_NAMES.get(head, head)}.{tail}"
 
 
-@torch.no_grad()
 def grid_outputs(tokenizer: Tokenizer, io: Tensors, **to_decoder: Tensor) -> dict[str, Tensor]:
-    """The steps of one grid tokenizer, each from the stored output of the step before."""
-    stored_z = io["z"]
-    grid = (stored_z.shape[2], stored_z.shape[3])
-    out = {"encoder_out": of_class(tokenizer.encoder, CNNEncoder).features(io["image"])} if "encoder_out" in io else {}
-    quantized = tokenizer.quantizer({"main": Stream(to_tokens(stored_z), grid)})
-    codes_BDhw = to_grid(quantized.codes["main"].x_BND, grid)
-    stored_codes = {"main": Stream(to_tokens(io["quantized"]), grid)}
-    return {
-        **out,
-        "z": to_grid(tokenizer.encoder(io["image"])["main"].x_BND, grid),
-        "indices": quantized.indices["main"].view(io["indices"].shape),
-        "indices (end to end)": tokenizer.quantize(io["image"]).indices["main"].view(io["indices"].shape),
-        "quantized": codes_BDhw,
-        "quantized (from indices)": tokenizer.quantizer.indices_to_codes(
-            {"main": io["indices"].reshape(quantized.indices["main"].shape)},
-            tokenizer.stream_shapes(height_width(io["image"].shape[-2:])),
-        )["main"]
-        .x_BND.transpose(1, 2)
-        .unflatten(2, grid),
-        "decoded": tokenizer.decoder(stored_codes, **to_decoder),
+    """The steps of a tokenizer of one stream, each from the stored output of the step before."""
+    grid = (io["quantized"].shape[2], io["quantized"].shape[3])
+    quantized = tokenizer.quantizer({"main": Stream(to_tokens(io["z"]), grid)})
+    out = {
+        "z": to_grid(tokenizer.encoder(io["image"])["main"].x_BND, grid).view(io["z"].shape),
+        "quantized": to_grid(quantized.codes["main"].x_BND, grid),
+        "decoded": tokenizer.decoder({"main": Stream(to_tokens(io["quantized"]), grid)}, **to_decoder),
     }
+    if "encoder_out" in io:
+        out["encoder_out"] = of_class(tokenizer.encoder, CNNEncoder).features(io["image"])
+    if "indices" in io:
+        own, shape = quantized.indices["main"], io["indices"].shape
+        shapes = tokenizer.stream_shapes(height_width(io["image"].shape[-2:]))
+        again = tokenizer.quantizer.indices_to_codes({"main": io["indices"].reshape(own.shape)}, shapes)
+        out["indices"] = own.view(shape)
+        out["indices (end to end)"] = tokenizer.quantize(io["image"]).indices["main"].view(shape)
+        out["quantized (from indices)"] = to_grid(again["main"].x_BND, grid)
+    return out
 
 
-@torch.no_grad()
 def quantize_in_training(tokenizer: Tokenizer, z_BDhw: Tensor) -> Quantized:
     latents = {"main": Stream(to_tokens(z_BDhw), height_width(z_BDhw.shape[-2:]))}
     return quantized_in_training(tokenizer.quantizer, latents)

@@ -1,17 +1,16 @@
 """Instella-T2I's binary tokenizer (AMD-AGI/Instella-T2I, bae/): 128 tokens of 64 bits."""
 
 import re
-from collections.abc import Mapping
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from ...common.types import Grid, Stream
 from ..quantizers.bernoulli import Bernoulli
 from ..quantizers.shared.sign import MAX_INDEX_BITS
 from ..tokenizer import Tokenizer
-from .base import Node, ReleasedFamily, Settings, State, Tensors, count_of, of_class, renamed
+from .base import Names, Node, ReleasedFamily, Settings, State, Tensors, of_class
+from .names import count_of, renamed
 
 OUR_NAMES = {
     "encoder.patch_embedder": "encoder.patches",
@@ -82,7 +81,7 @@ class Instella(ReleasedFamily):
             },
         }
 
-    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
+    def rename(self, state: State, constructor: Settings) -> Names:
         return {name: our_name(name) for name in state}
 
     def convert(self, our_name: str, tensor: Tensor) -> Tensor:
@@ -92,8 +91,7 @@ class Instella(ReleasedFamily):
             return tensor[0]
         return tensor.flatten() if our_name == "decoder.mask_vector" else tensor
 
-    @torch.no_grad()
-    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
+    def steps(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         quantizer = of_class(tokenizer.quantizer, Bernoulli)
         encoded = tokenizer.encoder(io["image"])
         own = quantizer(encoded)

@@ -1,6 +1,5 @@
 """MaskGIT's VQGAN in the PyTorch form that bytedance/1d-tokenizer published (maskgit-vqgan-imagenet-f16-256.bin)."""
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -9,7 +8,7 @@ from ...common.types import Grid
 from ...layers.resnet import to_tokens
 from ..quantizers.vq import VQ
 from ..tokenizer import Tokenizer
-from .base import Node, ReleasedFamily, Settings, State, Tensors, of_class
+from .base import Names, Node, ReleasedFamily, Settings, State, Tensors, of_class
 from .grid_cnn import grid_outputs, level_sizes, our_name, quantize_in_training
 
 
@@ -31,10 +30,10 @@ class MaskgitVQGAN(ReleasedFamily):
             },
         }
 
-    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
+    def rename(self, state: State, constructor: Settings) -> Names:
         return {name: our_name(name, state) for name in state}
 
-    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
+    def steps(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         # The published network works in [0, 1], its fixtures too.
         out = grid_outputs(tokenizer, {**io, "image": 2 * io["image"] - 1})
         out["decoded"] = (out["decoded"] + 1) / 2

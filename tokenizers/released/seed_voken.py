@@ -1,7 +1,7 @@
 """Open-MAGVIT2 and IBQ (TencentARC/SEED-Voken): two networks, one training code, one way of storing EMA copies."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 import torch
@@ -12,9 +12,10 @@ from ...layers.resnet import to_grid, to_tokens
 from ..quantizers import ibq
 from ..quantizers.shared.softmax_codes import dot_entropies
 from ..tokenizer import Tokenizer
-from .base import Node, ReleasedFamily, Settings, State, Tensors, count_of, of_class, quantized_in_training
+from .base import Names, Node, ReleasedFamily, Settings, State, Tensors, of_class, quantized_in_training
 from .grid_cnn import Taming, grid_outputs, level_sizes, quantize_in_training
 from .grid_cnn import our_name as name_in_vqgan
+from .names import count_of
 
 EMA = "model_ema."
 OUR_NORM_NAMES = {"gamma": "scale", "beta": "shift"}
@@ -60,10 +61,10 @@ class OpenMagvit2(SeedVoken):
             "batch_weight": constructor.get("batch_maximization_weight", 1.0),
         }
 
-    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
+    def rename(self, state: State, constructor: Settings) -> Names:
         return {name: our_name(name, state) for name in state}
 
-    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
+    def steps(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         quantized = quantize_in_training(tokenizer, io["z"])
         noise = {"noise_BND": to_tokens(io["decoder_noise"])} if "decoder_noise" in io else {}  # WeTok's second stage
         return {
@@ -85,7 +86,7 @@ class IBQ(SeedVoken, Taming):
         temperature = constructor.get("entropy_temperature", 0.01)
         return {"entropy_temperature": temperature if constructor.get("use_entropy_loss", True) else None}
 
-    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
+    def steps(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         out = grid_outputs(tokenizer, io)
         losses = quantize_in_training(tokenizer, io["z"]).losses
         out["quantizer_loss"] = losses["commit"] + constructor.get("beta", 0.25) * losses["codebook"]
@@ -102,6 +103,7 @@ class IBQ(SeedVoken, Taming):
         return out
 
 
+@torch.enable_grad()
 def _gradients(tokenizer: Tokenizer, z_BDhw: Tensor, probe_BDhw: Tensor) -> tuple[Tensor, Tensor]:
     """Of sum(probe * codes), through the quantizer alone."""
     grid = (z_BDhw.shape[2], z_BDhw.shape[3])

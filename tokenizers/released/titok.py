@@ -8,16 +8,16 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from ...common.types import Grid, Quantized, Stream
 from ...decoders.proxy_codes import ProxyCodeDecoder
 from ...layers.resnet import to_tokens
 from ..tokenizer import Tokenizer
-from .base import Node, ReleasedFamily, Settings, State, Tensors, count_of, of_class
-from .grid_cnn import level_sizes, quantize_in_training
+from .base import Names, Node, ReleasedFamily, Settings, State, Tensors, of_class
+from .grid_cnn import grid_outputs, level_sizes, quantize_in_training
 from .grid_cnn import our_name as name_in_vqgan
+from .names import count_of
 
 QUANTIZERS = "imtok.tokenizers.quantizers"
 EITHER_SIDE = {
@@ -105,7 +105,7 @@ class TiTok(ReleasedFamily):
     def prepared(self, state: State) -> State:
         return in_our_range(state)
 
-    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
+    def rename(self, state: State, constructor: Settings) -> Names:
         return {name: our_name(name, state) for name in state}
 
     def convert(self, our_name: str, tensor: Tensor) -> Tensor:
@@ -117,41 +117,26 @@ class TiTok(ReleasedFamily):
             return tensor.flatten(1)  # 1x1 convolutions there, linear layers here
         return tensor
 
-    @torch.no_grad()
-    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
-        images, shape = 2 * io["image"] - 1, io["z"].shape
-        quantizer, shapes = tokenizer.quantizer, tokenizer.stream_shapes()
-
-        def as_stored(x_BND: Tensor) -> Tensor:
-            return x_BND.transpose(1, 2)[:, :, None]
-
-        stored = {"main": Stream(to_tokens(io["quantized"]))}
-        conditions = io["text_guidance"] if tokenizer.conditioner is not None else None
-
-        def painted(codes: dict[str, Stream]) -> Tensor:
-            return (tokenizer.decode(codes, conditions=conditions) + 1) / 2
-
-        out = {"z": as_stored(tokenizer.encoder(images)["main"].x_BND).view(shape), "decoded": painted(stored)}
-        quantized = quantizer({"main": Stream(to_tokens(io["z"]))})
-        out["quantized"] = as_stored(quantized.codes["main"].x_BND)
+    def steps(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
+        given: dict[str, Any] = {"conditions": io["text_guidance"]} if tokenizer.conditioner is not None else {}
+        # The published network works in [0, 1], its fixtures too.
+        out = grid_outputs(tokenizer, {**io, "image": 2 * io["image"] - 1}, **given)
+        out["decoded"] = (out["decoded"] + 1) / 2
+        if given:
+            out["text_guidance"] = given["conditions"]  # the fixtures come without a text tower
         if "indices" in io:
-            given = {"main": io["indices"].transpose(1, 2)}
-            out["indices"] = quantized.indices["main"].transpose(1, 2)
-            out["indices (end to end)"] = tokenizer.quantize(images).indices["main"].transpose(1, 2)
-            out["quantized (from indices)"] = as_stored(quantizer.indices_to_codes(given, shapes)["main"].x_BND)
             losses = quantize_in_training(tokenizer, io["z"]).losses
             out["commitment_loss"] = settings_of(constructor).get("commitment_cost", 0.25) * losses["commit"]
             out["codebook_loss"] = losses["codebook"]
             out["quantizer_loss"] = out["commitment_loss"] + out["codebook_loss"]
-        if conditions is not None:
-            out["text_guidance"] = conditions  # what the decoder was fed: the fixtures come without a text tower
+        stored = {"main": Stream(to_tokens(io["quantized"]))}
         if "proxy_logits" in io:
             decoder = of_class(tokenizer.decoder, ProxyCodeDecoder)
             out["proxy_logits"] = decoder.logits(stored).transpose(1, 2).unflatten(2, decoder.vit.grid)
         for name in io:
             if kept := re.fullmatch(r"decoded_keep(\d+)", name):
                 shown = tokenizer.variable().keep(Quantized(stored, {}), int(kept[1]))
-                out[name] = painted(shown.codes)
+                out[name] = (tokenizer.decode(shown.codes, **given) + 1) / 2
         return out
 
 

@@ -21,8 +21,7 @@ class KL16(Taming):
     def quantizer_node(self, taming: State, constructor: Settings) -> dict[str, Any]:
         return {"_target_": "imtok.tokenizers.quantizers.kl.KL", "project": False}
 
-    @torch.no_grad()
-    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
+    def steps(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         latents = tokenizer.encoder(io["image"])
         grid = latents["main"].grid
         out = {

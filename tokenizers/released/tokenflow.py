@@ -17,9 +17,9 @@ from ...layers.resnet import to_grid, to_tokens
 from ..quantizers.joint_vq import JointVQ
 from ..tokenizer import Tokenizer
 from ..towers.base import STATISTICS
-from .base import Node, ReleasedFamily, Settings, State, Tensors, count_of, of_class, quantized_in_training, renamed
+from .base import Names, Node, ReleasedFamily, Settings, State, Tensors, of_class, quantized_in_training
 from .grid_cnn import LlamaGen, network_sizes, weighted
-from .tower_names import clip_name, siglip_joined, siglip_name
+from .names import clip_name, count_of, renamed, siglip_joined, siglip_name
 
 TOWER = "encoder_vqkd."
 HEAD_NAMES = {
@@ -113,7 +113,7 @@ class TokenFlow(ReleasedFamily):
             },
         }
 
-    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
+    def rename(self, state: State, constructor: Settings) -> Names:
         cnn = {k: v for k, v in state.items() if re.match(r"(encoder|decoder|quant_conv|post_quant_conv)\.", k)}
         names: dict[str, str] = {}
         for theirs, ours in LlamaGen().names(cnn, constructor).items():
@@ -144,8 +144,7 @@ class TokenFlow(ReleasedFamily):
                 raise UserError(f"the file's {name} is not what its tower was published with")
         return found
 
-    @torch.no_grad()
-    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
+    def steps(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         quantizer, shapes = of_class(tokenizer.quantizer, JointVQ), tokenizer.stream_shapes()
         grid = shapes["semantic"].grid
         assert grid is not None

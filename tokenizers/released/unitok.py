@@ -1,7 +1,6 @@
 """UniTok (FoundationVision/UniTok) and MedITok (Masaaki-75/meditok): a ViTamin, eight small codebooks, its mirror."""
 
 import re
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -12,8 +11,8 @@ from ...common.errors import UserError
 from ...common.types import Grid, Stream
 from ..quantizers.multi_codebook import MultiCodebook
 from ..tokenizer import Tokenizer
-from .base import Node, ReleasedFamily, Settings, State, Tensors, count_of, of_class, renamed
-from .tower_names import check_zero, projection_names
+from .base import Names, Node, ReleasedFamily, Settings, State, Tensors, of_class
+from .names import check_zero, count_of, projection_names, renamed
 
 PROJECTIONS = {"quant_proj.": "quantizer.project_in.", "post_quant_proj.": "quantizer.project_out."}
 OUR_NAMES = projection_names(PROJECTIONS) | {
@@ -110,7 +109,7 @@ class UniTok(ReleasedFamily):
         """Whether the projections around the quantizer are; no shape shows it."""
         return constructor.get("causal", False)
 
-    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
+    def rename(self, state: State, constructor: Settings) -> Names:
         names = {name: renamed(name, OUR_NAMES) for name in state}
         for name in state:
             if m := re.fullmatch(r"quantizer\.codebooks\.(\d+)\.codebook\.weight", name):
@@ -127,8 +126,7 @@ class UniTok(ReleasedFamily):
                 found.add(name)
         return found
 
-    @torch.no_grad()
-    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
+    def steps(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         quantizer = of_class(tokenizer.quantizer, MultiCodebook)
         grid = tokenizer.stream_shapes()["main"].grid
         tokens = tokenizer.encoder(io["image"])["main"].x_BND

@@ -19,7 +19,8 @@ from ..quantizers.base import Quantizer
 from ..quantizers.multi_scale_vq import MultiScaleQuantizer
 from ..quantizers.product_vq import ProductQuantizer
 from ..tokenizer import Tokenizer
-from .base import Node, ReleasedFamily, Settings, State, Tensors, count_of, quantized_in_training, renamed
+from .base import Names, Node, ReleasedFamily, Settings, State, Tensors, quantized_in_training
+from .names import count_of, renamed
 
 QUANTIZERS = "imtok.tokenizers.quantizers"
 OUR_NAMES = {
@@ -65,7 +66,7 @@ class XQGAN(ReleasedFamily):
             },
         }
 
-    def rename(self, state: State, constructor: Settings) -> Mapping[str, str | None]:
+    def rename(self, state: State, constructor: Settings) -> Names:
         branches = Sizes.branches_of(state)
         return {name: our_name(name, branches) for name in state}
 
@@ -99,8 +100,7 @@ class XQGAN(ReleasedFamily):
                 found.add(name)
         return found
 
-    @torch.no_grad()
-    def outputs(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
+    def steps(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         quantizer = tokenizer.quantizer
         parts: Sequence[Quantizer] = quantizer.parts if isinstance(quantizer, ProductQuantizer) else [quantizer]
         shapes = tokenizer.stream_shapes()

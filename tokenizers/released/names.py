@@ -1,12 +1,27 @@
-"""Names that several published models share: SigLIP's and CLIP's towers, attention projections, tables of zeros."""
+"""Reading published names, and those that several models share: SigLIP's and CLIP's towers, attention projections."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 
 from ...common.errors import UserError
-from .base import State, renamed
+from .base import State
+
+
+def renamed(theirs: str, names: Mapping[str, str]) -> str | None:
+    """`theirs` with the first prefix that is in `names` replaced by ours; None where none is."""
+    prefix = next((p for p in names if theirs.startswith(p)), None)
+    return None if prefix is None else names[prefix] + theirs.removeprefix(prefix)
+
+
+def count_of(state: Iterable[str], stem: str) -> int:
+    """How many numbered parts `stem.N` there are."""
+    numbers = [int(m[1]) for m in map(re.compile(re.escape(stem) + r"\.(\d+)\.").match, state) if m]
+    if not numbers:
+        raise KeyError(f"{stem}.0")
+    return 1 + max(numbers)
+
 
 PROJECTION_NAMES = {
     "norm1.": "norm_attention.",
