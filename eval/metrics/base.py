@@ -224,11 +224,11 @@ class Metric(torchmetrics.Metric):
 class MeanOverImages(Metric):
     """Mean of a number that each pair of images has by itself: subclasses define per_image()."""
 
-    values: list[Tensor]
-
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.add_rows("values", torch.float64)
+        # torchmetrics takes two metrics of a collection for one if their states have equal names and values.
+        self.values = f"{self.main_key}_values"
+        self.add_rows(self.values, torch.float64)
 
     @abstractmethod
     def per_image(self, reference: Tensor, reconstruction: Tensor) -> Tensor:
@@ -239,11 +239,11 @@ class MeanOverImages(Metric):
             pair = self.pixels(reference, reconstruction)
         else:  # on the network's device, not that of the states
             pair = [as_bytes(reference), as_bytes(reconstruction)]
-        self.values.append(self.per_image(*pair).flatten().to(self.device).double())
+        getattr(self, self.values).append(self.per_image(*pair).flatten().to(self.device).double())
 
     def measure(self) -> dict[str, Any]:
         mark = "" if self.needs is None else self.network.mark
-        return {self.main_key + mark: self.rows_of("values").mean().item()}
+        return {self.main_key + mark: self.rows_of(self.values).mean().item()}
 
 
 def as_bytes(images: Tensor) -> Tensor:
