@@ -43,6 +43,17 @@ def _made(target: str, **settings: Any) -> Callable[[], "nn.Module"]:
     return lambda: getattr(import_module(module), name)(**settings)
 
 
+OURS = "imtok.tokenizers.quantizers"
+
+
+def _lfq(bits: int) -> Callable[[], "nn.Module"]:
+    return _made(f"{OURS}.lfq.LFQ", dim=bits, bits=bits)
+
+
+def _vq(codes: int) -> Callable[[], "nn.Module"]:
+    return _made(f"{OURS}.vq.VQ", dim=8, codebook_size=codes)
+
+
 def _library_lfq(bits: int, groups: int = 1) -> Callable[[], "nn.Module"]:
     sizes = {"dim": bits * groups, "codebook_size": 2**bits, "num_codebooks": groups}
     return _made("vector_quantize_pytorch.LFQ", **sizes, entropy_loss_weight=0.1, commitment_loss_weight=0.25)
@@ -53,42 +64,25 @@ def _library_vq(codes: int) -> Callable[[], "nn.Module"]:
     return _made("vector_quantize_pytorch.VectorQuantize", dim=8, codebook_size=codes, **plain)
 
 
-OURS = "imtok.tokenizers.quantizers"
 ALL_CASES = (
     Case(
         "lfq18",
         "LFQ 2^18, both entropies",
         18,
-        _made(f"{OURS}.lfq.LFQ", dim=18, bits=18),
+        _lfq(18),
         _library_lfq(18),
         library_tokens=256,
         seconds=1.0,
         mebibytes=250,
         slow=True,
     ),
-    Case(
-        "lfq14",
-        "LFQ 2^14, both entropies",
-        14,
-        _made(f"{OURS}.lfq.LFQ", dim=14, bits=14),
-        _library_lfq(14),
-        seconds=0.15,
-        mebibytes=100,
-    ),
-    Case(
-        "vq16k",
-        "VQ K=16384 D=8, learnable",
-        8,
-        _made(f"{OURS}.vq.VQ", dim=8, codebook_size=2**14),
-        _library_vq(2**14),
-        seconds=0.1,
-        mebibytes=100,
-    ),
+    Case("lfq14", "LFQ 2^14, both entropies", 14, _lfq(14), _library_lfq(14), seconds=0.15, mebibytes=100),
+    Case("vq16k", "VQ K=16384 D=8, learnable", 8, _vq(2**14), _library_vq(2**14), seconds=0.1, mebibytes=100),
     Case(
         "vq18",
         "VQ K=2^18 D=8, forward",
         8,
-        _made(f"{OURS}.vq.VQ", dim=8, codebook_size=2**18),
+        _vq(2**18),
         _library_vq(2**18),
         library_tokens=512,
         backward=False,
