@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -36,88 +37,77 @@ class Case:
     slow: bool = False  # many seconds a step: fewer rounds, no warm-up
 
 
+def _made(target: str, **settings: Any) -> Callable[[], "nn.Module"]:
+    """Imported when it is made: the command's help needs neither torch nor the library."""
+    module, _, name = target.rpartition(".")
+    return lambda: getattr(import_module(module), name)(**settings)
+
+
+OURS = "imtok.tokenizers.quantizers"
+
+
 def _lfq(bits: int) -> Callable[[], "nn.Module"]:
-    def make() -> "nn.Module":
-        from ..tokenizers.quantizers.lfq import LFQ
-
-        return LFQ(dim=bits, bits=bits)
-
-    return make
-
-
-def _library_lfq(bits: int, groups: int = 1) -> Callable[[], "nn.Module"]:
-    def make() -> "nn.Module":
-        from vector_quantize_pytorch import LFQ
-
-        weights = {"entropy_loss_weight": 0.1, "commitment_loss_weight": 0.25}
-        return LFQ(dim=bits * groups, codebook_size=2**bits, num_codebooks=groups, **weights)
-
-    return make
+    return _made(f"{OURS}.lfq.LFQ", dim=bits, bits=bits)
 
 
 def _vq(codes: int) -> Callable[[], "nn.Module"]:
-    def make() -> "nn.Module":
-        from ..tokenizers.quantizers.vq import VQ
+    return _made(f"{OURS}.vq.VQ", dim=8, codebook_size=codes)
 
-        return VQ(dim=8, codebook_size=codes)
 
-    return make
+def _library_lfq(bits: int, groups: int = 1) -> Callable[[], "nn.Module"]:
+    sizes = {"dim": bits * groups, "codebook_size": 2**bits, "num_codebooks": groups}
+    return _made("vector_quantize_pytorch.LFQ", **sizes, entropy_loss_weight=0.1, commitment_loss_weight=0.25)
 
 
 def _library_vq(codes: int) -> Callable[[], "nn.Module"]:
-    def make() -> "nn.Module":
-        from vector_quantize_pytorch import VectorQuantize
-
-        plain = {"learnable_codebook": True, "ema_update": False, "rotation_trick": False}
-        return VectorQuantize(dim=8, codebook_size=codes, **plain)
-
-    return make
+    plain = {"learnable_codebook": True, "ema_update": False, "rotation_trick": False}
+    return _made("vector_quantize_pytorch.VectorQuantize", dim=8, codebook_size=codes, **plain)
 
 
-def _ibq() -> "nn.Module":
-    from ..tokenizers.quantizers.ibq import IBQ
-
-    return IBQ(dim=256, codebook_size=2**18)
-
-
-def _grouped_lfq() -> "nn.Module":
-    from ..tokenizers.quantizers.grouped_lfq import GroupedLFQ
-
-    return GroupedLFQ(dim=128, bits=128, groups=16)
-
-
-CASES = {
-    case.name: case
-    for case in (
-        Case(
-            "lfq18",
-            "LFQ 2^18, both entropies",
-            18,
-            _lfq(18),
-            _library_lfq(18),
-            library_tokens=256,
-            seconds=1.0,
-            mebibytes=250,
-            slow=True,
-        ),
-        Case("lfq14", "LFQ 2^14, both entropies", 14, _lfq(14), _library_lfq(14), seconds=0.15, mebibytes=100),
-        Case("vq16k", "VQ K=16384 D=8, learnable", 8, _vq(2**14), _library_vq(2**14), seconds=0.1, mebibytes=100),
-        Case(
-            "vq18",
-            "VQ K=2^18 D=8, forward",
-            8,
-            _vq(2**18),
-            _library_vq(2**18),
-            library_tokens=512,
-            backward=False,
-            seconds=1.5,
-            mebibytes=150,
-            slow=True,
-        ),
-        Case("ibq18", "IBQ K=2^18 D=256, training step", 256, _ibq, slow=True),
-        Case("grouped128", "grouped LFQ 2^128", 128, _grouped_lfq, _library_lfq(8, 16), seconds=0.25, mebibytes=200),
-    )
-}
+ALL_CASES = (
+    Case(
+        "lfq18",
+        "LFQ 2^18, both entropies",
+        18,
+        _lfq(18),
+        _library_lfq(18),
+        library_tokens=256,
+        seconds=1.0,
+        mebibytes=250,
+        slow=True,
+    ),
+    Case("lfq14", "LFQ 2^14, both entropies", 14, _lfq(14), _library_lfq(14), seconds=0.15, mebibytes=100),
+    Case("vq16k", "VQ K=16384 D=8, learnable", 8, _vq(2**14), _library_vq(2**14), seconds=0.1, mebibytes=100),
+    Case(
+        "vq18",
+        "VQ K=2^18 D=8, forward",
+        8,
+        _vq(2**18),
+        _library_vq(2**18),
+        library_tokens=512,
+        backward=False,
+        seconds=1.5,
+        mebibytes=150,
+        slow=True,
+    ),
+    Case(
+        "ibq18",
+        "IBQ K=2^18 D=256, training step",
+        256,
+        _made(f"{OURS}.ibq.IBQ", dim=256, codebook_size=2**18),
+        slow=True,
+    ),
+    Case(
+        "grouped128",
+        "grouped LFQ 2^128",
+        128,
+        _made(f"{OURS}.grouped_lfq.GroupedLFQ", dim=128, bits=128, groups=16),
+        _library_lfq(8, groups=16),
+        seconds=0.25,
+        mebibytes=200,
+    ),
+)
+CASES = {case.name: case for case in ALL_CASES}
 
 
 def make_step(case: Case, side: str, *, tokens: int, device: "torch.device", dtype: str, compiled: bool) -> Step:

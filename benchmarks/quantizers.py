@@ -94,17 +94,8 @@ def run_cases(arguments: Any) -> int:
     rows = []
     for name in arguments.cases or CASES:
         for with_compile in compiled:
-            row = measure(
-                CASES[name],
-                tokens=tokens,
-                library_tokens=arguments.library_tokens,
-                rounds=arguments.rounds,
-                device=device,
-                dtype=dtype,
-                compiled=with_compile,
-                memory=not arguments.no_memory,
-                threads=arguments.threads,
-            )
+            facts = {"tokens": tokens, "device": device, "dtype": dtype, "compiled": with_compile}
+            row = measure(CASES[name], arguments, **facts)
             rows.append(row)
             print(describe(row, CASES[name]), flush=True)
     if arguments.json:
@@ -113,33 +104,24 @@ def run_cases(arguments: Any) -> int:
 
 
 def measure(
-    case: Case,
-    *,
-    tokens: int,
-    library_tokens: int | None,
-    rounds: int,
-    device: "torch.device",
-    dtype: str,
-    compiled: bool,
-    memory: bool,
-    threads: int,
+    case: Case, arguments: Any, *, tokens: int, device: "torch.device", dtype: str, compiled: bool
 ) -> dict[str, Any]:
     """Seconds a step of every side, and MiB; the ratio is of rounds at the same number of tokens."""
-    fewer = min(tokens, library_tokens or case.library_tokens or tokens)
+    fewer = min(tokens, arguments.library_tokens or case.library_tokens or tokens)
     sides = [("imtok", tokens)]
     if case.library is not None:
         sides += [("library", fewer)] + ([("imtok", fewer)] if fewer != tokens else [])
     row: dict[str, Any] = {"case": case.name, "what": case.what, "tokens": tokens, "compiled": compiled, "sides": []}
     memories = {
-        side: fresh_process(f"{case.name}:{side[0]}:{side[1]}:{dtype}:{int(compiled)}", device, threads)
-        for side in (sides if memory else ())
+        side: fresh_process(f"{case.name}:{side[0]}:{side[1]}:{dtype}:{int(compiled)}", device, arguments.threads)
+        for side in (() if arguments.no_memory else sides)
     }
     steps = {
         side: make_step(case, side[0], tokens=side[1], device=device, dtype=dtype, compiled=compiled) for side in sides
     }
     times: dict[tuple[str, int], list[float]] = {side: [] for side in sides}
     cpu_times: dict[tuple[str, int], list[float]] = {side: [] for side in sides}
-    for round_ in range((2 if case.slow else rounds) + 1):
+    for round_ in range((2 if case.slow else arguments.rounds) + 1):
         for side, step in steps.items():
             seconds, cpu_seconds = timed(step, device)
             if round_ > 0:  # the first warms up: allocator, thread pool, compilation
@@ -147,7 +129,7 @@ def measure(
                 cpu_times[side].append(cpu_seconds)
     for side in sides:
         facts: dict[str, Any] = {"side": side[0], "tokens": side[1], "mebibytes": memories.get(side)}
-        facts["out_of_memory"] = memory and facts["mebibytes"] is None
+        facts["out_of_memory"] = not arguments.no_memory and facts["mebibytes"] is None
         row["sides"].append(facts | {"seconds": times[side], "cpu_seconds": cpu_times[side]})
     if case.library is not None:
         row["ratios"] = [a / b for a, b in zip(times[("library", fewer)], times[("imtok", fewer)], strict=True)]
@@ -197,11 +179,7 @@ def describe(row: dict[str, Any], case: Case) -> str:
 def fresh_process(what: str, device: "torch.device", threads: int) -> float | None:
     """MiB above the imports; None where the process died (out of memory)."""
     words = ["--memory-of", what, "--threads", str(threads), "--device", str(device)]
-    command = [
-        sys.executable,
-        "-c",
-        "import sys; from imtok.benchmarks.quantizers import run; run(sys.argv[1:])",
-    ]
+    command = [sys.executable, "-m", "imtok.scripts.cli", "benchmark", "quantizers"]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     done = subprocess.run([*command, *words], env=environment, capture_output=True, text=True, check=False)
     return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None

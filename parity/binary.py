@@ -1,30 +1,27 @@
 """Golden vectors of the quantizers of signs and levels (shared/parity/functions), by the quantizers themselves.
 
-The form of `parity_functions.py`: (config, io, weights) of a fixture to ({output name: our value}, weight keys used).
 Binary entropies are computed in their table form here: published fp32 gradients carry rounding of the published order
 of arithmetic above the tolerance of 1e-4 std, which the factorised form that training uses does not have.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..common.types import Quantized, Stream
+from ..common.types import Stream
 from ..tokenizers.quantizers.fsq import FSQ
 from ..tokenizers.quantizers.grouped_lfq import GroupedLFQ
 from ..tokenizers.quantizers.lfq import LFQ
-
-Tensors = Mapping[str, Tensor]
-Check = Callable[[Mapping[str, Any], Tensors, Tensors | None], tuple[dict[str, Tensor], set[str]]]
+from .check import Check, Tensors
 
 SEED_VOKEN_WEIGHTS = {"a": (1.0, 1.0), "b": (0.7, 2.0)}  # per sample, batch; stated in the fixture's notes only
 SEED_VOKEN_COMMIT = 0.25
 
 
-def check_seed_voken(config: Mapping[str, Any], io: Tensors, weights: Tensors | None) -> tuple[dict[str, Tensor], set]:
+def check_seed_voken(config: Mapping[str, Any], io: Tensors, weights: Tensors) -> dict[str, Tensor]:
     ours: dict[str, Tensor] = {}
     for case in sorted(name.removeprefix("z_") for name in io if name.startswith("z_")):
         sample_weight, batch_weight = SEED_VOKEN_WEIGHTS.get(case, (1.0, 1.0))
@@ -38,24 +35,12 @@ def check_seed_voken(config: Mapping[str, Any], io: Tensors, weights: Tensors | 
             log_rule="offset",
             entropy_form="table",
         )
-        leaf, out = run(quantizer, image)
-        loss = out.losses["entropy"] + SEED_VOKEN_COMMIT * out.losses["commit"]
-        ours |= {
-            f"{name}_{case}": value
-            for name, value in {
-                "quantized": as_image(out, image),
-                "indices": out.indices["main"].flatten(),
-                "entropy_aux_loss": out.losses["entropy"],
-                "per_sample_entropy": out.stats["entropy_per_token"],
-                "codebook_entropy": out.stats["entropy_of_mean"],
-                "commitment": out.losses["commit"],
-                "grad_z": torch.autograd.grad(loss, leaf)[0],
-            }.items()
-        }
-    return stored_only(ours, io), set()
+        found = trained_on(quantizer, image, commit_weight=SEED_VOKEN_COMMIT)
+        ours |= {f"{name}_{case}": value for name, value in found.items()}
+    return ours
 
 
-def check_lucidrains(config: Mapping[str, Any], io: Tensors, weights: Tensors | None) -> tuple[dict[str, Tensor], set]:
+def check_lucidrains(config: Mapping[str, Any], io: Tensors, weights: Tensors) -> dict[str, Tensor]:
     facts = config["constructor"]
     groups = facts.get("num_codebooks", 1)
     quantizer = GroupedLFQ(
@@ -69,24 +54,13 @@ def check_lucidrains(config: Mapping[str, Any], io: Tensors, weights: Tensors | 
         entropy_form="table",
         order="msb_first",
     )
-    leaf, out = run(quantizer, io["z"])
-    commit_weight = facts.get("commitment_loss_weight", 0.0)
-    loss = facts.get("entropy_loss_weight", 0.1) * out.losses["entropy"] + commit_weight * out.losses["commit"]
-    grid = io["z"].shape[2:]
-    indices = out.indices["main"].unflatten(1, grid) if grid else out.indices["main"]
-    ours = {
-        "quantized": as_image(out, io["z"]),
-        "indices": indices if groups > 1 else indices[..., 0],
-        "aux_loss": loss,
-        "per_sample_entropy": out.stats["entropy_per_token"],
-        "codebook_entropy": out.stats["entropy_of_mean"],
-        "commitment": out.losses["commit"],
-        "grad_z": torch.autograd.grad(loss, leaf)[0],
-    }
-    return stored_only(ours, io), set()
+    entropy_weight, commit_weight = facts.get("entropy_loss_weight", 0.1), facts.get("commitment_loss_weight", 0.0)
+    ours = trained_on(quantizer, io["z"], entropy_weight=entropy_weight, commit_weight=commit_weight)
+    indices = ours["indices"].reshape(len(io["z"]), *io["z"].shape[2:], groups)
+    return ours | {"indices": indices if groups > 1 else indices[..., 0]}
 
 
-def check_wetok(config: Mapping[str, Any], io: Tensors, weights: Tensors | None) -> tuple[dict[str, Tensor], set]:
+def check_wetok(config: Mapping[str, Any], io: Tensors, weights: Tensors) -> dict[str, Tensor]:
     bits = config["groups"] * config["bits"]
     quantizer = GroupedLFQ(
         dim=bits,
@@ -97,20 +71,30 @@ def check_wetok(config: Mapping[str, Any], io: Tensors, weights: Tensors | None)
         log_rule="offset",
         entropy_form="table",
     )
-    leaf, out = run(quantizer, io["z"])
-    ours = {
-        "quantized": as_image(out, io["z"]),
+    return trained_on(quantizer, io["z"])  # the gradient is without the commitment: so stored
+
+
+def trained_on(
+    quantizer: LFQ, image_BDHW: Tensor, *, entropy_weight: float = 1.0, commit_weight: float = 0.0
+) -> dict[str, Tensor]:
+    """Outputs in training mode, and the gradient of the weighted losses."""
+    leaf = image_BDHW.clone().requires_grad_()
+    with torch.enable_grad():
+        out = quantizer.train()({"main": Stream(leaf.flatten(2).transpose(1, 2))})
+        loss = entropy_weight * out.losses["entropy"] + commit_weight * out.losses["commit"]
+    return {
+        "quantized": out.codes["main"].x_BND.transpose(1, 2).reshape(image_BDHW.shape),
         "indices": out.indices["main"].flatten(),
+        "aux_loss": loss,
         "entropy_aux_loss": out.losses["entropy"],
         "per_sample_entropy": out.stats["entropy_per_token"],
         "codebook_entropy": out.stats["entropy_of_mean"],
         "commitment": out.losses["commit"],
-        "grad_z": torch.autograd.grad(out.losses["entropy"], leaf)[0],  # without the commitment: so stored
+        "grad_z": torch.autograd.grad(loss, leaf)[0],
     }
-    return stored_only(ours, io), set()
 
 
-def check_fsq(config: Mapping[str, Any], io: Tensors, weights: Tensors | None) -> tuple[dict[str, Tensor], set]:
+def check_fsq(config: Mapping[str, Any], io: Tensors, weights: Tensors) -> dict[str, Tensor]:
     quantizer = fsq_of(config["levels"])
     ours: dict[str, Tensor] = {}
     if "indices" in io:
@@ -133,26 +117,11 @@ def check_fsq(config: Mapping[str, Any], io: Tensors, weights: Tensors | None) -
             f"tokens{case}": quantized.indices_BNK[0, :, 0],
             f"all_codes{case}": quantizer.lookup(every[None, :, None])[0],
         }
-    return stored_only(ours, io), set()
+    return ours
 
 
 def fsq_of(levels: list[int]) -> FSQ:
     return FSQ(dim=len(levels), levels=levels).train()
-
-
-def run(quantizer: LFQ, image_BDHW: Tensor) -> tuple[Tensor, Quantized]:
-    """The input as a leaf [B, D, H, W], and what the quantizer makes of it in training mode."""
-    leaf = image_BDHW.clone().requires_grad_()
-    with torch.enable_grad():
-        return leaf, quantizer.train()({"main": Stream(leaf.flatten(2).transpose(1, 2))})
-
-
-def as_image(out: Quantized, like_BDHW: Tensor) -> Tensor:
-    return out.codes["main"].x_BND.transpose(1, 2).reshape(like_BDHW.shape)
-
-
-def stored_only(ours: Mapping[str, Tensor], io: Tensors) -> dict[str, Tensor]:
-    return {name: value.detach() for name, value in ours.items() if name in io}
 
 
 FUNCTIONS: dict[str, Check] = {

@@ -1,9 +1,6 @@
-"""Golden vectors of quantizers with codebooks or scalar grids (shared/parity/functions): what our code makes of them.
+"""Golden vectors of quantizers with codebooks or scalar grids (shared/parity/functions): by our own code."""
 
-Each check takes (config, io, weights) of a fixture and returns ({output name: our value}, keys of `weights` it used).
-"""
-
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,12 +10,10 @@ from ..common.types import Stream
 from ..tokenizers.quantizers.gaussian_scalar import GaussianScalar, normal_borders
 from ..tokenizers.quantizers.ibq import IBQ
 from ..tokenizers.quantizers.shared.softmax_codes import dot_entropies
-
-Tensors = dict[str, Tensor]
-Check = Callable[[Mapping[str, Any], Tensors, Tensors | None], tuple[Tensors, set[str]]]
+from .check import Check, Tensors
 
 
-def check_ibq(config: Mapping[str, Any], io: Tensors, weights: Tensors | None) -> tuple[Tensors, set[str]]:
+def check_ibq(config: Mapping[str, Any], io: Tensors, weights: Tensors) -> dict[str, Tensor]:
     """Outputs, losses, and gradients to z and the codebook of sum(out * probe), the quantizer loss and the entropy."""
     facts = config["constructor"]
     quantizer = IBQ(dim=facts["e_dim"], codebook_size=facts["n_e"], entropy_temperature=facts["entropy_temperature"])
@@ -48,12 +43,12 @@ def check_ibq(config: Mapping[str, Any], io: Tensors, weights: Tensors | None) -
         for name, scalar in scalars.items():
             grads = torch.autograd.grad(scalar, (z_BDhw, quantizer.codebook), retain_graph=True)
             ours |= {f"grad_z_{name}": grads[0], f"grad_codebook_{name}": grads[1]}
-    return _stored_only(ours, io), set()
+    return ours
 
 
-def check_tokenbridge(config: Mapping[str, Any], io: Tensors, weights: Tensors | None) -> tuple[Tensors, set[str]]:
+def check_tokenbridge(config: Mapping[str, Any], io: Tensors, weights: Tensors) -> dict[str, Tensor]:
     """Every case x0, x1, ...; the stored inputs are scaled already."""
-    ours: Tensors = {}
+    ours: dict[str, Tensor] = {}
     case = 0
     while f"x{case}" in io:
         bits, reach = int(io[f"bits{case}"]), float(io[f"range{case}"])
@@ -66,11 +61,7 @@ def check_tokenbridge(config: Mapping[str, Any], io: Tensors, weights: Tensors |
         ours[f"reconstruction_values{case}"] = quantizer.values
         ours[f"boundaries{case}"] = normal_borders(bits, std_range).float()
         case += 1
-    return _stored_only(ours, io), set()
-
-
-def _stored_only(ours: Tensors, io: Tensors) -> Tensors:
-    return {name: value for name, value in ours.items() if name in io}
+    return ours
 
 
 FUNCTIONS: dict[str, Check] = {"ibq": check_ibq, "tokenbridge_quantize": check_tokenbridge}

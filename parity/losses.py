@@ -1,10 +1,6 @@
-"""Golden vectors of losses and discriminators (shared/parity/functions): what imtok's own code makes of the inputs.
+"""Golden vectors of losses and discriminators (shared/parity/functions): what imtok's own code makes of the inputs."""
 
-Each check takes (config, io, weights) of a fixture and returns ({output name: our value}, keys of `weights` it used).
-Outputs are computed only where `io` stores one to compare with.
-"""
-
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,14 +11,12 @@ from ..losses.adversarial import gan_losses
 from ..losses.adversarial.adaptive_weight import AdaptiveWeight
 from ..losses.adversarial.lecam import LeCam
 from ..losses.adversarial.patchgan import PatchGAN, from_taming_keys
-
-Tensors = dict[str, Tensor]
-Check = Callable[[Mapping[str, Any], Tensors, Tensors | None], tuple[Tensors, set[str]]]
+from .check import Check, Tensors
 
 
-def check_gan_losses(config: Mapping[str, Any], io: Tensors, weights: Tensors | None) -> tuple[Tensors, set[str]]:
+def check_gan_losses(config: Mapping[str, Any], io: Tensors, weights: Tensors) -> dict[str, Tensor]:
     real, fake = io["logits_real"], io["logits_fake"]
-    ours = {
+    return {
         "hinge_d": gan_losses.hinge_discriminator(real, fake),
         "hinge_g": gan_losses.hinge_generator(fake),
         "vanilla_d": gan_losses.vanilla_discriminator(real, fake),
@@ -31,10 +25,9 @@ def check_gan_losses(config: Mapping[str, Any], io: Tensors, weights: Tensors | 
         "seed_voken_non_saturate_d": gan_losses.non_saturating_discriminator(real, fake),
         "seed_voken_non_saturate_g": gan_losses.non_saturating_generator(fake),
     }
-    return _stored_only(ours, io), set()
 
 
-def check_adaptive_weight(config: Mapping[str, Any], io: Tensors, weights: Tensors | None) -> tuple[Tensors, set[str]]:
+def check_adaptive_weight(config: Mapping[str, Any], io: Tensors, weights: Tensors) -> dict[str, Tensor]:
     """A convolution as the last layer, L1 as reconstruction loss, tanh as discriminator: see config["notes"]."""
     last_layer = io["conv_weight"].clone().requires_grad_()
     with torch.enable_grad():
@@ -44,13 +37,12 @@ def check_adaptive_weight(config: Mapping[str, Any], io: Tensors, weights: Tenso
         ratio, gan = AdaptiveWeight()(
             reconstruction_loss=nll, gan_loss=gan, reconstruction=picture, last_layer=last_layer
         )
-    ours = {"nll": nll.detach(), "g_loss": gan.detach(), "weight": config["disc_weight"] * ratio}
-    return _stored_only(ours, io), set()
+    return {"nll": nll, "g_loss": gan, "weight": config["disc_weight"] * ratio}
 
 
-def check_lecam(config: Mapping[str, Any], io: Tensors, weights: Tensors | None) -> tuple[Tensors, set[str]]:
+def check_lecam(config: Mapping[str, Any], io: Tensors, weights: Tensors) -> dict[str, Tensor]:
     decay = config.get("decay", config.get("constructor", {}).get("decay", 0.999))
-    ours: Tensors = {}
+    ours: dict[str, Tensor] = {}
     if "titok_loss" in io:
         lecam = LeCam(decay=decay, form="batch_mean")
         lecam.ema_real.copy_(io["ema_real"].squeeze())
@@ -63,12 +55,11 @@ def check_lecam(config: Mapping[str, Any], io: Tensors, weights: Tensors | None)
             penalties.append(lecam(real, fake, update=update))
             means.append(torch.stack([lecam.ema_real, lecam.ema_fake]))
         ours |= {"seed_voken_reg": torch.stack(penalties), "seed_voken_ema": torch.stack(means)}
-    return _stored_only(ours, io), set()
+    return ours
 
 
-def check_patchgan(config: Mapping[str, Any], io: Tensors, weights: Tensors | None) -> tuple[Tensors, set[str]]:
+def check_patchgan(config: Mapping[str, Any], io: Tensors, weights: Tensors) -> dict[str, Tensor]:
     """Released weights through `from_taming_keys`; eval first, then one training forward (batch statistics)."""
-    assert weights is not None, "this fixture has weights"
     facts = config["constructor"]
     discriminator = PatchGAN(
         in_channels=facts.get("input_nc", 3),
@@ -77,17 +68,13 @@ def check_patchgan(config: Mapping[str, Any], io: Tensors, weights: Tensors | No
         norm="act" if facts.get("use_actnorm", False) else "batch",
     )
     discriminator.load_state_dict(from_taming_keys(weights))  # strict: every key of both sides
-    ours: Tensors = {}
+    ours: dict[str, Tensor] = {}
     with torch.no_grad():
         if "logits_eval" in io:
             ours["logits_eval"] = discriminator.eval()(io["image"])
         if "logits_train" in io:
             ours["logits_train"] = discriminator.train()(io["image"])
-    return ours, set(weights)
-
-
-def _stored_only(ours: Tensors, io: Tensors) -> Tensors:
-    return {name: value for name, value in ours.items() if name in io}
+    return ours
 
 
 FUNCTIONS: dict[str, Check] = {

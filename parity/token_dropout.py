@@ -1,7 +1,7 @@
 """Golden vectors of token dropout (shared/parity/functions): what our code makes of the stored lengths."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,14 +10,10 @@ from torch import Tensor
 from ..common.types import Quantized, Stream
 from ..layers.masking import with_mask_vector
 from ..tokenizers.token_dropout.nested import NestedDropout, next_power_of_two
-
-Tensors = Mapping[str, Tensor]
-Check = Callable[[Mapping[str, Any], Tensors, Tensors | None], tuple[dict[str, Tensor], set[str]]]
+from .check import Check, Tensors
 
 
-def check_nested_dropout(
-    config: Mapping[str, Any], io: Tensors, weights: Tensors | None
-) -> tuple[dict[str, Tensor], set]:
+def check_nested_dropout(config: Mapping[str, Any], io: Tensors, weights: Tensors) -> dict[str, Tensor]:
     """Masked with the mask vector, rounded up to powers of two, and cut off behind a length."""
     ours: dict[str, Tensor] = {}
     if "masked" in io:
@@ -30,7 +26,7 @@ def check_nested_dropout(
             kept = shortened(io["tail_z"].flatten(2).transpose(1, 2), int(m[1]))
             seen_BNC = kept.x_BND[kept.mask_BN].unflatten(0, (len(kept.x_BND), -1))
             ours[name] = seen_BNC.transpose(1, 2)[:, :, None]
-    return ours, set()
+    return ours
 
 
 def shortened(x_BND: Tensor, lengths: int | list[int]) -> Stream:

@@ -3,7 +3,8 @@
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections import UserDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,26 +45,16 @@ class Result:
         return bool(self.rows) and all(row.ok for row in self.rows) and not self.unused_weights
 
 
-class Watched(Mapping[str, "Tensor"]):
+class Watched(UserDict[str, "Tensor"]):
     """A dict that remembers which of its entries were read: that is how inputs and unused weights are known."""
 
     def __init__(self, tensors: Mapping[str, "Tensor"]) -> None:
-        self.tensors = dict(tensors)
+        super().__init__(tensors)
         self.read: set[str] = set()
 
     def __getitem__(self, name: str) -> "Tensor":
-        value = self.tensors[name]
         self.read.add(name)
-        return value
-
-    def __contains__(self, name: object) -> bool:  # asking whether something is there is not reading it
-        return name in self.tensors
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.tensors)
-
-    def __len__(self) -> int:
-        return len(self.tensors)
+        return super().__getitem__(name)
 
 
 def compare(name: str, mine: "Tensor", stored: "Tensor") -> Row:
@@ -126,9 +117,8 @@ def run_function(config: dict[str, Any], io: Watched, weights: dict[str, "Tensor
     name = str(config["function"])
     if name not in FUNCTIONS:
         raise UserError(f"function {name!r} is not known; known: {', '.join(sorted(FUNCTIONS))}")
-    inputs: Any = io  # a Mapping that counts reads, in place of a dict
-    outputs, used = FUNCTIONS[name](config, inputs, weights or None)
-    return outputs, set(used), []
+    seen = Watched(weights)
+    return FUNCTIONS[name](config, io, seen), seen.read, []
 
 
 def check(folder: Path) -> Result:

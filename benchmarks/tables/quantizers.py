@@ -8,37 +8,22 @@ Quantizers that read two streams do not fit into `quickstart` and are left out.
 
 import argparse
 import json
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from imtok.benchmarks.tables.runs import ROOT, table_row, train, written_between
 from imtok.common.build import locate
 from imtok.common.console import codebook_words
 from imtok.configs.compose import compose_config
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "quantizers.md"
 YAMLS = ROOT / "configs" / "tokenizer" / "quantizer"
 BEGIN, END = "<!-- table: written by benchmarks/tables/quantizers.py -->", "<!-- end of table -->"
 SETTINGS = ("experiment=quickstart", "trainer.max_updates=300", "protocol=mini", "protocol.metrics=[psnr,codebook]")
 ENOUGH = 0.3  # of the codes; a YAML whose run stays below says why in its comment
-
-
-def train(name: str, folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left
-    words = [*SETTINGS, f"tokenizer/quantizer={name}", f"hydra.run.dir={folder}"]
-    environment = {"OMP_NUM_THREADS": "1"} | os.environ
-    done = subprocess.run(
-        [sys.executable, "-m", "imtok.scripts.cli", "train", *words], env=environment, capture_output=True, text=True
-    )
-    if done.returncode:
-        raise SystemExit(f"{name}: {(done.stderr or done.stdout)[-2000:]}")
 
 
 def is_current(name: str, folder: Path) -> bool:
@@ -75,7 +60,7 @@ def row(name: str, metrics: dict[str, Any]) -> str:
         cells += [f"{metrics['usage']:.0%}{within}", f"{metrics['perplexity']:.0f}"]
     else:
         cells += ["-", "-"]
-    return f"| {' | '.join(cells)} |"
+    return table_row(cells)
 
 
 def written(results: dict[str, dict[str, Any]], missing: Sequence[str] = ()) -> str:
@@ -84,8 +69,6 @@ def written(results: dict[str, dict[str, Any]], missing: Sequence[str] = ()) -> 
     any_ = next(iter(results.values()))
     command = " ".join(("imtok train", *SETTINGS, "tokenizer/quantizer=NAME"))
     lines = [
-        BEGIN,
-        "",
         f"`{command}`, {dates[0]}{'' if len(dates) == 1 else f' to {dates[-1]}'}, commit {', '.join(commits)}, "
         f"torch {any_['provenance']['packages']['torch']} on one CPU thread; {any_['num_images']} held-out pictures. "
         f"A picture's own mean colour reaches {any_['psnr_mean_colour']:.2f} dB. Usage: share of the codes that these "
@@ -95,17 +78,13 @@ def written(results: dict[str, dict[str, Any]], missing: Sequence[str] = ()) -> 
         "| quantizer | codes | tokens | bits/image | PSNR dB | usage | perplexity |",
         "|---|---|---|---|---|---|---|",
         *(row(name, results[name]) for name in sorted(results)),
-        "",
-        *([f"Not run yet: {', '.join(missing)}.", ""] if missing else []),
-        END,
+        *(["", f"Not run yet: {', '.join(missing)}."] if missing else []),
     ]
     return "\n".join(lines)
 
 
 def with_table(page: str, table: str) -> str:
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return before + table + after
+    return written_between(page, BEGIN, END, table)
 
 
 def main() -> None:
@@ -117,7 +96,7 @@ def main() -> None:
     names = sorted(path.stem for path in YAMLS.glob("*.yaml") if reads_one_stream(path.stem))
     for name in [] if options.read else options.names or names:
         if not is_current(name, options.runs / name):
-            train(name, options.runs / name)
+            train(name, options.runs / name, [*SETTINGS, f"tokenizer/quantizer={name}"], threads=1)
         print(row(name, read(options.runs / name)), flush=True)
     results = {name: read(options.runs / name) for name in names if (options.runs / name / "metrics.json").is_file()}
     low = [name for name, m in results.items() if m.get("usage", 1) < ENOUGH]

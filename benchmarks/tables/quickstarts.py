@@ -13,22 +13,18 @@ Runs that are there already are read, not made again.
 import argparse
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+from imtok.benchmarks.tables.runs import ROOT, table_row, train, written_between
+
 PAGE = ROOT / "docs" / "one_dimensional.md"
-BEGIN, END = (
-    "<!-- measured {place}: written by benchmarks/tables/quickstarts.py -->",
-    "<!-- end of measured {place} -->",
-)
+BEGIN = "<!-- measured {place}: written by benchmarks/tables/quickstarts.py -->"
+END = "<!-- end of measured {place} -->"
 MEASURED = ("protocol=mini", "protocol.metrics=[psnr,ssim,l1,codebook]")
 PROBE = 60  # updates; the first third warms up and is not counted
 
@@ -66,18 +62,6 @@ class Run:
         return seconds + ((self.updates - last) * self.images_per_update / speed if speed else 0.0)
 
 
-def train(run: Run, words: list[str], *, threads: int | None) -> None:
-    shutil.rmtree(run.folder, ignore_errors=True)  # what an interrupted run left
-    environment = dict(os.environ)
-    if threads:
-        environment["OMP_NUM_THREADS"] = str(threads)
-        words = [*words, f"trainer.threads={threads}"]
-    command = [sys.executable, "-m", "imtok.scripts.cli", "train", f"experiment={run.name}", *words]
-    done = subprocess.run([*command, f"hydra.run.dir={run.folder}"], env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{run.name}: {(done.stderr or done.stdout)[-2000:]}")
-
-
 def updates_for(seconds: float, probe: Run) -> int:
     speeds = [speed for update, speed in probe.speeds() if update > PROBE // 3]
     mean = len(speeds) / sum(1 / speed for speed in speeds)  # of equally long stretches
@@ -90,15 +74,17 @@ def made(name: str, options: argparse.Namespace) -> Run:
     if (run.folder / "metrics.json").is_file():
         print(f"{name}: reading {run.folder}", flush=True)
         return run
-    words = [*MEASURED, *options.set]
+    words = [f"experiment={name}", *MEASURED, *options.set]
+    words += [f"trainer.threads={options.threads}"] if options.threads else []
     if options.seconds:
         probe = Run(name, run.folder.with_name(f"{run.folder.name}-probe"))
         short = [f"trainer.{key}={PROBE}" for key in ("max_updates", "validate_every", "checkpoint_every")]
-        train(probe, [*words, *short, "trainer.log_every=10", "evaluate_after=false"], threads=options.threads)
+        words_of_probe = [*words, *short, "trainer.log_every=10", "evaluate_after=false"]
+        train(name, probe.folder, words_of_probe, threads=options.threads)
         count = updates_for(options.seconds, probe)
         shutil.rmtree(probe.folder)
         words += [f"trainer.{key}={count}" for key in ("max_updates", "validate_every", "checkpoint_every")]
-    train(run, words, threads=options.threads)
+    train(name, run.folder, words, threads=options.threads)
     return run
 
 
@@ -117,29 +103,24 @@ def row(run: Run) -> str:
         f"{found['ssim']['mean']:.3f}",
         f"{found['usage']:.0%}" if "usage" in found else "-",
     ]
-    return f"| {' | '.join(cells)} |"
+    return table_row(cells)
 
 
 def table(runs: list[Run]) -> list[str]:
     heads = "parameters | tokens | bits | updates | training, s | PSNR, dB | over the mean colour | SSIM | usage"
-    lines = [
-        f"| experiment | {heads} |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
-        *(row(run) for run in runs),
-    ]
+    lines = [f"| experiment | {heads} |", "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|", *map(row, runs)]
     curves = {run.name: run.metrics["curve"] for run in runs if "curve" in run.metrics}
     for name, curve in curves.items():
         points = curve["points"]
         lines += ["", f"PSNR of `{name}` by tokens, {curve['images']} images, and of files with as many bytes:", ""]
-        lines += ["| tokens | " + " | ".join(str(p["tokens"]) for p in points) + " |"]
-        lines += ["|---|" + "--:|" * len(points)]
+        lines += [table_row(["tokens", *(str(p["tokens"]) for p in points)]), "|---|" + "--:|" * len(points)]
         if "bytes" in points[0]:
-            lines += ["| bytes | " + " | ".join(f"{p['bytes']:.3g}" for p in points) + " |"]
-        lines += [f"| `{name}` | " + " | ".join(f"{p['psnr']:.2f}" for p in points) + " |"]
+            lines.append(table_row(["bytes", *(f"{p['bytes']:.3g}" for p in points)]))
+        lines.append(table_row([f"`{name}`", *(f"{p['psnr']:.2f}" for p in points)]))
         for codec, found in curve["codecs"].items():
             cells = [f"{p['psnr']:.2f}" if p["fit"] == curve["images"] else "-" for p in found["points"]]
             least = f"{found['smallest']['bytes']:.0f} bytes, {found['smallest']['psnr']:.2f} dB"
-            lines += [f"| {codec} (smallest: {least}) | " + " | ".join(cells) + " |"]
+            lines.append(table_row([f"{codec} (smallest: {least})", *cells]))
     return lines
 
 
@@ -161,8 +142,7 @@ def with_table(page: str, text: str, place: str) -> str:
     begin, end = BEGIN.format(place=place), END.format(place=place)
     if begin not in page or end not in page:
         raise SystemExit(f"--place {place}: {PAGE.name} has no {begin}")
-    before, _, rest = page.partition(begin)
-    return f"{before}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}"
+    return written_between(page, begin, end, text)
 
 
 def main() -> None:

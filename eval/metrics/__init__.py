@@ -10,7 +10,7 @@ metric.compute()
 import importlib
 from typing import Any
 
-_ALSO = {"Metric": "base", "Quantity": "base", "extractor": "features"}
+_ALSO = {"Metric": "base", "MeanOverImages": "base", "Quantity": "base", "extractor": "features"}
 
 
 def __getattr__(name: str) -> Any:

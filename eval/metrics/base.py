@@ -1,18 +1,10 @@
 """Metric over pairs of images: a torchmetrics.Metric that also says how its results are called and shown.
 
-    class Contrast(Metric):
+    class Contrast(MeanOverImages):
         quantities = {"contrast": Quantity("Contrast", better="higher")}
 
-        def __init__(self, **options):
-            super().__init__(**options)
-            self.add_state("contrast_sum", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-            self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
-
-        def update(self, reference, reconstruction):
-            ...
-
-        def measure(self):
-            return {"contrast": float(self.contrast_sum / self.count)}
+        def per_image(self, reference, reconstruction):
+            return reconstruction.double().flatten(1).std(1) / reference.double().flatten(1).std(1)
 
 This and `configs/metric/contrast.yaml` with its `_target_` are all that `protocol.metrics=[contrast]` needs.
 """
@@ -227,6 +219,31 @@ class Metric(torchmetrics.Metric):
     def pixels(self, *images: Tensor) -> list[Tensor]:
         """uint8 on the states' device."""
         return [as_bytes(x).to(self.device) for x in images]
+
+
+class MeanOverImages(Metric):
+    """Mean of a number that each pair of images has by itself: subclasses define per_image()."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # torchmetrics takes two metrics of a collection for one if their states have equal names and values.
+        self.values = f"{self.main_key}_values"
+        self.add_rows(self.values, torch.float64)
+
+    @abstractmethod
+    def per_image(self, reference: Tensor, reconstruction: Tensor) -> Tensor:
+        """uint8 [B, 3, H, W] twice to [B]."""
+
+    def update(self, reference: Tensor, reconstruction: Tensor) -> None:
+        if self.needs is None:
+            pair = self.pixels(reference, reconstruction)
+        else:  # on the network's device, not that of the states
+            pair = [as_bytes(reference), as_bytes(reconstruction)]
+        getattr(self, self.values).append(self.per_image(*pair).flatten().to(self.device).double())
+
+    def measure(self) -> dict[str, Any]:
+        mark = "" if self.needs is None else self.network.mark
+        return {self.main_key + mark: self.rows_of(self.values).mean().item()}
 
 
 def as_bytes(images: Tensor) -> Tensor:

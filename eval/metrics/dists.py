@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.image.dists import _PATH_WEIGHT_DISTS, DISTSNetwork, L2pooling
 
 from ...losses.lpips import LPIPSNet
-from .base import Metric, Quantity, as_bytes
+from .base import MeanOverImages, Quantity
 from .networks import Network
 
 if TYPE_CHECKING:
@@ -38,24 +38,18 @@ class DistsNetwork(DISTSNetwork):
         self.label = "dists" + (f"[{self.origin.label}]" if self.origin.label else "")
 
 
-class Dists(Metric):
+class Dists(MeanOverImages):
     """Mean over images. weights: of VGG16, as for lpips_vgg: pretrained, random, or the path of torchvision's file."""
 
     higher_is_better = False
     quantities = {"dists": Quantity("DISTS", better="lower")}
     protocol_fields = {"weights": "lpips_vgg"}
-    dists_values: list[Tensor]
 
     def __init__(self, *, weights: str = "pretrained", **options: Any) -> None:
         super().__init__(needs=Network.of(DistsNetwork, weights=weights), **options)
-        self.add_rows("dists_values")
 
-    def update(self, reference: Tensor, reconstruction: Tensor) -> None:
-        distances = self.network(*(as_bytes(x).float() / 255 for x in (reference, reconstruction)))
-        self.dists_values.append(distances.reshape(-1).to(self.device))
-
-    def measure(self) -> dict[str, Any]:
-        return {f"dists{self.network.mark}": self.rows_of("dists_values").cpu().double().mean().item()}
+    def per_image(self, reference: Tensor, reconstruction: Tensor) -> Tensor:
+        return self.network(reference.float() / 255, reconstruction.float() / 255)
 
     def describe(self, protocol: "Protocol") -> list[tuple[str, str]]:
         return [("DISTS", "VGG16 with L2 pooling, published term weights, input in [0, 1], at the images' own size")]

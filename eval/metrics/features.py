@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
@@ -41,18 +41,35 @@ default_extractor = extractor  # under a name that the argument does not hide
 
 
 class FeatureMetric(Metric):
-    """extractor: of `extractor()`; the 2015 Inception if not given."""
+    """extractor: of `extractor()`; the 2015 Inception if not given. keeps_rows: the features of all images."""
 
     of_sets = True
+    keeps_rows: ClassVar[bool] = True
     protocol_fields = {"extractor": "feature_network"}
 
     def __init__(self, *, extractor: Network | None = None, **options: Any) -> None:
         super().__init__(needs=extractor or default_extractor(), **options)
         self.numbered = 0
+        for side in SIDES if self.keeps_rows else ():
+            self.add_rows(f"{side}_rows")
 
     @property
     def extractor(self) -> Any:
         return self.network.module
+
+    def update(
+        self,
+        reference: Tensor,
+        reconstruction: Tensor,
+        *,
+        unrounded: Tensor | None = None,
+        keys: Sequence[str] | None = None,
+    ) -> None:
+        """keys: what identifies images whatever their order; where nobody names them, their numbers do."""
+        first, self.numbered = self.numbered, self.numbered + len(reference)
+        named = [str(number) for number in range(first, self.numbered)] if keys is None else list(keys)
+        for side, found in zip(SIDES, self.features(reference, reconstruction, unrounded), strict=True):
+            self.add(side, *found, named)
 
     def features(self, reference: Tensor, reconstruction: Tensor, unrounded: Tensor | None) -> list[tuple[Any, Any]]:
         """(features, logits) of both sides, on the states' device."""
@@ -62,10 +79,9 @@ class FeatureMetric(Metric):
         found = [self.network(images) for images in (as_bytes(reference), shown)]
         return [(rows.to(self.device), None if logits is None else logits.to(self.device)) for rows, logits in found]
 
-    def keys_or_numbers(self, keys: Sequence[str] | None, count: int) -> list[str]:
-        """What identifies images whatever their order; where nobody names them, their numbers."""
-        first, self.numbered = self.numbered, self.numbered + count
-        return [str(first + i) for i in range(count)] if keys is None else list(keys)
+    def add(self, side: str, features: Tensor, logits: Tensor | None, keys: Sequence[str]) -> None:
+        """A batch of one of SIDES, on the states' device."""
+        getattr(self, f"{side}_rows").append(features)
 
     def key(self, base: str) -> str:
         label = self.extractor.label

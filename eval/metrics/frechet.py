@@ -5,7 +5,7 @@ norm of an n x n product, which costs milliseconds instead of seconds. Beyond th
 by the pairwise rule of Chan, Golub and LeVeque (1979): no shift to choose, and processes join exactly.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -92,24 +92,21 @@ class FrechetDistance(FeatureMetric):
     def __init__(self, *, extractor: Network | None = None, **options: Any) -> None:
         super().__init__(extractor=extractor, **options)
         for side in SIDES:
-            self.add_rows(f"{side}_rows")
             self.add_rows(f"{side}_moments", torch.float64)
 
     def row_shape(self, name: str) -> tuple[int, ...]:
         width = self.extractor.width
         return (width + 2, width) if name.endswith("moments") else (width,)
 
-    def update(self, reference: Tensor, reconstruction: Tensor, *, unrounded: Tensor | None = None) -> None:
-        found = self.features(reference, reconstruction, unrounded)
-        for side, (features, _) in zip(SIDES, found, strict=True):
-            rows = getattr(self, f"{side}_rows")
-            rows.append(features)
-            if sum(map(len, rows)) > self.extractor.width:
-                moments = moments_of(torch.cat(rows))
-                for (before,) in getattr(self, f"{side}_moments"):
-                    moments = joined(before, moments)
-                setattr(self, f"{side}_moments", [moments[None]])
-                setattr(self, f"{side}_rows", [])
+    def add(self, side: str, features: Tensor, logits: Tensor | None, keys: Sequence[str]) -> None:
+        super().add(side, features, logits, keys)
+        rows = getattr(self, f"{side}_rows")
+        if sum(map(len, rows)) > self.extractor.width:
+            moments = moments_of(torch.cat(rows))
+            for (before,) in getattr(self, f"{side}_moments"):
+                moments = joined(before, moments)
+            setattr(self, f"{side}_moments", [moments[None]])
+            setattr(self, f"{side}_rows", [])
 
     def measure(self) -> dict[str, Any]:
         a, b = (FeatureSet(self.rows_of(f"{side}_rows"), self.rows_of(f"{side}_moments")) for side in SIDES)

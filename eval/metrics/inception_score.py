@@ -29,6 +29,7 @@ class InceptionScore(FeatureMetric):
 
     higher_is_better = True
     on_curve = False
+    keeps_rows = False
     quantities = {"inception_score": Quantity("Inception Score", better="higher", decimals=3)}
     protocol_fields = FeatureMetric.protocol_fields | {"splits": "inception_splits", "seed": "inception_seed"}
 
@@ -45,23 +46,14 @@ class InceptionScore(FeatureMetric):
             return None
         return f"{self.extractor.label} has no classes; needs protocol.extractor={INCEPTION}"
 
-    def update(
-        self,
-        reference: Tensor,
-        reconstruction: Tensor,
-        *,
-        unrounded: Tensor | None = None,
-        keys: Sequence[str] | None = None,
-    ) -> None:
-        keys = self.keys_or_numbers(keys, len(reference))
+    def add(self, side: str, features: Tensor, logits: Tensor | None, keys: Sequence[str]) -> None:
+        assert logits is not None, "start() refuses extractors without classes"
         split = torch.tensor([split_of(k, splits=self.splits, seed=self.seed) for k in keys], device=self.device)
-        found = self.features(reference, reconstruction, unrounded)
-        for side, (_, logits) in zip(SIDES, found, strict=True):
-            log_p = logits.double().log_softmax(1)
-            p = log_p.exp()
-            for name, values in (("p", p), ("plogp", (p * log_p).sum(1)), ("count", torch.ones_like(p[:, 0]))):
-                before = getattr(self, f"{side}_{name}_sum")
-                setattr(self, f"{side}_{name}_sum", before.index_add(0, split, values))
+        log_p = logits.double().log_softmax(1)
+        p = log_p.exp()
+        for name, values in (("p", p), ("plogp", (p * log_p).sum(1)), ("count", torch.ones_like(p[:, 0]))):
+            before = getattr(self, f"{side}_{name}_sum")
+            setattr(self, f"{side}_{name}_sum", before.index_add(0, split, values))
 
     def measure(self) -> dict[str, Any]:
         reference, reconstruction = (

@@ -53,26 +53,16 @@ class Kid(FeatureMetric):
         if subset_size < 2:
             raise ValueError(f"subset_size={subset_size}: at least 2")
         self.subsets, self.subset_size, self.seed = subsets, subset_size, seed
-        for side in SIDES:
-            self.add_rows(f"{side}_rows")
         self.add_rows("order", torch.int64)
 
     def row_shape(self, name: str) -> tuple[int, ...]:
         return () if name == "order" else super().row_shape(name)
 
-    def update(
-        self,
-        reference: Tensor,
-        reconstruction: Tensor,
-        *,
-        unrounded: Tensor | None = None,
-        keys: Sequence[str] | None = None,
-    ) -> None:
-        found = self.features(reference, reconstruction, unrounded)
-        for side, (features, _) in zip(SIDES, found, strict=True):
-            getattr(self, f"{side}_rows").append(features)
-        order = [number_of(k, seed=self.seed) >> 1 for k in self.keys_or_numbers(keys, len(reference))]  # 63 bits
-        self.order.append(torch.tensor(order, device=self.device))
+    def add(self, side: str, features: Tensor, logits: Tensor | None, keys: Sequence[str]) -> None:
+        super().add(side, features, logits, keys)
+        if side == "reference":  # both sides come in the same order
+            order = [number_of(key, seed=self.seed) >> 1 for key in keys]  # 63 bits
+            self.order.append(torch.tensor(order, device=self.device))
 
     def measure(self) -> dict[str, Any]:
         order = self.rows_of("order").argsort(stable=True)

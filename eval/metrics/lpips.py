@@ -8,14 +8,14 @@ from torch import Tensor
 from ...common.pixels import to_model_range
 from ...common.types import IndexSegment
 from ...losses.lpips import LPIPSNet
-from .base import Metric, Quantity, as_bytes
+from .base import MeanOverImages, Quantity
 from .networks import Network
 
 if TYPE_CHECKING:
     from ..protocol import Protocol
 
 
-class _Lpips(Metric):
+class _Lpips(MeanOverImages):
     """Mean over images. weights: pretrained, random, or the path of torchvision's file."""
 
     higher_is_better = False
@@ -23,14 +23,9 @@ class _Lpips(Metric):
 
     def __init__(self, *, weights: str = "pretrained", **options: Any) -> None:
         super().__init__(needs=Network.of(MarkedLpips, net=self.net, weights=weights), **options)
-        self.add_rows(self.main_key)
 
-    def update(self, reference: Tensor, reconstruction: Tensor) -> None:
-        distances = self.network(*(to_model_range(as_bytes(x)) for x in (reference, reconstruction)))
-        getattr(self, self.main_key).append(distances.flatten().to(self.device))
-
-    def measure(self) -> dict[str, Any]:
-        return {self.main_key + self.network.mark: self.rows_of(self.main_key).cpu().double().mean().item()}
+    def per_image(self, reference: Tensor, reconstruction: Tensor) -> Tensor:
+        return self.network(to_model_range(reference), to_model_range(reconstruction))
 
     def start(self, image_size: tuple[int, int], layout: Sequence[IndexSegment]) -> str | None:
         smallest = self.network.module.smallest_image

@@ -5,14 +5,14 @@ arithmetic of tf.image.ssim_multiscale. torchmetrics pads the borders that this 
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ...common.types import IndexSegment
-from .base import Metric, Quantity
+from .base import MeanOverImages, Quantity
 from .ssim import ssim_maps
 
 if TYPE_CHECKING:
@@ -35,26 +35,15 @@ def ms_ssim_per_image(a: Tensor, b: Tensor) -> Tensor:
     return found.mean(1)
 
 
-class MsSsim(Metric):
+class MsSsim(MeanOverImages):
     """Mean over images."""
 
     higher_is_better = True
     quantities = {"ms_ssim": Quantity("MS-SSIM", better="higher")}
     group = "Pixels"
-    ms_ssim_sum: Tensor
-    count: Tensor
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.add_state("ms_ssim_sum", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
-
-    def update(self, reference: Tensor, reconstruction: Tensor) -> None:
-        self.ms_ssim_sum = self.ms_ssim_sum + ms_ssim_per_image(*self.pixels(reference, reconstruction)).sum()
-        self.count = self.count + len(reference)
-
-    def measure(self) -> dict[str, Any]:
-        return {"ms_ssim": float(self.ms_ssim_sum) / int(self.count)}
+    def per_image(self, reference: Tensor, reconstruction: Tensor) -> Tensor:
+        return ms_ssim_per_image(reference, reconstruction)
 
     def start(self, image_size: tuple[int, int], layout: Sequence[IndexSegment]) -> str | None:
         if min(image_size) >= SMALLEST:

@@ -42,12 +42,6 @@ class PrecisionRecall(FeatureMetric):
         if k < 1:
             raise ValueError(f"k={k}: at least 1")
         self.k = k
-        for side in SIDES:
-            self.add_rows(f"{side}_rows")
-
-    def update(self, reference: Tensor, reconstruction: Tensor, *, unrounded: Tensor | None = None) -> None:
-        for side, (features, _) in zip(SIDES, self.features(reference, reconstruction, unrounded), strict=True):
-            getattr(self, f"{side}_rows").append(features)
 
     def measure(self) -> dict[str, Any]:
         reference, reconstruction = (self.rows_of(f"{side}_rows").double() for side in SIDES)

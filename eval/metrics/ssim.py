@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...common.errors import UserError
-from .base import Metric, Quantity
+from .base import MeanOverImages, Quantity
 
 if TYPE_CHECKING:
     from ..protocol import Protocol
@@ -64,14 +64,12 @@ def ssim_per_image(a: Tensor, b: Tensor, *, kind: str = "gaussian11", data_range
     return (luminance * structure).mean((-3, -2, -1))
 
 
-class Ssim(Metric):
+class Ssim(MeanOverImages):
     """Mean over images."""
 
     higher_is_better = True
     quantities = {"ssim": Quantity("SSIM", better="higher")}
     group = "Pixels"
-    ssim_sum: Tensor
-    count: Tensor
     protocol_fields = {"kind": "ssim_window", "data_range": "ssim_data_range"}
 
     def __init__(self, *, kind: str = "gaussian11", data_range: float = 255.0, **options: Any) -> None:
@@ -79,16 +77,12 @@ class Ssim(Metric):
         if kind not in WINDOWS:
             raise ValueError(f"kind={kind}: one of {', '.join(WINDOWS)}")
         self.kind, self.data_range = kind, data_range
-        self.add_state("ssim_sum", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, reference: Tensor, reconstruction: Tensor) -> None:
-        pair = self.pixels(reference, reconstruction)
-        self.ssim_sum = self.ssim_sum + ssim_per_image(*pair, kind=self.kind, data_range=self.data_range).double().sum()
-        self.count = self.count + len(reference)
+    def per_image(self, reference: Tensor, reconstruction: Tensor) -> Tensor:
+        return ssim_per_image(reference, reconstruction, kind=self.kind, data_range=self.data_range)
 
     def measure(self) -> dict[str, Any]:
-        return {"ssim": {"mean": float(self.ssim_sum) / int(self.count)}}
+        return {"ssim": {"mean": super().measure()["ssim"]}}
 
     def warnings(self, entries: Mapping[str, Any]) -> list[str]:
         if self.data_range == 255:

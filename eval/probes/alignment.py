@@ -54,8 +54,7 @@ def export_alignment(checkpoint: Mapping[str, Any], tokenizer: nn.Module, folder
     }
     _build_terms(found, nodes, NamedTeachers(config.get("teacher"), trusted=HOME), tokenizer, key="loss", term=".term")
     for name, term in found.terms.items():
-        prefix = f"terms.{name}."
-        own = {k.removeprefix(prefix): v for k, v in checkpoint["losses"].items() if k.startswith(prefix)}
+        own = _of_term(f"terms.{name}", checkpoint["losses"])
         term.load_state_dict(own, strict=False)  # towers that do not train are in no checkpoint but in their own file
         if term.weights_are_random:
             found.random.append(name)
@@ -72,7 +71,7 @@ def import_alignment(
     found = Alignment()
     _build_terms(found, nodes, NamedTeachers(), tokenizer, key="alignment")
     for name, term in list(found.terms.items()):
-        own = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
+        own = _of_term(name, state)
         try:
             check_state(term.state_dict(), own, source="the file's text tower")
         except UserError as error:
@@ -103,7 +102,7 @@ def load_alignment(folder: Path, tokenizer: nn.Module) -> Alignment:
         raise UserError(f"{file} is damaged ({type(error).__name__}); export the tokenizer again") from error
     state = read_weights(weights)
     for name, term in found.terms.items():
-        own = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
+        own = _of_term(name, state)
         check_state(term.state_dict(), own, source=str(weights))
         term.load_state_dict(own)
     return found
@@ -164,6 +163,10 @@ def _write(alignment: Alignment, config: Mapping[str, Any], folder: Path) -> Pat
     save_model(nn.ModuleDict(alignment.terms), str(out / "model.safetensors"))
     (out / "config.json").write_text(json.dumps(facts, indent=2) + "\n")
     return out
+
+
+def _of_term(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
 
 
 def _is_aligned(target: str | None) -> bool:

@@ -1,12 +1,13 @@
 """All semantic probes that the data and the tokenizer allow, each with its counts, protocol and path."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ...common.weights import origins
 from ..protocol import Protocol
 from .alignment import Alignment
 from .knn import PROTOCOL as KNN_PROTOCOL
@@ -18,6 +19,16 @@ from .retrieval import recall_at_1
 from .zero_shot import class_vectors, zero_shot_predict
 
 LEAST_A_CLASS = 4  # fitting images, on average, without which a probe is noise
+
+
+def linear_predict(features_ND: Tensor, fitted_MD: Tensor, labels_M: Tensor, *, classes: int) -> Tensor:
+    return fit_linear_probe(fitted_MD, labels_M, classes=classes).predict(features_ND)
+
+
+FITTED: dict[str, tuple[str, str, Callable[..., Tensor]]] = {
+    "linear_probe": ("Linear probe", LINEAR_PROTOCOL, linear_predict),
+    "knn": ("k-NN", KNN_PROTOCOL, knn_predict),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +58,22 @@ def meaning_of(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Number:
+    """Result of one probe, as metrics.json holds it. through_quantizer: None where inner features are read."""
+
+    probe: str
+    name: str
+    value: float
+    stream: str
+    through_quantizer: bool | None
+    n: int
+    fitted_on: int | None = None
+    chance: float | None = None
+    protocol: str
+    random_weights: bool = False
+
+
 @dataclass
 class Meaning:
     """numbers: plain dicts for metrics.json. not_computed: why a probe that was asked for by name is absent."""
@@ -54,14 +81,15 @@ class Meaning:
     numbers: list[dict[str, Any]] = field(default_factory=list)
     not_computed: dict[str, str] = field(default_factory=dict)
 
+    def add(self, probes: Iterable[str], found: list[Number] | str) -> None:
+        """found: what they measured, or the reason why they could not."""
+        if isinstance(found, str):
+            self.not_computed |= dict.fromkeys(probes, found)
+        else:
+            self.numbers += map(asdict, found)
 
-def measure_meaning(
-    tokenizer: nn.Module,
-    data: MeaningData,
-    *,
-    probes: Sequence[str],
-    device: torch.device,
-) -> Meaning:
+
+def measure_meaning(tokenizer: nn.Module, data: MeaningData, *, probes: Sequence[str], device: torch.device) -> Meaning:
     """tokenizer: on `device`, in eval mode. Deterministic."""
     alignment, meaning = data.alignment, Meaning()
     terms: dict[str, Any] = {n: t.to(device) for n, t in alignment.terms.items()}
@@ -69,166 +97,125 @@ def measure_meaning(
     for term in terms.values():
         term.eval()
     held_out = pooled_codes(tokenizer, data.held_out, device=device, terms=terms)
-    wanted = [p for p in ("linear_probe", "knn") if p in probes]
-    if wanted:
-        _fitted_probes(meaning, wanted, tokenizer, data, held_out, device)
+    fitted, with_text = ([p for p in some if p in probes] for some in (FITTED, ("zero_shot", "retrieval")))
+    if fitted:
+        meaning.add(fitted, _fitted_numbers(fitted, tokenizer, data, held_out, device))
     for name, vectors in held_out.vectors.items():
-        _text_probes(meaning, probes, name, terms[name], vectors, held_out, data, alignment)
+        facts = _facts(terms[name], random=name in alignment.random)
+        for probe in with_text:
+            measure = _zero_shot_numbers if probe == "zero_shot" else _retrieval_numbers
+            meaning.add([probe], measure(terms[name], vectors, held_out, data, facts))
     if not held_out.vectors:
-        reason = "no alignment/ with a text tower lies beside this export; a contrastive loss trains one"
-        meaning.not_computed |= dict.fromkeys((p for p in ("zero_shot", "retrieval") if p in probes), reason)
+        meaning.add(with_text, "no alignment/ with a text tower lies beside this export; a contrastive loss trains one")
     if "teacher_cosine" in probes:
         for name, cosine_N in held_out.cosines.items():
-            _add(
-                meaning,
-                "teacher_cosine",
-                f"Cosine to {terms[name].compared_with}",
-                float(cosine_N.double().mean()),
-                n=len(cosine_N),
-                stream=terms[name].reading.name,
-                through_quantizer=terms[name].reading.through_quantizer,
-                protocol=f"mean over images of what loss.{name} compares, {' and '.join(terms[name].compare)}",
-                random=name in alignment.random,
-            )
+            meaning.add(["teacher_cosine"], [_cosine_number(name, terms[name], cosine_N, alignment)])
         if not held_out.cosines:
             missing = "; ".join(alignment.missing.values())
-            meaning.not_computed["teacher_cosine"] = missing or "no loss compared these codes with a teacher"
+            meaning.add(["teacher_cosine"], missing or "no loss compared these codes with a teacher")
     for name, term in terms.items():
         term.train(modes[name])
     return meaning
 
 
-def _fitted_probes(
-    meaning: Meaning,
-    wanted: Sequence[str],
-    tokenizer: nn.Module,
-    data: MeaningData,
-    held_out: PooledCodes,
-    device: torch.device,
-) -> None:
+def _facts(term: Any, *, random: bool) -> dict[str, Any]:
+    reading = term.reading
+    return {"stream": reading.name, "through_quantizer": reading.through_quantizer, "random_weights": random}
+
+
+def _cosine_number(name: str, term: Any, cosine_N: Tensor, alignment: Alignment) -> Number:
+    marks = sorted({f"[{found.label}]" for found in origins(term) if found.label and not found.random})
+    return Number(
+        probe="teacher_cosine",
+        name=f"Cosine to {term.compared_with}{''.join(marks)}",
+        value=float(cosine_N.double().mean()),
+        n=len(cosine_N),
+        protocol=f"mean over images of what loss.{name} compares, {' and '.join(term.compare)}",
+        **_facts(term, random=name in alignment.random),
+    )
+
+
+def _fitted_numbers(
+    wanted: Sequence[str], tokenizer: nn.Module, data: MeaningData, held_out: PooledCodes, device: torch.device
+) -> list[Number] | str:
     labelled = held_out.classes >= 0
     classes = max(len(data.class_names), 1 + int(held_out.classes.max()))
-    reason = None
     if not bool(labelled.any()):
-        reason = "these images have no labels"
-    elif data.fit is None:
-        reason = "no training split to fit a probe on: every image is measured"
-    else:
-        fit = pooled_codes(tokenizer, data.fit, device=device)
-        known = fit.classes >= 0
-        if int(known.sum()) < LEAST_A_CLASS * classes:
-            reason = f"{int(known.sum())} labelled training images are too few for {classes} classes"
-    if reason is not None:
-        meaning.not_computed |= dict.fromkeys(wanted, reason)
-        return
+        return "these images have no labels"
+    if data.fit is None:
+        return "no training split to fit a probe on: every image is measured"
+    fit = pooled_codes(tokenizer, data.fit, device=device)
+    known = fit.classes >= 0
+    if int(known.sum()) < LEAST_A_CLASS * classes:
+        return f"{int(known.sum())} labelled training images are too few for {classes} classes"
     labels, truth = fit.classes[known], held_out.classes[labelled]
     most_common = int(labels.bincount(minlength=classes).argmax())
-    chance = float((truth == most_common).double().mean())
+    numbers = []
     for (when, stream), features in fit.codes.items():
-        fitted, asked = features[known], held_out.codes[when, stream][labelled]
         for probe in wanted:
-            if probe == "linear_probe":
-                predicted = fit_linear_probe(fitted, labels, classes=classes).predict(asked)
-            else:
-                predicted = knn_predict(asked, fitted, labels, classes=classes)
-            _add(
-                meaning,
-                probe,
-                "Linear probe" if probe == "linear_probe" else "k-NN",
-                float((predicted == truth).double().mean()),
-                n=len(truth),
-                fitted_on=len(labels),
-                stream=stream,
-                through_quantizer=when == QUANTIZED,
-                chance=chance,
-                protocol=f"mean code, {LINEAR_PROTOCOL if probe == 'linear_probe' else KNN_PROTOCOL}",
+            name, protocol, predict = FITTED[probe]
+            predicted = predict(held_out.codes[when, stream][labelled], features[known], labels, classes=classes)
+            numbers.append(
+                Number(
+                    probe=probe,
+                    name=name,
+                    value=_share(predicted == truth),
+                    n=len(truth),
+                    fitted_on=len(labels),
+                    stream=stream,
+                    through_quantizer=when == QUANTIZED,
+                    chance=_share(truth == most_common),
+                    protocol=f"mean code, {protocol}",
+                )
             )
+    return numbers
 
 
 @torch.inference_mode()
-def _text_probes(
-    meaning: Meaning,
-    probes: Sequence[str],
-    name: str,
-    term: Any,
-    vectors_ND: Tensor,
-    held_out: PooledCodes,
-    data: MeaningData,
-    alignment: Alignment,
-) -> None:
-    def texts(captions: Sequence[str]) -> Tensor:
-        return term.texts(captions).float().cpu()
-
-    facts: dict[str, Any] = {
-        "stream": term.reading.name,
-        "through_quantizer": term.reading.through_quantizer,
-        "random": name in alignment.random,
-    }
+def _zero_shot_numbers(
+    term: Any, vectors_ND: Tensor, held_out: PooledCodes, data: MeaningData, facts: Mapping[str, Any]
+) -> list[Number] | str:
     labelled = held_out.classes >= 0
-    if "zero_shot" in probes and data.class_names and bool(labelled.any()):
-        prompts = [list(data.prompts(c)) for c in data.class_names]
-        truth = held_out.classes[labelled]
-        predicted = zero_shot_predict(vectors_ND[labelled], class_vectors(texts, prompts))
-        _add(
-            meaning,
-            "zero_shot",
-            "Zero-shot accuracy",
-            float((predicted == truth).double().mean()),
-            n=len(truth),
-            chance=1 / len(data.class_names),
-            protocol=f"{len(prompts)} classes by the mean of {len(prompts[0])} prompts' text vectors",
+    if not data.class_names or not bool(labelled.any()):
+        return "these images have no labels with names"
+    prompts = [list(data.prompts(name)) for name in data.class_names]
+    truth = held_out.classes[labelled]
+    classes_CD = class_vectors(lambda some: term.texts(some).float().cpu(), prompts)
+    number = Number(
+        probe="zero_shot",
+        name="Zero-shot accuracy",
+        value=_share(zero_shot_predict(vectors_ND[labelled], classes_CD) == truth),
+        n=len(truth),
+        chance=1 / len(data.class_names),
+        protocol=f"{len(prompts)} classes by the mean of {len(prompts[0])} prompts' text vectors",
+        **facts,
+    )
+    return [number]
+
+
+@torch.inference_mode()
+def _retrieval_numbers(
+    term: Any, vectors_ND: Tensor, held_out: PooledCodes, data: MeaningData, facts: Mapping[str, Any]
+) -> list[Number] | str:
+    captioned = {row: caption for row, caption in enumerate(held_out.captions) if caption}
+    if len(captioned) < 2:
+        return "these images have no captions"
+    captions, count = list(captioned.values()), len(captioned)
+    texts_ND = torch.cat([term.texts(captions[i : i + 256]).float().cpu() for i in range(0, count, 256)])
+    recalls = recall_at_1(vectors_ND[list(captioned)], texts_ND, captions)
+    return [
+        Number(
+            probe="retrieval",
+            name=f"Retrieval R@1, {direction}",
+            value=value,
+            n=count,
+            chance=1 / count,
+            protocol=f"one in {count} by cosine",
             **facts,
         )
-    elif "zero_shot" in probes:
-        meaning.not_computed["zero_shot"] = "these images have no labels with names"
-    there, captions = [], []
-    for i, caption in enumerate(held_out.captions):
-        if caption:
-            there.append(i)
-            captions.append(caption)
-    if "retrieval" in probes and len(there) > 1:
-        read = torch.cat([texts(captions[i : i + 256]) for i in range(0, len(captions), 256)])
-        recalls = recall_at_1(vectors_ND[there], read, captions)
-        for direction, value in zip(("image to text", "text to image"), recalls, strict=True):
-            _add(
-                meaning,
-                "retrieval",
-                f"Retrieval R@1, {direction}",
-                value,
-                n=len(there),
-                chance=1 / len(there),
-                protocol=f"one in {len(there)} by cosine",
-                **facts,
-            )
-    elif "retrieval" in probes:
-        meaning.not_computed["retrieval"] = "these images have no captions"
+        for direction, value in zip(("image to text", "text to image"), recalls, strict=True)
+    ]
 
 
-def _add(
-    meaning: Meaning,
-    probe: str,
-    name: str,
-    value: float,
-    *,
-    n: int,
-    stream: str,
-    through_quantizer: bool | None,
-    protocol: str,
-    fitted_on: int | None = None,
-    chance: float | None = None,
-    random: bool = False,
-) -> None:
-    meaning.numbers.append(
-        {
-            "probe": probe,
-            "name": name,
-            "value": value,
-            "stream": stream,
-            "through_quantizer": through_quantizer,
-            "n": n,
-            "fitted_on": fitted_on,
-            "chance": chance,
-            "protocol": protocol,
-            "random_weights": random,
-        }
-    )
+def _share(right_N: Tensor) -> float:
+    return float(right_N.double().mean())

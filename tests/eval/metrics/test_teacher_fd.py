@@ -43,5 +43,5 @@ def test_every_teacher_can_be_named(teacher: str) -> None:
 def test_a_mistake_is_one_line(tmp_path) -> None:
     with pytest.raises(UserError, match="no teacher 'dinov2'; did you mean"):
         TeacherFrechet(teacher="dinov2").prepare(torch.device("cpu"))
-    with pytest.raises(MissingWeights, match=r"teacher generated: weights=.*train-teacher"):
+    with pytest.raises(MissingWeights, match=r"teacher_fd\.teacher\.weights=.*train-teacher"):
         TeacherFrechet(teacher="generated").prepare(torch.device("cpu"))
