@@ -72,9 +72,8 @@ class TokenizerOutput:
 
     latents: Latents
     quantized: Quantized
-    reconstruction: (
-        Tensor | None
-    )  # [B, 3, H, W] in [-1, 1], unclamped; None where a sample is not cheap (flow decoders)
+    # [B, 3, H, W] in [-1, 1], unclamped; None where a sample is not cheap (flow decoders)
+    reconstruction: Tensor | None
     decoder_losses: dict[str, Tensor] = field(default_factory=dict)
     heads: dict[str, Tensor] = field(default_factory=dict)
     features: dict[str, Tensor] = field(default_factory=dict)

@@ -66,8 +66,6 @@ def _wanted(kind: type, value: Any) -> str:
 
 
 def _fits(kind: type, value: Any) -> bool:
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, kind)
+    if isinstance(value, bool):  # an int to Python
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from http.client import HTTPException
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -217,15 +218,12 @@ def read(path: str | Path, *, source: str | None = None) -> State:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what is no checkpoint makes the readers raise whatever its bytes lead to
         reason = (str(error) or "cut off").splitlines()[0].split(". ")[0]
-        if type(error).__name__ == "UnpicklingError":
-            raise UserError(
-                f"{source} holds more than tensors, and running code from a checkpoint is not allowed ({reason}); save "
-                "its state dict alone: torch.save(checkpoint['state_dict'], FILE)"
-            ) from None
-        raise UserError(
-            f"{source} cannot be read ({type(error).__name__}: {reason}); damaged or cut off, or no checkpoint: "
-            "download or copy it again"
-        ) from None
+        problem = f"cannot be read ({type(error).__name__}: {reason}); damaged or cut off, or no checkpoint"
+        remedy = "download or copy it again"
+        if isinstance(error, UnpicklingError):
+            problem = f"holds more than tensors, and running code from a checkpoint is not allowed ({reason})"
+            remedy = "save its state dict alone: torch.save(checkpoint['state_dict'], FILE)"
+        raise UserError(f"{source} {problem}; {remedy}") from None
     for key in ("ema", "model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict) and content[key]:
             content = content[key]

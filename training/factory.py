@@ -29,7 +29,7 @@ from .module import TokenizerTraining
 from .randomness import seed_everything
 from .settings import TrainerSettings, without_auto
 
-NEEDS = {"wandb": "wandb", "tensorboard": "tensorboard"}  # logger: package
+PACKAGES_OF_THEIR_OWN = ("wandb", "tensorboard")  # loggers that need the package of the same name
 
 
 def build_training(config: Mapping[str, Any], folder: Path) -> tuple[TokenizerTraining, ImageData]:
@@ -138,21 +138,13 @@ def build_loggers(node: Mapping[str, Any] | None, folder: Path) -> list[Logger]:
     for name, entry in (node or {}).items():
         if entry is None:
             continue
-        package = NEEDS.get(name)
-        if package and find_spec(package) is None:
-            raise UserError(
-                f"logger=[{name}]: the package {package} is not installed: pip install {package}, or logger=[csv]"
-            )
+        if name in PACKAGES_OF_THEIR_OWN and find_spec(name) is None:
+            raise UserError(f"logger=[{name}]: {name} is not installed: pip install {name}, or logger=[csv]")
+        run = f"{folder.parent.name}-{folder.name}"
+        given = {"folder": str(folder), "save_dir": str(folder), "name": run, "version": ""}
         if name == "wandb":
             os.environ.setdefault("WANDB_RESUME", "allow")  # the same run folder is the same wandb run
-        given = {
-            "folder": str(folder),
-            "save_dir": str(folder),
-            "name": f"{folder.parent.name}-{folder.name}",
-            "version": "",
-        }
-        if name == "wandb":
-            given["version"] = given["name"]
+            given["version"] = run
         elif name == "tensorboard":
             given["name"] = "tensorboard"
         loggers.append(build(entry, key=f"logger.{name}", **given))
@@ -235,9 +227,7 @@ def build_trainer(
         if not given:
             raise
         raise UserError(f"trainer.lightning={dict(given)}: Lightning refuses this: {one_line(error)}") from error
-    if given.get(
-        "overfit_batches"
-    ):  # ImageData repeats them until trainer.max_updates; Lightning would stop after them
+    if given.get("overfit_batches"):  # ImageData repeats them; Lightning would stop after the first time
         trainer.limit_train_batches = 1.0
     return trainer
 

@@ -3,18 +3,18 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..common.console import say
 from ..common.errors import UserError, did_you_mean
-from ..common.weights import first_few
+from ..common.weights import fill, first_few
 from ..decoders.base import Decoder
 from ..tokenizers.tokenizer import Tokenizer
 
 
 def init_from(tokenizer: Tokenizer, source: str | Mapping[str, Any]) -> None:
     """source: a folder or hub id (everything must fit), or {part: folder}; parts that are not named stay fresh."""
-    from ..tokenizers.hub import WEIGHTS_FILE, check_state, find_folder, load_weights, read_config, read_weights
+    from ..tokenizers.hub import WEIGHTS_FILE, find_folder, load_weights, read_config, read_weights
 
     def folder_of(name: str, key: str) -> Any:
         try:
@@ -32,21 +32,21 @@ def init_from(tokenizer: Tokenizer, source: str | Mapping[str, Any]) -> None:
     for part, name in source.items():
         if not isinstance(name, str):
             raise UserError(f"init_from.{part}={name}: a folder or hub id")
-    own, loaded = tokenizer.state_dict(), set()
+    loaded: set[str] = set()
     for part, name in source.items():
         key = f"init_from.{part}"
         children = [n for n, _ in tokenizer.named_children()]
         if part.split(".")[0] not in children:
             raise UserError(f"{key}={name}: the tokenizer has no part {part!r}; {did_you_mean(part, children)}")
         state = read_weights(folder_of(name, key) / WEIGHTS_FILE)
-        given = {k: v for k, v in state.items() if k.startswith(f"{part}.")}
-        wanted = {k: v for k, v in own.items() if k.startswith(f"{part}.")}
-        given = _adapted(tokenizer, part, given)
-        check_state(wanted, given, source=f"{key}={name}")
-        tokenizer.load_state_dict(given, strict=False)
-        loaded |= set(given)
-        _no_longer_from_nothing(tokenizer.get_submodule(part))
-    fresh = sorted(set(own) - loaded)
+        module = tokenizer.get_submodule(part)
+        given = {k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")}
+        if isinstance(module, Decoder):  # it may know how to take the weights of a smaller one (WeTok's second stage)
+            given = module.adapted(given)
+        fill(module, given, source=f"{key}={name}", exact=True)
+        loaded |= {f"{part}.{k}" for k in given}
+        _no_longer_from_nothing(module)
+    fresh = sorted(set(tokenizer.state_dict()) - loaded)
     names = f": {first_few(fresh)}" if fresh else ""
     say(f"init_from: {len(loaded)} tensors loaded ({', '.join(source)}), {len(fresh)} fresh{names}")
 
@@ -56,15 +56,6 @@ def _no_longer_from_nothing(part: nn.Module) -> None:
     for module in part.modules():
         if hasattr(module, "frozen_from_nothing"):
             module.frozen_from_nothing = False  # type: ignore[assignment]
-
-
-def _adapted(tokenizer: nn.Module, part: str, given: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A decoder may know how to take the weights of a smaller sister (WeTok's second stage)."""
-    module = tokenizer.get_submodule(part)
-    if not isinstance(module, Decoder):
-        return given
-    state = module.adapted({k.removeprefix(f"{part}."): v for k, v in given.items()})
-    return {f"{part}.{k}": v for k, v in state.items()}
 
 
 def freeze_parts(tokenizer: Tokenizer, parts: Iterable[str]) -> None:

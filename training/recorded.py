@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -32,17 +33,19 @@ def check_recorded(overrides: Sequence[str], *, source: Path) -> None:
             reasons = [_of_key(key, override.package, value), *(_of_value(*item) for item in _items(_path(key), value))]
         except (HydraException, ValueError, TypeError, RecursionError):
             reasons = ["not readable as one setting"]
-        for reason in filter(None, reasons):
-            raise _refused(text, source, reason)
+        if reason := next(filter(None, reasons), None):
+            shown = printable(text)
+            shown = shown if len(shown) <= 120 else f"{shown[:117]}..."
+            raise UserError(f"ckpt_path: {source} records {shown} ({reason}); take it out of that file, or {REMEDY}")
 
 
 def _of_key(key: str, package: str | None, value: Any) -> str | None:
     if re.match(r"hydra\b", key) or re.match(r"hydra\b", package or ""):
         return "a setting of Hydra itself"
     if package or "/" in key or ("." not in key and key not in TOP_LEVEL):  # chooses files of a config group
-        for name in (key, *_texts(value)):
-            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-                return "leaves the folder of the configs"
+        names = (key, *(item for _, item in _items(("",), value) if isinstance(item, str)))
+        if any(PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in names):
+            return "leaves the folder of the configs"
     return None
 
 
@@ -64,12 +67,9 @@ def _of_value(path: tuple[str, ...], value: Any) -> str | None:
 def _of_class(target: str) -> str | None:
     if target in our_loggers():
         return None
-    if target.startswith("imtok."):
-        try:  # the class's own home counts, not the path written down
-            if locate(target, key="").__module__.startswith("imtok."):
-                return None
-        except (UserError, ValueError, RecursionError):
-            return "no class of imtok"
+    with suppress(UserError, ValueError, RecursionError):  # the class's own home counts, not the path written down
+        if target.startswith("imtok.") and locate(target, key="").__module__.startswith("imtok."):
+            return None
     return "no class of imtok, and no logger of configs/logger/"
 
 
@@ -94,16 +94,6 @@ def _items(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...],
     elif isinstance(value, list):
         for number, item in enumerate(value):
             yield from _items((*path, str(number)), item)
-
-
-def _texts(value: Any) -> list[str]:
-    return [item for _, item in _items(("",), value) if isinstance(item, str)]
-
-
-def _refused(override: str, source: Path, reason: str) -> UserError:
-    shown = printable(override)
-    shown = shown if len(shown) <= 120 else f"{shown[:117]}..."
-    return UserError(f"ckpt_path: {source} records {shown} ({reason}); take it out of that file, or {REMEDY}")
 
 
 def printable(text: str) -> str:

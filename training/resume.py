@@ -40,26 +40,22 @@ def arguments_for_resume(arguments: Sequence[str]) -> list[str]:
         if not file.is_file():
             raise UserError(f"ckpt_path={wanted}: no such file; ckpt_path=last takes the newest run of the experiment")
     file = file.absolute()
-    folder = file.parent.parent if wanted == "last" else None
-    again = set(override_keys(arguments))
+    run = file.parent.parent
     before = recorded_overrides(file)
-    split = file.parent.parent / "split.json"
+    split = run / "split.json"
     same = all(value_of(key, arguments) in (None, value_of(key, before)) for key in SAME_DATA)
     same_split = [f"data.split_file={quoted(split)}"] if same and split.is_file() else []
-    left_out = {*again, *override_keys(same_split)}
+    left_out = {*override_keys(arguments), *override_keys(same_split)}
     if trust != "true":  # the whole record: what is left out of it below may have kept the rest in check
-        check_recorded(before, source=file.parent.parent / "overrides.yaml")
+        check_recorded(before, source=run / "overrides.yaml")
     recorded = [o for o in before if left_out.isdisjoint(override_keys([o]))]
     if recorded:
-        say(f"ckpt_path: taken over from overrides.yaml of {file.parent.parent}: {printable(' '.join(recorded))}")
-    kept = [
-        a
-        for a in arguments
-        if override_keys([a]) != ["ckpt_path"] and (folder is None or override_keys([a]) != ["hydra.run.dir"])
-    ]
+        say(f"ckpt_path: taken over from overrides.yaml of {run}: {printable(' '.join(recorded))}")
+    places = {"ckpt_path": file} | ({"hydra.run.dir": run} if wanted == "last" else {})
+    kept = [a for a in arguments if places.keys().isdisjoint(override_keys([a]))]
     flags_first = next((i for i, a in enumerate(kept) if not a.startswith("-") and "=" in a), len(kept))
-    place = [f"hydra.run.dir={quoted(folder)}"] if folder is not None else []
-    return [*kept[:flags_first], *recorded, *kept[flags_first:], *same_split, f"ckpt_path={quoted(file)}", *place]
+    settings = [f"{key}={quoted(path)}" for key, path in places.items()]
+    return [*kept[:flags_first], *recorded, *kept[flags_first:], *same_split, *settings]
 
 
 def value_of(key: str, arguments: Sequence[str]) -> str | None:

@@ -16,7 +16,6 @@ from ..common.distributed import gather_objects, wait_for_all
 from ..common.errors import UserError, one_line
 from ..common.provenance import git_facts
 from ..data.datamodule import ImageData
-from ..tokenizers.tokenizer import Tokenizer
 from . import run_folder
 from .checkpoint import Saved, check_fits, restore
 from .csv_logger import CSVLogger
@@ -25,13 +24,9 @@ from .module import TokenizerTraining
 from .stopping import exit_code, leaving_at_once, name_of
 
 
+@leaving_at_once()
 def run(config: Mapping[str, Any], *, overrides: Sequence[str], folder: Path) -> int:
     """Returns the exit code."""
-    with leaving_at_once():
-        return _run(config, overrides=overrides, folder=folder)
-
-
-def _run(config: Mapping[str, Any], *, overrides: Sequence[str], folder: Path) -> int:
     started_at = time.monotonic()
     saved = Saved.read(Path(config["ckpt_path"])) if config["ckpt_path"] is not None else None
     training, data = build_training(config, folder)
@@ -71,16 +66,20 @@ def _run(config: Mapping[str, Any], *, overrides: Sequence[str], folder: Path) -
             if training.stopped_by is None:
                 raise
     if training.stopped_by is not None:
-        _say_how_to_go_on(training, training.stopped_by, folder)
+        again = f"go on with: ckpt_path=last hydra.run.dir={folder}"
+        say(f"stopped by {name_of(training.stopped_by)} after update {training.update}; {again}")
+        wait_for_all()  # nobody leaves while another one still waits
         return exit_code(training.stopped_by)
     if training.update < settings.max_updates:
         say(f"finished after update {training.update} of {settings.max_updates}: {why_early(trainer)}")
-    tokenizer = finished_tokenizer(training)
+    if training.ema is not None:
+        training.ema.copy_to(training.tokenizer)
+    training.tokenizer.eval()
     exported = folder / "tokenizer"
     if is_first_rank():
-        export(tokenizer, training, data, config, exported)
+        export(training, data, exported)
     if config["evaluate_after"]:
-        evaluate_run(tokenizer, training, data, config, folder, trainer.strategy.root_device)
+        evaluate_run(training, data, trainer.strategy.root_device)
     report_skipped(training)
     if training.failed_writes:
         say(f"{training.failed_writes} checkpoint(s) could not be written during this run", error=True)
@@ -101,72 +100,48 @@ def why_early(trainer: Trainer) -> str:
     return f"trainer.lightning.limit_train_batches={trainer.limit_train_batches}"
 
 
-def finished_tokenizer(training: TokenizerTraining) -> Tokenizer:
-    """With the EMA's weights, where there is one, from here on."""
-    if training.ema is not None:
-        device = next(iter(training.ema.parameters.values())).device
-        training.tokenizer.to(device)
-        live = dict(training.tokenizer.named_parameters()) | dict(training.tokenizer.named_buffers())
-        with torch.no_grad():
-            for name, value in (training.ema.parameters | training.ema.buffers).items():
-                live[name].copy_(value)
-    return training.tokenizer.eval()
+def facts_of(training: TokenizerTraining) -> dict[str, Any]:
+    """random_weights, other_weights: the losses whose frozen networks did not have the published weights."""
+    return {
+        "experiment": training.config["name"],
+        "update": training.update,
+        "weights": "ema" if training.ema is not None else "raw",
+        "random_weights": training.losses.random_weights,
+        "other_weights": training.losses.other_weights,
+    }
 
 
-def export(
-    tokenizer: Tokenizer, training: TokenizerTraining, data: ImageData, config: Mapping[str, Any], folder: Path
-) -> None:
+def export(training: TokenizerTraining, data: ImageData, folder: Path) -> None:
     from ..eval.probes.alignment import save_alignment
     from ..tokenizers.hub import save_pretrained
 
-    facts = {
-        "experiment": config["name"],
-        "update": training.update,
+    facts = facts_of(training) | {
         "images_seen": training.samples,
-        "weights": "ema" if training.ema is not None else "raw",
         "skipped_updates": training.guard.skipped,
         "git": git_facts(),
-        **weights_facts(training),
-        "seed": config["seed"],
+        "seed": training.config["seed"],
         "data": data.describe(),
     }
-    save_pretrained(tokenizer, folder, facts=facts)
-    save_alignment(training.losses, config, folder)
+    save_pretrained(training.tokenizer, folder, facts=facts)
+    save_alignment(training.losses, training.config, folder)
 
 
-def weights_facts(training: TokenizerTraining) -> dict[str, Any]:
-    """The losses whose frozen networks did not have the published weights."""
-    return {"random_weights": training.losses.random_weights, "other_weights": training.losses.other_weights}
-
-
-def evaluate_run(
-    tokenizer: Tokenizer,
-    training: TokenizerTraining,
-    data: ImageData,
-    config: Mapping[str, Any],
-    folder: Path,
-    device: torch.device,
-) -> None:
+def evaluate_run(training: TokenizerTraining, data: ImageData, device: torch.device) -> None:
     from ..eval.evaluate import evaluate
     from ..eval.probes.alignment import Alignment
     from ..eval.probes.measure import meaning_of
 
-    protocol = build(config["protocol"], key="protocol")
+    protocol = build(training.config["protocol"], key="protocol")
     results = evaluate(
-        tokenizer,
+        training.tokenizer,
         data.val_loader(),
         protocol=protocol,
         meaning=meaning_of(data, data.val_loader(), protocol, fit=True, alignment=Alignment.of_losses(training.losses)),
-        out_dir=folder,
-        run_dir=folder,
+        out_dir=training.run_folder,
+        run_dir=training.run_folder,
         data_facts=data.describe() | {"evaluated": "val"},
         device=device,
-        model_facts={
-            "experiment": config["name"],
-            "update": training.update,
-            "weights": "ema" if training.ema is not None else "raw",
-            **weights_facts(training),
-        },
+        model_facts=facts_of(training),
     )
     training.skipped.collect(results["skipped_images"])
 
@@ -178,9 +153,3 @@ def report_skipped(training: TokenizerTraining) -> None:
             training.skipped.collect(lines)
     if is_first_rank():
         training.skipped.report()
-
-
-def _say_how_to_go_on(training: TokenizerTraining, reason: int, folder: Path) -> None:
-    again = f"go on with: ckpt_path=last hydra.run.dir={folder}"
-    say(f"stopped by {name_of(reason)} after update {training.update}; {again}")
-    wait_for_all()  # nobody leaves while another one still waits

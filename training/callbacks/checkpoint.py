@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint as LastCallback
 
 from ...common.console import say
@@ -24,14 +24,12 @@ class Checkpoint(LastCallback):  # Lightning runs callbacks of this class after 
         self.saved_at = -1
         self.written_at: int | None = None  # the update of the newest file that is whole
 
-    def on_train_start(self, trainer: Trainer, training: LightningModule) -> None:
-        assert isinstance(training, TokenizerTraining)
+    def on_train_start(self, trainer: Trainer, training: TokenizerTraining) -> None:
         self.saved_at = -1
         self.written_at = training.update or None  # a run that goes on has the file it came from
         self.stop.listen()
 
-    def on_train_batch_end(self, trainer: Trainer, training: LightningModule, *_: Any) -> None:
-        assert isinstance(training, TokenizerTraining)
+    def on_train_batch_end(self, trainer: Trainer, training: TokenizerTraining, *_: Any) -> None:
         if not training.finished_update:
             return
         self.stop.watch_clock(started_at=training.started_at, max_seconds=training.settings.max_seconds)
@@ -45,19 +43,17 @@ class Checkpoint(LastCallback):  # Lightning runs callbacks of this class after 
         if not validation_follows(trainer):
             self._save_if_due(training)
 
-    def on_validation_end(self, trainer: Trainer, training: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, training: TokenizerTraining) -> None:
         """A run that goes on from here has no validation to repeat, and callbacks that count them are up to date."""
         self._save_if_due(training)
 
-    def on_train_end(self, trainer: Trainer, training: LightningModule) -> None:
-        assert isinstance(training, TokenizerTraining)
+    def on_train_end(self, trainer: Trainer, training: TokenizerTraining) -> None:
         if self.saved_at != training.update:
             self.save(training)
         self.stop.hand_back()
 
-    def on_exception(self, trainer: Trainer, training: LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, training: TokenizerTraining, exception: BaseException) -> None:
         """A loader that dies after a stop was asked for costs nothing; of several ranks the others may be elsewhere."""
-        assert isinstance(training, TokenizerTraining)
         asked = self.stop.asked_by
         if asked and isinstance(exception, Exception) and training.between_updates and trainer.world_size == 1:
             if self.saved_at != training.update:
@@ -65,8 +61,7 @@ class Checkpoint(LastCallback):  # Lightning runs callbacks of this class after 
             training.stopped_by = asked
         self.stop.hand_back()
 
-    def _save_if_due(self, training: LightningModule) -> None:
-        assert isinstance(training, TokenizerTraining)
+    def _save_if_due(self, training: TokenizerTraining) -> None:
         if self.due:
             self.due = False
             self.save(training)

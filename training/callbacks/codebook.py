@@ -4,7 +4,7 @@ from collections import deque
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
 from ..module import TokenizerTraining
@@ -25,9 +25,8 @@ class Codebook(Callback):
         self.held = 0
 
     def on_train_batch_end(
-        self, trainer: Trainer, training: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, training: TokenizerTraining, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(training, TokenizerTraining)
         if not outputs["indices"]:
             return
         self.add(outputs["indices"])

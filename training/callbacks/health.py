@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 
 from ...common.console import say
 from ..health_limits import DATA_WAIT, DISCRIMINATOR_LOSS, GAN_WEIGHT, REMEDIES, USAGE
@@ -25,18 +25,16 @@ class Health(Callback):
         self.bad: dict[str, int] = {}
         self.looked_at = 0
 
-    def on_train_start(self, trainer: Trainer, training: LightningModule) -> None:
-        assert isinstance(training, TokenizerTraining)
+    def on_train_start(self, trainer: Trainer, training: TokenizerTraining) -> None:
         self.looked_at = training.update
 
-    def on_train_batch_start(self, trainer: Trainer, training: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, training: TokenizerTraining, batch: Any, batch_idx: int) -> None:
         self._look(trainer, training)  # when all callbacks have logged the update before, in whatever order they stand
 
-    def on_train_epoch_end(self, trainer: Trainer, training: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, training: TokenizerTraining) -> None:
         self._look(trainer, training)
 
-    def _look(self, trainer: Trainer, training: LightningModule) -> None:
-        assert isinstance(training, TokenizerTraining)
+    def _look(self, trainer: Trainer, training: TokenizerTraining) -> None:
         if training.update == self.looked_at or training.update % training.settings.log_every:
             return
         self.looked_at = training.update

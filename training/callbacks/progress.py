@@ -5,10 +5,18 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
 from ..module import TokenizerTraining
+
+SHOWN = {
+    "total": "loss {:.4f}",
+    "l1": "l1 {:.4f}",
+    "psnr": "PSNR {:.2f}",
+    "usage": "usage {:.1%}",
+    "images_per_second": "img/s {:.0f}",
+}
 
 
 class Progress(Callback):
@@ -18,8 +26,7 @@ class Progress(Callback):
         self.seconds_between_lines = seconds_between_lines
         self.bar: Any = None
 
-    def on_train_start(self, trainer: Trainer, training: LightningModule) -> None:
-        assert isinstance(training, TokenizerTraining)
+    def on_train_start(self, trainer: Trainer, training: TokenizerTraining) -> None:
         self.first, self.began, self.spoke = training.update, time.monotonic(), 0.0
         if trainer.is_global_zero and sys.stdout.isatty():
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -35,8 +42,7 @@ class Progress(Callback):
             total = training.settings.max_updates
             self.task = self.bar.add_task("updates", total=total, completed=training.update, facts="")
 
-    def on_train_batch_end(self, trainer: Trainer, training: LightningModule, *_: Any) -> None:
-        assert isinstance(training, TokenizerTraining)
+    def on_train_batch_end(self, trainer: Trainer, training: TokenizerTraining, *_: Any) -> None:
         if not (trainer.is_global_zero and training.finished_update):
             return
         if self.bar is not None:
@@ -48,10 +54,10 @@ class Progress(Callback):
             where = f"update {training.update}/{training.settings.max_updates}"
             print(f"{where}  {facts(trainer.callback_metrics)}{self._left(training, now)}", flush=True)
 
-    def on_train_end(self, trainer: Trainer, training: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, training: TokenizerTraining) -> None:
         self._close()
 
-    def on_exception(self, trainer: Trainer, training: LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, training: TokenizerTraining, exception: BaseException) -> None:
         self._close()
 
     def _close(self) -> None:
@@ -69,17 +75,7 @@ class Progress(Callback):
 
 def facts(logged: Mapping[str, Tensor]) -> str:
     """Each only where something measured it."""
-    shown = [
-        (name, logged.get(key), form)
-        for name, key, form in (
-            ("loss", "train/total", "{:.4f}"),
-            ("l1", "train/l1", "{:.4f}"),
-            ("PSNR", "train/psnr", "{:.2f}"),
-            ("usage", "train/usage", "{:.1%}"),
-            ("img/s", "train/images_per_second", "{:.0f}"),
-        )
-    ]
-    words = [f"{name} {form.format(float(value))}" for name, value, form in shown if value is not None]
+    words = [form.format(float(logged[f"train/{key}"])) for key, form in SHOWN.items() if f"train/{key}" in logged]
     if skipped := int(logged.get("train/skipped_updates", 0)):
         words.append(f"skipped {skipped}")
     return "  ".join(words)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,13 +26,11 @@ class Samples(Callback):
         self.batch: dict[str, Any] | None = None
         self.drawn_at = -1
 
-    def on_train_batch_end(self, trainer: Trainer, training: LightningModule, *_: Any) -> None:
-        assert isinstance(training, TokenizerTraining)
+    def on_train_batch_end(self, trainer: Trainer, training: TokenizerTraining, *_: Any) -> None:
         if training.finished_update and (training.update == 1 or training.update % self.every == 0):
             self.draw(trainer, training)
 
-    def on_train_end(self, trainer: Trainer, training: LightningModule) -> None:
-        assert isinstance(training, TokenizerTraining)
+    def on_train_end(self, trainer: Trainer, training: TokenizerTraining) -> None:
         if self.drawn_at != training.update:
             self.draw(trainer, training)
 

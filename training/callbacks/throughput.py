@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..module import TokenizerTraining
@@ -22,16 +22,14 @@ class Throughput(Callback):
         self.started = 0.0
         self.flops_per_image: float | None = None
 
-    def on_train_batch_start(self, trainer: Trainer, training: LightningModule, batch: Any, batch_idx: int) -> None:
-        assert isinstance(training, TokenizerTraining)
+    def on_train_batch_start(self, trainer: Trainer, training: TokenizerTraining, batch: Any, batch_idx: int) -> None:
         self.started = time.perf_counter()
         if training.batch_ended_at:
             self.waiting += self.started - training.batch_ended_at
 
     def on_train_batch_end(
-        self, trainer: Trainer, training: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, training: TokenizerTraining, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(training, TokenizerTraining)
         if training.batch_ended_at:
             self.computing += time.perf_counter() - self.started
             self.images += len(batch["image"]) * trainer.world_size

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 
 from ..module import TokenizerTraining
 
@@ -10,8 +10,7 @@ from ..module import TokenizerTraining
 class Validation(Callback):
     """Every trainer.validate_every updates and at the end. Without this callback a run does not validate."""
 
-    def on_train_batch_end(self, trainer: Trainer, training: LightningModule, *_: Any) -> None:
-        assert isinstance(training, TokenizerTraining)
+    def on_train_batch_end(self, trainer: Trainer, training: TokenizerTraining, *_: Any) -> None:
         # Set anew after each batch, because Lightning counts the micro-batches of this process and not the updates.
         due = training.finished_update and training.update % training.settings.validate_every == 0
         trainer.val_check_batch = 1 if due else float("inf")

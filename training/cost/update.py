@@ -4,9 +4,9 @@ Everything runs on fake tensors (shapes without data), at the real batch size, t
 makes: tokenizer, losses, adversary, backward.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from ...common.build import build
+from ...common.build import build, build_as
 from ...common.frozen import frozen_networks
-from ...common.precision import DTYPES, chosen_arithmetic
+from ...common.precision import DTYPES
 from ...common.weights import left_out
 from ...losses.adversarial.adversary import Adversary
 from ...losses.teacher_term import TeacherTerm
@@ -24,6 +24,7 @@ from ...losses.total import WeightedLosses
 from ...tokenizers.quantizers.base import Quantizer
 from ...tokenizers.tokenizer import Tokenizer
 from ..objectives import Objectives
+from ..settings import TrainerSettings, without_auto
 from .shapes_only import LiveMemory, ShapesOnlyQuantizer, make_fake
 
 OPTIMIZER_STATE = {"adam": 2, "adamw": 2, "sgd": 1}  # tensors of the parameter's size
@@ -54,11 +55,6 @@ def count(module: nn.Module | None, *, trained: bool = False) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained) if module is not None else 0
 
 
-def tokenizer_parameters(tokenizer: nn.Module, *, trained: bool = False) -> dict[str, int]:
-    """By part, in the order in which data passes."""
-    return {name: count(part, trained=trained) for name, part in tokenizer.named_children()}
-
-
 def update_cost(config: Mapping[str, Any]) -> UpdateCost:
     """config: a composed and resolved train config."""
     from ...losses.teachers.registry import NamedTeachers
@@ -68,9 +64,12 @@ def update_cost(config: Mapping[str, Any]) -> UpdateCost:
     with mode, left_out():  # a cost does not depend on values
         tokenizer: Tokenizer = build(config["tokenizer"], key="tokenizer")
     freeze_parts(tokenizer, config.get("freeze") or ())
+    parts = dict(tokenizer.named_children())
+    settings, _ = without_auto(build_as(TrainerSettings, config["trainer"], key="trainer"))
     cost = UpdateCost(
-        parameters=tokenizer_parameters(tokenizer),
-        trained=tokenizer_parameters(tokenizer, trained=True),
+        parameters={name: count(part) for name, part in parts.items()},
+        trained={name: count(part, trained=True) for name, part in parts.items()},
+        precision=settings.precision,
         tokens_per_image=tokenizer.num_tokens,
         bits_per_image=tokenizer.bits_per_image,
         codebook_size=tokenizer.codebook_size,
@@ -88,23 +87,17 @@ def update_cost(config: Mapping[str, Any]) -> UpdateCost:
         if count(term):
             cost.parameters[f"loss {name}"], cost.trained[f"loss {name}"] = count(term), count(term, trained=True)
 
-    batch, (height, width) = int(config["data"]["batch_size"]), tokenizer.image_size
-    trainer = config["trainer"]
-    arithmetic = chosen_arithmetic(
-        precision=trainer.get("precision", "auto"),
-        channels_last=trainer.get("channels_last", "auto"),
-        accelerator=trainer.get("accelerator", "auto"),
-    )
-    cost.precision, dtype = arithmetic.precision, DTYPES[arithmetic.precision]
-    for part in (losses, adversary) if adversary is not None else (losses,):
-        make_fake(part, mode)
+    objectives = Objectives(tokenizer=tokenizer, losses=losses, adversary=adversary)
+    batch = int(config["data"]["batch_size"])
+    for network in (losses, adversary) if adversary is not None else (losses,):
+        make_fake(network, mode)
     with mode:
-        images = torch.empty(batch, 3, height, width)
-        if arithmetic.channels_last:
+        images = torch.empty(batch, 3, *tokenizer.image_size)
+        if settings.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-    with mode:
         try:
-            tokenizer.train().quantizer(tokenizer.encoder(_seen(tokenizer, images[:2])))
+            seen = images[:2] if tokenizer.space is None else tokenizer.space.encode(images[:2])
+            tokenizer.train().quantizer(tokenizer.encoder(seen))
         except (DataDependentOutputException, DynamicOutputShapeException):
             tokenizer.quantizer = cast(Quantizer, ShapesOnlyQuantizer(tokenizer.quantizer))
             cost.notes.append("what the quantizer does in training only (running means, revival) is not counted")
@@ -112,23 +105,20 @@ def update_cost(config: Mapping[str, Any]) -> UpdateCost:
         if tokenizer.conditioner is not None:
             conditions = torch.empty(batch, tokenizer.conditioner.length, tokenizer.conditioner.dim)
             cost.notes.append("the frozen text tower, which encodes the captions, is not counted")
-        _forward_flops(cost, tokenizer, losses, adversary, images[:1], None if conditions is None else conditions[:1])
+        cost.forward_flops = _forward_flops(objectives, images[:1], None if conditions is None else conditions[:1])
         dynamic = 0
-        objectives = Objectives(tokenizer=tokenizer, losses=losses, adversary=adversary)
-        for phase, update in _phases(adversary, int(trainer["max_updates"])).items():
-            flops, peak = _measure_update(objectives, images, update, dtype, conditions)
-            cost.update_flops[phase] = flops * int(trainer.get("accumulate", 1))
+        for phase, update in _phases(adversary, settings.max_updates).items():
+            flops, peak = _measure_update(objectives, images, update, DTYPES[settings.precision], conditions)
+            cost.update_flops[phase] = flops * settings.accumulate
             dynamic = max(dynamic, peak)
     trained = sum(cost.trained.values())
     states = OPTIMIZER_STATE.get(config["optimizer"].get("name", "adam"), 2)
-    buffers = sum(
-        b.numel() * b.element_size() for part in (tokenizer, adversary, losses) if part for b in part.buffers()
-    )
+    buffers = sum(b.nbytes for part in (tokenizer, adversary, losses) if part for b in part.buffers())
     cost.memory = {
         "parameters": 4 * sum(cost.parameters.values()) + buffers,
         "gradients": 4 * trained,
         "optimizer": 4 * states * trained,
-        "EMA": 4 * sum(cost.parameters[name] for name, _ in tokenizer.named_children()) if trainer.get("ema") else 0,
+        "EMA": 4 * sum(cost.parameters[name] for name in parts) if settings.ema is not None else 0,
         "activations": max(dynamic - 4 * trained, 0),
     }
     return cost
@@ -146,52 +136,35 @@ def _phases(adversary: Adversary | None, max_updates: int) -> dict[str, int]:
     return ({"before the GAN": 0} if first_discriminator > 0 else {}) | phases
 
 
-def _seen(tokenizer: Tokenizer, images: Tensor) -> Tensor:
-    """The input of the encoder."""
-    return images if tokenizer.space is None else tokenizer.space.encode(images)
+def _forward_flops(objectives: Objectives, image: Tensor, conditions: Tensor | None) -> dict[str, int]:
+    """Of one forward of each part."""
+    tokenizer, adversary = objectives.tokenizer, objectives.adversary
+    found: dict[str, int] = {}
 
+    def counted(part: str, forward: Callable[..., Any], *inputs: Any) -> Any:
+        with FlopCounterMode(display=False) as flops:
+            result = forward(*inputs)
+        found[part] = flops.get_total_flops()
+        return result
 
-def _forward_flops(
-    cost: UpdateCost,
-    tokenizer: Tokenizer,
-    losses: WeightedLosses,
-    adversary: Adversary | None,
-    image: Tensor,
-    conditions: Tensor | None,
-) -> None:
     with torch.no_grad():
-        if tokenizer.space is not None:
-            with _flops() as flops:
-                seen = tokenizer.space.encode(image)
-            cost.forward_flops["space (in)"] = flops.get_total_flops()
-        else:
-            seen = image
-        with _flops() as flops:
-            latents = tokenizer.encoder(seen)
-        cost.forward_flops["encoder"] = flops.get_total_flops()
-        with _flops() as flops:
-            quantized = tokenizer.quantizer(latents)
-        cost.forward_flops["quantizer"] = flops.get_total_flops()
-        with _flops() as flops:
-            made = tokenizer.decode(quantized.codes, conditions=conditions)
-        cost.forward_flops["decoder"] = flops.get_total_flops()
-        for name, term in losses.terms.items():
-            networks: Sequence[nn.Module] = [] if isinstance(term, TeacherTerm) else frozen_networks(term)
-            for network in networks:
-                with _flops() as flops:
-                    network(made, image) if term.needs_reconstruction else network(image)
-                what = "both images" if term.needs_reconstruction else "frozen"
-                cost.forward_flops[f"{name} ({what})"] = flops.get_total_flops()
-            if isinstance(term, TeacherTerm) and f"teacher {term.teacher}" not in cost.forward_flops:
-                with _flops() as flops:
-                    term.network(image)
-                cost.forward_flops[f"teacher {term.teacher}"] = flops.get_total_flops()
+        seen = image if tokenizer.space is None else counted("space (in)", tokenizer.space.encode, image)
+        quantized = counted("quantizer", tokenizer.quantizer, counted("encoder", tokenizer.encoder, seen))
+        made = counted("decoder", partial(tokenizer.decode, conditions=conditions), quantized.codes)
+        for name, term in objectives.losses.terms.items():
+            if isinstance(term, TeacherTerm):
+                counted(f"teacher {term.teacher}", term.network, image)
+                continue
+            for network in frozen_networks(term):
+                if term.needs_reconstruction:
+                    counted(f"{name} (both images)", network, made, image)
+                else:
+                    counted(f"{name} (frozen)", network, image)
         if adversary is not None:
-            with _flops() as flops:
-                adversary.discriminator.eval()(made)
+            counted("discriminator", adversary.discriminator.eval(), made)
             # Random augmentation looks at values, which fake tensors have not.
             adversary.discriminator.train(not hasattr(adversary.discriminator, "augment"))
-            cost.forward_flops["discriminator"] = flops.get_total_flops()
+    return found
 
 
 def _measure_update(
@@ -207,23 +180,13 @@ def _measure_update(
     batch["caption"] = ["an image"] * len(images)
     memory = LiveMemory()
     memory.ignore(t for part in parts for t in (*part.parameters(), *part.buffers()))
-    with memory, _flops() as flops:
-        with _cast(dtype):
+    with memory, FlopCounterMode(display=False) as flops:
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
             total, output, _ = objectives.generator(batch, conditions, update)
         total.backward()
         del total
         if objectives.trains_discriminator(update):
-            with _cast(dtype):
+            with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
                 loss, _ = objectives.discriminator(batch, output)
             loss.backward()
     return flops.get_total_flops(), memory.peak
-
-
-def _cast(dtype: torch.dtype | None) -> AbstractContextManager:
-    return torch.autocast("cpu", dtype=dtype) if dtype else nullcontext()
-
-
-@contextmanager
-def _flops() -> Iterator[FlopCounterMode]:
-    with FlopCounterMode(display=False) as counter:
-        yield counter

@@ -41,23 +41,27 @@ class EMA:
         _copy(self.buffers, dict(tokenizer.named_buffers()))
 
     def start_from(self, tokenizer: nn.Module) -> None:
-        self.steps = 0
-        _copy(self.parameters, dict(tokenizer.named_parameters()))
-        _copy(self.buffers, dict(tokenizer.named_buffers()))
+        live = self._live(tokenizer)
+        self.load_state_dict({"steps": 0, "parameters": live, "buffers": live})
 
     @contextmanager
     def swapped_in(self, tokenizer: nn.Module) -> Iterator[None]:
         """Inside, the tokenizer has the mean's weights. Storages stay: compiled code and DDP hold on to them."""
-        live = {n: t for n, t in (*tokenizer.named_parameters(), *tokenizer.named_buffers()) if n in self}
+        live = self._live(tokenizer)
         kept = {n: t.detach().clone() for n, t in live.items()}
         try:
-            _copy(live, self.parameters | self.buffers)
+            self.copy_to(tokenizer)
             yield
         finally:
             _copy(live, kept)
 
-    def __contains__(self, name: str) -> bool:
-        return name in self.parameters or name in self.buffers
+    def copy_to(self, tokenizer: nn.Module) -> None:
+        _copy(self._live(tokenizer), self.parameters | self.buffers)
+
+    def _live(self, tokenizer: nn.Module) -> dict[str, Tensor]:
+        """The tokenizer's own tensors that have a mean."""
+        own = dict(tokenizer.named_parameters()) | dict(tokenizer.named_buffers())
+        return {n: own[n] for n in self.parameters | self.buffers}
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "parameters": self.parameters, "buffers": self.buffers}

@@ -11,7 +11,10 @@ from ...common.distributed import all_finite
 
 
 class NonFiniteGuard:
-    """limit: updates in a row after which training stops. networks: their buffers are put back, see `BufferGuard`."""
+    """limit: updates in a row after which training stops.
+
+    networks: a forward writes running means into their buffers; those of a skipped update are put back.
+    """
 
     def __init__(self, *, limit: int, networks: Iterable[nn.Module | None]) -> None:
         self.limit = limit
@@ -19,13 +22,15 @@ class NonFiniteGuard:
         self.in_a_row = 0
         self.first_cause = ""
         self.networks = [n for n in networks if n is not None]
-        self.buffers: BufferGuard | None = None
+        self.buffers: list[Tensor] = []
+        self.kept: list[Tensor] = []
 
     def begin(self) -> None:
         """Before the first forward of an update; by then the networks are on their device."""
-        if self.buffers is None:
-            self.buffers = BufferGuard(self.networks)
-        self.buffers.keep()
+        if not self.buffers:
+            self.buffers = [b.detach() for n in self.networks for b in n.buffers()]
+            self.kept = [b.clone() for b in self.buffers]
+        _copy(self.kept, self.buffers)
 
     def passes(
         self,
@@ -41,8 +46,7 @@ class NonFiniteGuard:
         self.in_a_row += 1
         if self.in_a_row == 1:
             self.first_cause = find_cause(losses, named_parameters)
-        assert self.buffers is not None
-        self.buffers.put_back()
+        _copy(self.buffers, self.kept)
         return False
 
     @property
@@ -77,19 +81,6 @@ def advice(guard: NonFiniteGuard, batch: Mapping[str, Any], *, facts: Mapping[st
     )
 
 
-class BufferGuard:
-    """A forward writes running means into buffers; those of a skipped update are put back."""
-
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self.buffers = [b for m in modules for b in m.buffers()]
-        self.kept = [b.detach().clone() for b in self.buffers]
-
-    @torch.no_grad()
-    def keep(self) -> None:
-        if self.buffers:
-            torch._foreach_copy_(self.kept, self.buffers)
-
-    @torch.no_grad()
-    def put_back(self) -> None:
-        if self.buffers:
-            torch._foreach_copy_(self.buffers, self.kept)
+def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
+    if targets:
+        torch._foreach_copy_(targets, sources)

@@ -106,8 +106,9 @@ def build_optimizer(node: Mapping[str, Any], modules: Iterable[nn.Module], *, ke
     settings = build_as(OptimizerSettings, _without_null(node), key=key)
     modules = list(modules)
     check_fragments(settings.no_decay, modules, key=f"{key}.no_decay")
-    decay = {"weight_decay": settings.weight_decay, "decay": settings.decay, "no_decay": settings.no_decay}
-    groups = parameter_groups(modules, **decay)
+    groups = parameter_groups(
+        modules, weight_decay=settings.weight_decay, decay=settings.decay, no_decay=settings.no_decay
+    )
     if not groups:
         raise UserError(f"{key}: nothing is left to train; take a part out of freeze=[...]")
     fused = all(p.device.type in ("cuda", "cpu") for g in groups for p in g["params"])
