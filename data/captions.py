@@ -3,7 +3,7 @@
 import json
 import os
 import posixpath
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +11,19 @@ import numpy as np
 from ..common.errors import UserError
 
 LINES_FILE = "captions.jsonl"
-NONE, WRITTEN, BESIDE = 0, 1, 2  # no caption; a line of the file; a file of its own, read when the picture is
+NONE, WRITTEN, OWN_FILE = 0, 1, 2  # no caption; a line of the file; a file of its own, read when the image is
 
 
 class Captions:
     """One or none per image, packed as ImageList packs names: a million must not weigh on every worker process."""
 
-    def __init__(self, *, texts: Sequence[str | None], beside: Sequence[bool]):
-        """texts: None where the file of lines says nothing. beside: whether NAME.txt is there."""
-        written = [b"" if text is None else text.encode("utf-8", "surrogatepass") for text in texts]
+    def __init__(self, *, names: Sequence[str], found: Mapping[str, str | None]):
+        """found: as captions_of gives it."""
+        written = [(found.get(name) or "").encode("utf-8", "surrogatepass") for name in names]
         self._bytes = b"".join(written)
         self._ends = np.cumsum([0, *map(len, written)], dtype=np.int64)
-        self.where = np.array(
-            [WRITTEN if t is not None else BESIDE if b else NONE for t, b in zip(texts, beside, strict=True)],
-            dtype=np.int8,
-        )
+        where = [NONE if name not in found else OWN_FILE if found[name] is None else WRITTEN for name in names]
+        self.where = np.array(where, dtype=np.int8)
 
     def __len__(self) -> int:
         return len(self.where)
@@ -33,7 +31,7 @@ class Captions:
     def of(self, index: int, picture: Path) -> str | None:
         if self.where[index] == WRITTEN:
             return self._bytes[self._ends[index] : self._ends[index + 1]].decode("utf-8", "surrogatepass")
-        return in_one_line(_text_beside(picture)) if self.where[index] == BESIDE else None
+        return _text_of(picture) if self.where[index] == OWN_FILE else None
 
 
 def captions_of(root: Path, names: Sequence[str], setting: str) -> dict[str, str | None] | None:
@@ -42,13 +40,13 @@ def captions_of(root: Path, names: Sequence[str], setting: str) -> dict[str, str
         return None
     if setting != "auto":
         return dict(_lines_of(Path(setting).expanduser(), root, names))
-    found: dict[str, str | None] = dict.fromkeys(_with_text_beside(root, names))
+    found: dict[str, str | None] = dict.fromkeys(_with_own_file(root, names))
     if (root / LINES_FILE).is_file():
         found |= _lines_of(root / LINES_FILE, root, names)
     return found
 
 
-def _with_text_beside(root: Path, names: Sequence[str]) -> Iterable[str]:
+def _with_own_file(root: Path, names: Sequence[str]) -> Iterable[str]:
     """Lists each folder once instead of asking for every file."""
     texts: dict[str, set[str]] = {}
     for name in names:
@@ -98,10 +96,10 @@ def _parsed(line: str, where: str) -> tuple[str, str]:
     return posixpath.normpath(name), in_one_line(text)
 
 
-def _text_beside(picture: Path) -> str:
+def _text_of(picture: Path) -> str:
     file = picture.with_suffix(".txt")
     try:
-        return file.read_text(encoding="utf-8", errors="replace")
+        return in_one_line(file.read_text(encoding="utf-8", errors="replace"))
     except OSError as error:
         raise UserError(
             f"{file}: this caption cannot be read ({error.strerror}); restore it, or data.captions=none"

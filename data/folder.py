@@ -97,16 +97,12 @@ class FolderImages(Source):
     def _images(
         self, names: Sequence[str], labels: dict[str, int], captions: Mapping[str, str | None] | None
     ) -> ImageList:
-        found = None
-        if captions:
-            beside = [n in captions and captions[n] is None for n in names]
-            found = Captions(texts=[captions.get(n) for n in names], beside=beside)
         return ImageList(
             root=self.root,
             names=names,
             labels=[labels[n] for n in names],
             max_pixels=self.max_pixels,
-            captions=found,
+            captions=Captions(names=names, found=captions) if captions else None,
         )
 
     def how_to_caption(self) -> str:

@@ -92,8 +92,8 @@ class Shard:
     """What is known of one finished shard."""
 
     file: str
-    keys: list[str]
-    labels: list[int]
+    keys: list[str] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)  # "path: reason"
     inputs: int = 0  # files consumed, readable or not
     lengths: list[int] = field(default_factory=list)  # of pictures that choose theirs; empty where all have the same
@@ -137,8 +137,7 @@ class TokenWriter:
             raise UserError(f"--out={folder} holds other tokens; take another folder, or --overwrite to begin anew")
         write_json(begun, about)
         self.shards = [Shard(**_read_json(path)) for path in self._files("tokens_*.json")]
-        self.open = Shard(self._next_file(), [], [])
-        self.rows: list[np.ndarray] = []
+        self._open_shard()
 
     def _files(self, pattern: str) -> list[Path]:
         return sorted(path for path in self.folder.glob(pattern) if WRITTEN.fullmatch(path.name))
@@ -194,7 +193,7 @@ class TokenWriter:
             write_atomically(self.folder / self.open.file, lambda file: np.save(file, rows))
         write_json((self.folder / self.open.file).with_suffix(".json"), asdict(self.open))
         self.shards.append(self.open)
-        self.open, self.rows = Shard(self._next_file(), [], []), []
+        self._open_shard()
 
     def finish(self) -> dict[str, Any]:
         """Write index.json and return it."""
@@ -218,8 +217,9 @@ class TokenWriter:
         write_json(self.folder / "index.json", index)
         return index
 
-    def _next_file(self) -> str:
-        return f"tokens_{len(self.shards):05d}.npy"
+    def _open_shard(self) -> None:
+        self.open = Shard(f"tokens_{len(self.shards):05d}.npy")
+        self.rows: list[np.ndarray] = []
 
 
 class TokenStore:

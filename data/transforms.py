@@ -65,13 +65,24 @@ def adm_resized(image: Tensor, short_side: int) -> Tensor:
 
 def adm_centre_crop(image: Tensor, size: int) -> Tensor:
     """The crop of ADM's evaluation (Dhariwal & Nichol 2021), on which published rFID figures rest."""
-    image = adm_resized(image, size)
+    return _centre(adm_resized(image, size), size)
+
+
+def _centre(image: Tensor, size: int) -> Tensor:
     top, left = ((side - size) // 2 for side in image.shape[-2:])
     return image[:, top : top + size, left : left + size]
 
 
-def _uniform(generator: Generator) -> float:
+def _uniform(generator: Generator | None) -> float:
+    assert generator is not None, "random crops are given one"
     return torch.rand((), generator=generator, dtype=torch.float64).item()
+
+
+def _random_window(image: Tensor, rows: int, columns: int, generator: Generator | None) -> Tensor:
+    height, width = image.shape[-2:]
+    top = int(_uniform(generator) * (height - rows + 1))
+    left = int(_uniform(generator) * (width - columns + 1))
+    return image[:, top : top + rows, left : left + columns]
 
 
 class Crop(ABC):
@@ -105,9 +116,7 @@ class CentreCrop(Crop):
     def __call__(self, image: Tensor, generator: Generator | None = None) -> Tensor:
         scale = self.size / min(image.shape[-2:])
         height, width = (max(round(side * scale), self.size) for side in image.shape[-2:])
-        image = resized(image, height, width)
-        top, left = ((side - self.size) // 2 for side in image.shape[-2:])
-        return image[:, top : top + self.size, left : left + self.size]
+        return _centre(resized(image, height, width), self.size)
 
 
 class RandomCrop(Crop):
@@ -120,12 +129,9 @@ class RandomCrop(Crop):
         self.decode_at_least = size
 
     def __call__(self, image: Tensor, generator: Generator | None = None) -> Tensor:
-        assert generator is not None
-        height, width = image.shape[-2:]
-        side = min(height, width)
-        top, left = (int(_uniform(generator) * (length - side + 1)) for length in (height, width))
         # Cut first: less work than to resize what falls away, and less than half a pixel off.
-        return resized(image[:, top : top + side, left : left + side], self.size, self.size, self.mode)
+        side = min(image.shape[-2:])
+        return resized(_random_window(image, side, side, generator), self.size, self.size, self.mode)
 
 
 class AdmRandomCrop(Crop):
@@ -145,14 +151,10 @@ class AdmRandomCrop(Crop):
         self.decode_at_least = self.largest
 
     def __call__(self, image: Tensor, generator: Generator | None = None) -> Tensor:
-        assert generator is not None
         short_side = self.smallest + int(_uniform(generator) * (self.largest - self.smallest + 1))
-        down, right = _uniform(generator), _uniform(generator)
         # Cut first, then resize the window alone: a quarter less work, and less than half a pixel off the other order.
-        height, width = image.shape[-2:]
-        side = max(1, round(min(height, width) * self.size / short_side))
-        top, left = int(down * (height - side + 1)), int(right * (width - side + 1))
-        return adm_resized(image[:, top : top + side, left : left + side], self.size)
+        side = max(1, round(min(image.shape[-2:]) * self.size / short_side))
+        return adm_resized(_random_window(image, side, side, generator), self.size)
 
     def describe(self) -> str:
         return f"{self.name} {self.size} of a short side in {self.smallest}..{self.largest}"
@@ -181,24 +183,18 @@ class RandomResizedCrop(Crop):
         self.decode_at_least = math.ceil(size / math.sqrt(min_area / max_aspect))
 
     def __call__(self, image: Tensor, generator: Generator | None = None) -> Tensor:
-        assert generator is not None
-        height, width = image.shape[-2:]
-        top, left, rows, columns = self._window(height, width, generator)
-        window = image[:, top : top + rows, left : left + columns]
-        return resized(window, self.size, self.size, self.mode)
+        rows, columns = self._window_size(*image.shape[-2:], generator)
+        return resized(_random_window(image, rows, columns, generator), self.size, self.size, self.mode)
 
-    def _window(self, height: int, width: int, generator: Generator) -> tuple[int, int, int, int]:
+    def _window_size(self, height: int, width: int, generator: Generator | None) -> tuple[int, int]:
         for _ in range(10):
             area = height * width * (self.min_area + _uniform(generator) * (self.max_area - self.min_area))
             aspect = self.max_aspect ** (2 * _uniform(generator) - 1)
             rows, columns = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
             if 0 < rows <= height and 0 < columns <= width:
-                break
-        else:  # a very long picture: its largest window of an allowed aspect
-            rows, columns = min(height, round(width * self.max_aspect)), min(width, round(height * self.max_aspect))
-        top = int(_uniform(generator) * (height - rows + 1))
-        left = int(_uniform(generator) * (width - columns + 1))
-        return top, left, rows, columns
+                return rows, columns
+        # A very long image: its largest window of an allowed aspect.
+        return min(height, round(width * self.max_aspect)), min(width, round(height * self.max_aspect))
 
     def describe(self) -> str:
         return f"{self.name} {self.size}, area {self.min_area:g}..{self.max_area:g}"

@@ -93,6 +93,18 @@ def check_levels(levels: Sequence[int], count: int) -> set[int]:
     return {level % count for level in levels}
 
 
+def residual_blocks(
+    count: int, channels_in: int, channels_out: int, *, dropout: float = 0.0, bias: bool = True, attention: bool = False
+) -> nn.Sequential:
+    """The first block changes the width. attention: one after each block."""
+    blocks = nn.Sequential()
+    for before in [channels_in, *[channels_out] * (count - 1)]:
+        blocks.append(ResBlock(channels_in=before, channels_out=channels_out, dropout=dropout, bias=bias))
+        if attention:
+            blocks.append(SpatialAttention(channels=channels_out))
+    return blocks
+
+
 def middle_blocks(width: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(
         ResBlock(channels_in=width, channels_out=width, dropout=dropout),

@@ -56,6 +56,7 @@ class LPIPSNet(nn.Module):
             prefixes=("features.", ""),
             network=f"torchvision's {net}",
         )
+        self.weights_are_random = self.origin.random
         for number, head in enumerate(_published_heads(net)):
             self.register_buffer(f"head_{number}", head)
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188])[:, None, None])
@@ -79,10 +80,6 @@ class LPIPSNet(nn.Module):
                 head = getattr(self, f"head_{number}").float()
                 distance = distance + (difference * head).sum(1).mean((1, 2))
         return distance
-
-    @property
-    def weights_are_random(self) -> bool:
-        return self.origin.random
 
     def _features(self, images: Tensor) -> list[Tensor]:
         with torch.autocast(images.device.type, enabled=False):

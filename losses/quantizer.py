@@ -1,5 +1,6 @@
 """Loss terms that the quantizer or the decoder computes itself."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,60 +10,57 @@ from ..common.types import TokenizerOutput
 from .base import LossTerm
 
 
-class QuantizerTerm(LossTerm):
-    """output.quantized.losses[key].
-
-    optional: left out, with a note, when tokenizer.quantizer offers no such loss, so that quantizers can be swapped.
-    """
+class PartTerm(LossTerm):
+    """optional: left out, with a note, when that part offers no such loss, so that parts can be swapped."""
 
     free = True
+    part: str
 
     def __init__(self, *, key: str, optional: bool = False) -> None:
         super().__init__()
         self.key = key
         self.optional = optional
 
+    @abstractmethod
+    def losses(self, output: TokenizerOutput) -> Mapping[str, Tensor]:
+        """Those that the part has computed."""
+
     def forward(self, batch: Mapping[str, Any], output: TokenizerOutput) -> Tensor:
-        return _pick(output.quantized.losses, self.key, "quantizer")
+        losses = self.losses(output)
+        assert self.key in losses, f"the {self.part} declares the loss {self.key!r} but returned only {sorted(losses)}"
+        return losses[self.key]
 
     def is_available(self, output: TokenizerOutput) -> bool:
-        return self.training or self.key in output.quantized.losses
+        return self.training or self.key in self.losses(output)
+
+    def misfit(self, tokenizer: nn.Module) -> str | None:
+        part = getattr(tokenizer, self.part)
+        offered = tuple(getattr(part, "loss_names", ()))
+        if self.key in offered:
+            return None
+        what = f"it offers {', '.join(offered) or 'none'}"
+        return f".term.key={self.key}: tokenizer.{self.part} ({type(part).__name__}) has no such loss; {what}"
+
+
+class QuantizerTerm(PartTerm):
+    """output.quantized.losses[key]."""
+
+    part = "quantizer"
+
+    def losses(self, output: TokenizerOutput) -> Mapping[str, Tensor]:
+        return output.quantized.losses
 
     def misfit(self, tokenizer: nn.Module) -> str | None:
         if "quantizer" in getattr(tokenizer, "frozen", ()):
             self.optional = True  # whoever freezes the quantizer need not take its terms away as well
             return f".term.key={self.key}: tokenizer.quantizer is frozen"
-        return _not_offered(self.key, tokenizer.quantizer, "quantizer")
+        return super().misfit(tokenizer)
 
 
-class DecoderTerm(LossTerm):
+class DecoderTerm(PartTerm):
     """output.decoder_losses[key]: what a decoder without a cheap sample (flow, proxy codes) trains on."""
 
-    free = True
+    part = "decoder"
 
-    def __init__(self, *, key: str, optional: bool = False) -> None:
-        super().__init__()
-        self.key = key
-        self.optional = optional
-
-    def forward(self, batch: Mapping[str, Any], output: TokenizerOutput) -> Tensor:
-        return _pick(output.decoder_losses, self.key, "decoder")
-
-    def is_available(self, output: TokenizerOutput) -> bool:
-        return self.training or self.key in output.decoder_losses
-
-    def misfit(self, tokenizer: nn.Module) -> str | None:
-        return _not_offered(self.key, tokenizer.decoder, "decoder")
-
-
-def _pick(losses: Mapping[str, Tensor], key: str, part: str) -> Tensor:
-    assert key in losses, f"the {part} declares the loss {key!r} but returned only {sorted(losses)}"
-    return losses[key]
-
-
-def _not_offered(key: str, part: Any, name: str) -> str | None:
-    offered = tuple(getattr(part, "loss_names", ()))
-    if key in offered:
-        return None
-    what = f"it offers {', '.join(offered)}" if offered else "it offers none"
-    return f".term.key={key}: tokenizer.{name} ({type(part).__name__}) has no such loss; {what}"
+    def losses(self, output: TokenizerOutput) -> Mapping[str, Tensor]:
+        return output.decoder_losses

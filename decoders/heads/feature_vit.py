@@ -8,11 +8,10 @@ from torch import Tensor, nn
 
 from ...common.types import Latents, height_width
 from ...layers.transformer import Block, Mlp, init_transformer
-from .base import Head
-from .streams import width_of
+from .streams import StreamHead
 
 
-class FeatureViTHead(Head):
+class FeatureViTHead(StreamHead):
     """Codes [B, N, dim] to features [B, N, out_dim]: class token, positions, blocks, norm, then linear, tanh, linear.
 
     grid: of the training images' codes, for which positions are stored; other grids get them resampled.
@@ -30,11 +29,9 @@ class FeatureViTHead(Head):
         num_heads: int = 12,
         mlp_ratio: float = 4.0,
     ) -> None:
-        super().__init__()
-        self.dim, self.out_dim = dim, out_dim
-        self.stream, code_width = width_of(dim, stream)
+        super().__init__(dim=dim, out_dim=out_dim, stream=stream)
         self.grid = height_width(grid)
-        self.embed = nn.Linear(code_width, width)
+        self.embed = nn.Linear(self.code_dim, width)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width).normal_(std=0.02))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + self.grid[0] * self.grid[1], width).normal_(std=0.02))
         hidden = int(width * mlp_ratio)

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from ...common.types import Latents
-from .base import Head
-from .streams import width_of
+from .streams import StreamHead
 
 
-class MLPHead(Head):
+class MLPHead(StreamHead):
     """depth: linear layers with GELU between them, `hidden` wide; 1 is a linear head."""
 
     def __init__(
@@ -21,12 +20,10 @@ class MLPHead(Head):
         depth: int = 2,
         hidden: int = 512,
     ) -> None:
-        super().__init__()
+        super().__init__(dim=dim, out_dim=out_dim, stream=stream)
         if depth < 1:
             raise ValueError(f"depth={depth}: at least 1")
-        self.dim, self.out_dim = dim, out_dim
-        self.stream, width = width_of(dim, stream)
-        sizes = [width, *[hidden] * (depth - 1), out_dim]
+        sizes = [self.code_dim, *[hidden] * (depth - 1), out_dim]
         layers: list[nn.Module] = []
         for number in range(depth):
             layers += [nn.GELU()] if number else []

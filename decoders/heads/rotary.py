@@ -6,11 +6,10 @@ from torch import Tensor
 
 from ...common.types import Latents
 from ...layers.rotary_adapter import RotaryBlocks
-from .base import Head
-from .streams import width_of
+from .streams import StreamHead
 
 
-class RotaryHead(Head):
+class RotaryHead(StreamHead):
     """Codes [B, N, dim] on a grid of any size to features [B, N, out_dim], with a layer norm last."""
 
     def __init__(
@@ -25,11 +24,9 @@ class RotaryHead(Head):
         mlp_ratio: float = 4.0,
         activation: str = "quick_gelu",
     ) -> None:
-        super().__init__()
-        self.dim, self.out_dim = dim, out_dim
-        self.stream, code_width = width_of(dim, stream)
+        super().__init__(dim=dim, out_dim=out_dim, stream=stream)
         self.widen = RotaryBlocks(
-            dim_in=code_width,
+            dim_in=self.code_dim,
             dim_out=out_dim,
             width=width,
             depth=depth,

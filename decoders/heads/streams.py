@@ -1,12 +1,22 @@
-"""Name and width of the stream that a head reads."""
+"""Base class of heads that read one stream."""
 
 from collections.abc import Mapping
 
 from ...common.errors import did_you_mean
+from .base import Head
+
+
+class StreamHead(Head):
+    """stream: whose codes are read, `code_dim` wide; null is the only one there is."""
+
+    def __init__(self, *, dim: int | Mapping[str, int], out_dim: int, stream: str | None) -> None:
+        super().__init__()
+        self.dim, self.out_dim = dim, out_dim
+        self.stream, self.code_dim = width_of(dim, stream)
 
 
 def width_of(dim: int | Mapping[str, int], stream: str | None) -> tuple[str, int]:
-    """stream: null is the only one there is."""
+    """Name and width of a stream."""
     widths = {"main": dim} if isinstance(dim, int) else dict(dim)
     if stream is None and len(widths) > 1:
         raise ValueError(f"stream=null: the codes have {', '.join(widths)}; name one")

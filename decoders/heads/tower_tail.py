@@ -10,11 +10,10 @@ from ...common.types import Latents
 from ...layers.attention_pool import AttentionPool
 from ...layers.attention_projection import AttentionProjection
 from ...layers.transformer import Block, Mlp, init_transformer
-from .base import Head
-from .streams import width_of
+from .streams import StreamHead
 
 
-class TowerTailHead(Head):
+class TowerTailHead(StreamHead):
     """Codes to the pooled vector [B, width] of SigLIP: projection to the tower's width, last blocks, norm, pooling.
 
     The projection's output, `expand`, stands in for the features of the layer that was quantized; a loss reads it
@@ -38,9 +37,7 @@ class TowerTailHead(Head):
         pretrained: str | None = None,
         first_block: int = 26,
     ) -> None:
-        super().__init__()
-        self.dim, self.out_dim = dim if isinstance(dim, int) else dict(dim), width
-        self.stream, code_dim = width_of(dim, stream)
+        super().__init__(dim=dim, out_dim=width, stream=stream)
         self.blocks = nn.ModuleList(
             Block(
                 width=width,
@@ -52,7 +49,9 @@ class TowerTailHead(Head):
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.pool = AttentionPool(width=width, num_heads=num_heads, mlp_width=mlp_width, activation=activation)
         init_transformer(self)
-        self.expand = AttentionProjection(dim_in=code_dim, dim_out=width, num_heads=projection_heads, causal=causal)
+        self.expand = AttentionProjection(
+            dim_in=self.code_dim, dim_out=width, num_heads=projection_heads, causal=causal
+        )
         tail = {f"{name}.": getattr(self, name) for name in ("blocks", "norm", "pool")}
         start_from(tail, pretrained, rename=lambda state: from_timm(state, first_block))
 

@@ -7,11 +7,10 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from ...common.types import Latents
-from .base import Head
-from .streams import width_of
+from .streams import StreamHead
 
 
-class TransformerHead(Head):
+class TransformerHead(StreamHead):
     """Linear in, `depth` pre-norm blocks `width` wide over the stream's tokens, norm, linear out to `out_dim`.
 
     num_tokens: for learned positions, where the tokens' number is fixed; null adds none.
@@ -28,12 +27,10 @@ class TransformerHead(Head):
         num_heads: int = 12,
         num_tokens: int | Sequence[int] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(dim=dim, out_dim=out_dim, stream=stream)
         if width % num_heads:
             raise ValueError(f"num_heads={num_heads}: width={width} cannot be split into that many heads")
-        self.dim, self.out_dim = dim, out_dim
-        self.stream, code_width = width_of(dim, stream)
-        self.project_in = nn.Linear(code_width, width)
+        self.project_in = nn.Linear(self.code_dim, width)
         count = num_tokens if num_tokens is None or isinstance(num_tokens, int) else num_tokens[0] * num_tokens[1]
         self.positions = nn.Parameter(torch.randn(1, count, width) * 0.02) if count else None
         self.blocks = nn.Sequential(*(Block(dim=width, num_heads=num_heads, qkv_bias=True) for _ in range(depth)))
