@@ -37,14 +37,14 @@ def psnr_at_every_length(tokenizer: Tokenizer, images: torch.Tensor) -> list[lis
 def test_the_shortest_length_is_found_where_quality_grows(tokenizer, images, bound) -> None:
     values = psnr_at_every_length(tokenizer, images)
     expected = [next((k for k, v in enumerate(row, 1) if v >= bound), 64) for row in values]
-    assert len(set(expected)) > 2, "pictures that all need the same length would prove little"
+    assert len(set(expected)) > 2, "images that all need the same length would prove little"
     missed = sum(bool(max(row) < bound) for row in values)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         indices = tokenizer.tokenize(images, quality=f"psnr>={bound}")
     assert (indices[..., 0] >= 0).sum(1).tolist() == expected
     assert indices.shape == (6, max(expected), 3)
-    assert [f"{missed} of 6 pictures" in str(w.message) for w in said] == [True] * bool(missed)
+    assert [f"{missed} of 6 images" in str(w.message) for w in said] == [True] * bool(missed)
     whole = tokenizer.tokenize(images)
     for row, length in zip(range(6), expected, strict=True):
         assert torch.equal(indices[row, :length], whole[row, :length]) and (indices[row, length:] == -1).all()

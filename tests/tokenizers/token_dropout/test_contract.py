@@ -39,14 +39,7 @@ CNN = {"channels": 32, "channel_multipliers": [1, 1, 2], "blocks_per_level": 1, 
 
 
 def composed(words: list[str], dropout: str) -> Tokenizer:
-    """`lengths` of an experiment that has nested dropout already are no setting of tail_drop's."""
-    flow = "experiment=flextok_d12_d12" in words and dropout == "tail_drop"
-    words = [
-        *words,
-        f"tokenizer/token_dropout={dropout}",
-        "debug=tiny",
-        *(["~tokenizer.token_dropout.lengths"] if flow else []),
-    ]
+    words = [*words, f"tokenizer/token_dropout={dropout}", "debug=tiny"]
     return build(compose_config("train", words)["tokenizer"], key="tokenizer")
 
 
