@@ -19,6 +19,7 @@ from ..common.value_types import check_values
 from .swaps import leave_out_replaced
 
 CONFIGS = "imtok.configs"
+folders_of_yaml: list[Path] = []  # of the user, in the last composition: --config-dir, hydra.searchpath
 # The settings at the top of train.yaml and evaluate.yaml; those of a node are checked by the class it builds.
 TOP_LEVEL = {
     "name": str,
@@ -52,6 +53,10 @@ def settle(cfg: DictConfig, overrides: Sequence[str], config_name: str = "train"
 
     Call inside `readable_errors`, while Hydra is initialized.
     """
+    from hydra.core.hydra_config import HydraConfig
+
+    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else ()
+    folders_of_yaml[:] = [Path(source.path) for source in sources if source.schema == "file"]
     with open_dict(cfg):
         cfg.pop("hydra", None)
     leave_out_replaced(cfg, config_name, overrides)

@@ -1,30 +1,23 @@
 """Metrics by name: each is a YAML file of configs/metric, found in imtok and on Hydra's search path."""
 
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from ...common.build import build, locate
 from ...common.errors import UserError, did_you_mean
+from ...configs.compose import folders_of_yaml
 from .base import Metric
 
 if TYPE_CHECKING:
     from ..protocol import Protocol
 
 
-def config_folders() -> Iterator[Any]:
+def config_folders() -> list[Any]:
     """The user's own first: `--config-dir`, hydra.searchpath."""
-    hydra = sys.modules.get("hydra.core.global_hydra")
-    if hydra is not None and hydra.GlobalHydra.instance().is_initialized():
-        for entry in hydra.GlobalHydra.instance().config_loader().get_search_path().get_path():
-            path = entry.path.removeprefix("file://")
-            if "://" not in path:
-                yield Path(path)
-    yield files("imtok.configs")
+    return [*folders_of_yaml, files("imtok.configs")]
 
 
 def yaml_of(group: str, name: str, *, key: str) -> dict[str, Any]:

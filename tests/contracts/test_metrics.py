@@ -13,7 +13,6 @@ import pytest
 import torch
 import torchmetrics
 from fake_tokenizer import FakeTokenizer, batches_of, pictures
-from hydra import initialize_config_dir
 from torch import Tensor
 from torchmetrics.utilities.data import dim_zero_cat
 
@@ -275,13 +274,13 @@ def test_two_files_make_a_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     from imtok.common.build import build
 
     tokenizer = build(variable_node, key="tokenizer").eval()
-    with initialize_config_dir(str(tmp_path), version_base="1.3"):
-        protocol = Protocol(metrics=("psnr", "brightness"))
-        batches = batches_of(pictures(5))
-        facts = {"name": "folder"}
-        results = evaluate(tokenizer, batches, protocol=protocol, out_dir=tmp_path, data_facts=facts, progress=False)
-        assert protocol.hash != Protocol(metrics=("psnr",)).hash == Protocol().hash
-        assert protocol.hash != Protocol(metrics=protocol.metrics, settings={"brightness": {"power": 1.0}}).hash
+    monkeypatch.setattr("imtok.eval.metrics.registry.folders_of_yaml", [tmp_path])  # as --config-dir sets it
+    protocol = Protocol(metrics=("psnr", "brightness"))
+    batches = batches_of(pictures(5))
+    facts = {"name": "folder"}
+    results = evaluate(tokenizer, batches, protocol=protocol, out_dir=tmp_path, data_facts=facts, progress=False)
+    assert protocol.hash != Protocol(metrics=("psnr",)).hash == Protocol().hash
+    assert protocol.hash != Protocol(metrics=protocol.metrics, settings={"brightness": {"power": 1.0}}).hash
     assert results["brightness"] > 0 and results["protocol"]["metrics"] == ["psnr", "brightness"]
     points = results["curve"]["points"]
     assert points[-1]["brightness"] == pytest.approx(results["brightness"], rel=1e-5)
