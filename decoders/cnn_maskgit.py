@@ -1,13 +1,14 @@
 """The decoder of MaskGIT's VQGAN (Chang et al., arXiv 2202.04200)."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..common.types import Latents
-from ..layers.maskgit import maskgit_blocks
-from ..layers.resnet import Upsample, group_norm, level_widths
+from ..layers.maskgit import MaskgitResBlock
+from ..layers.resnet import Upsample, group_norm, level_widths, res_blocks
 from .base import Decoder
 
 
@@ -32,13 +33,14 @@ class CNNMaskgitDecoder(Decoder):
         super().__init__()
         self.dim = dim
         widths = level_widths(channels, channel_multipliers)
+        blocks_of = partial(res_blocks, blocks_per_level, block=MaskgitResBlock, dropout=dropout)
 
         width = widths[-1]
         self.conv_in = nn.Conv2d(dim, width, 3, padding=1)
-        self.middle = nn.Sequential(*maskgit_blocks(blocks_per_level, width, width, dropout))
+        self.middle = blocks_of(width, width)
         self.levels = nn.ModuleList()
         for level in reversed(range(len(widths))):
-            blocks = nn.Sequential(*maskgit_blocks(blocks_per_level, width, widths[level], dropout))
+            blocks = blocks_of(width, widths[level])
             width = widths[level]
             if level > 0:
                 blocks.append(Upsample(channels=width))

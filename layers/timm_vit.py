@@ -12,6 +12,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from ..common.types import Grid
+from .transformer import init_transformer
 
 NORM: Any = partial(nn.LayerNorm, eps=1e-6)
 
@@ -49,10 +50,7 @@ class TimmViT(nn.Module):
         self.norm = NORM(width)
         nn.init.normal_(self.cls_token, std=1e-6)
         nn.init.normal_(self.pos_embed, std=0.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        init_transformer(self)
 
     def placed(self, x_BND: Tensor, grid: Grid, *, with_class: bool) -> Tensor:
         """The tokens with positions of `grid`, resampled from the stored ones; the class token in front if asked."""
