@@ -7,12 +7,13 @@ from torch import Tensor, nn
 
 from ..common.types import Latents
 from ..layers.resnet import (
+    ResBlock,
+    SpatialAttention,
     Upsample,
     check_levels,
     group_norm,
     level_widths,
     middle_blocks,
-    res_blocks,
 )
 from .base import Decoder
 
@@ -49,10 +50,12 @@ class CNNDecoder(Decoder):
         self.middle = middle_blocks(width, dropout)
         self.levels = nn.ModuleList()
         for level in reversed(range(len(widths))):
-            blocks = res_blocks(
-                blocks_per_level + 1, width, widths[level], dropout=dropout, attention=level in with_attention
-            )
-            width = widths[level]
+            blocks = nn.Sequential()
+            for _ in range(blocks_per_level + 1):
+                blocks.append(ResBlock(channels_in=width, channels_out=widths[level], dropout=dropout))
+                width = widths[level]
+                if level in with_attention:
+                    blocks.append(SpatialAttention(channels=width))
             if level > 0:
                 blocks.append(Upsample(channels=width))
             self.levels.append(blocks)

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..common.types import Latents
-from ..layers.magvit2 import AdaptiveGroupNorm, DepthToSpaceUpsample
-from ..layers.resnet import group_norm, level_widths, res_blocks
+from ..layers.magvit2 import AdaptiveGroupNorm, DepthToSpaceUpsample, plain_blocks
+from ..layers.resnet import group_norm, level_widths
 from .base import Decoder
 from .noise import noise_of_codes
 
@@ -43,12 +43,12 @@ class CNNMagvit2Decoder(Decoder):
 
         width = widths[-1]
         self.conv_in = nn.Conv2d(2 * dim if noise else dim, width, 3, padding=1)
-        self.middle = res_blocks(blocks_per_level, width, width, bias=False)
+        self.middle = nn.Sequential(*plain_blocks(blocks_per_level, width, width))
         self.norms = nn.ModuleList()
         self.levels = nn.ModuleList()
         for level in reversed(range(len(widths))):
             self.norms.append(AdaptiveGroupNorm(channels=width, style_channels=dim))
-            blocks = res_blocks(blocks_per_level, width, widths[level], bias=False)
+            blocks = nn.Sequential(*plain_blocks(blocks_per_level, width, widths[level]))
             width = widths[level]
             if level > 0:
                 blocks.append(DepthToSpaceUpsample(channels=width))

@@ -1,14 +1,13 @@
 """The decoder of MaskGIT's VQGAN (Chang et al., arXiv 2202.04200)."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..common.types import Latents
-from ..layers.maskgit import MaskgitResBlock
-from ..layers.resnet import Upsample, group_norm, level_widths, res_blocks
+from ..layers.maskgit import maskgit_blocks
+from ..layers.resnet import Upsample, group_norm, level_widths
 from .base import Decoder
 
 
@@ -33,14 +32,13 @@ class CNNMaskgitDecoder(Decoder):
         super().__init__()
         self.dim = dim
         widths = level_widths(channels, channel_multipliers)
-        blocks_of = partial(res_blocks, blocks_per_level, block=MaskgitResBlock, dropout=dropout)
 
         width = widths[-1]
         self.conv_in = nn.Conv2d(dim, width, 3, padding=1)
-        self.middle = blocks_of(width, width)
+        self.middle = nn.Sequential(*maskgit_blocks(blocks_per_level, width, width, dropout))
         self.levels = nn.ModuleList()
         for level in reversed(range(len(widths))):
-            blocks = blocks_of(width, widths[level])
+            blocks = nn.Sequential(*maskgit_blocks(blocks_per_level, width, widths[level], dropout))
             width = widths[level]
             if level > 0:
                 blocks.append(Upsample(channels=width))

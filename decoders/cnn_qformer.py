@@ -11,7 +11,7 @@ from ..common.types import Latents
 from ..layers.magvit2 import AdaptiveGroupNorm, DepthToSpaceUpsample
 from ..layers.masking import seen_tokens
 from ..layers.qformer import QFormerBlock
-from ..layers.resnet import group_norm, level_widths, res_blocks, to_grid
+from ..layers.resnet import ResBlock, group_norm, level_widths, to_grid
 from ..layers.transformer import init_linear
 from .base import Decoder
 
@@ -69,12 +69,14 @@ class CNNQFormerDecoder(Decoder):
 
         before = widths[-1]
         self.conv_in = nn.Conv2d(z_channels, before, 3, padding=1)
-        self.middle = res_blocks(2, before, before)
+        self.middle = nn.Sequential(*(ResBlock(channels_in=before, channels_out=before) for _ in range(2)))
         self.norms, self.levels = nn.ModuleList(), nn.ModuleList()
         for level in reversed(range(len(widths))):
             self.norms.append(AdaptiveGroupNorm(channels=before, style_channels=z_channels))
-            blocks = res_blocks(blocks_per_level + 1, before, widths[level])
-            before = widths[level]
+            blocks = nn.Sequential()
+            for _ in range(blocks_per_level + 1):
+                blocks.append(ResBlock(channels_in=before, channels_out=widths[level]))
+                before = widths[level]
             if level > 0:
                 blocks.append(DepthToSpaceUpsample(channels=before))
             self.levels.append(blocks)

@@ -1,7 +1,11 @@
 """What Open-MAGVIT2 (Luo et al., arXiv 2409.04410) adds to the residual blocks of VQGAN."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
+
+from .resnet import ResBlock
 
 
 class AdaptiveGroupNorm(nn.Module):
@@ -41,3 +45,9 @@ def depth_to_space(x_BCHW: Tensor) -> Tensor:
         corners = x_BCHW.permute(0, 2, 3, 1).unflatten(3, (2, 2, -1)).transpose(2, 3)  # [B, h, 2, w, 2, C]
         return corners.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
     return x_BCHW.unflatten(1, (2, 2, -1)).permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)
+
+
+def plain_blocks(count: int, channels_in: int, channels_out: int) -> list[ResBlock]:
+    """Residual blocks without biases; the first changes the width."""
+    widths = [channels_in] + [channels_out] * count
+    return [ResBlock(channels_in=a, channels_out=b, bias=False) for a, b in pairwise(widths)]

@@ -1,5 +1,7 @@
 """The residual block of MaskGIT's VQGAN, as converted by bytedance/1d-tokenizer."""
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -26,3 +28,8 @@ class MaskgitResBlock(nn.Module):
         h = self.conv1(F.silu(self.norm1(x_BCHW)))
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))
         return h + (x_BCHW if self.skip is None else self.skip(h))
+
+
+def maskgit_blocks(count: int, channels_in: int, channels_out: int, dropout: float) -> list[MaskgitResBlock]:
+    widths = [channels_in] + [channels_out] * count
+    return [MaskgitResBlock(channels_in=a, channels_out=b, dropout=dropout) for a, b in pairwise(widths)]

@@ -1,8 +1,6 @@
 """The residual convolution blocks of VQGAN (Esser et al., arXiv 2012.09841), which most grid tokenizers build on."""
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -68,26 +66,6 @@ class Upsample(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return self.conv(F.interpolate(x_BCHW, scale_factor=2.0, mode="nearest"))
-
-
-def res_blocks(
-    count: int,
-    channels_in: int,
-    channels_out: int,
-    *,
-    block: Callable[..., nn.Module] = ResBlock,
-    attention: bool = False,
-    **options: Any,
-) -> nn.Sequential:
-    """`count` blocks, the first of which changes the width; with `attention` each is followed by one."""
-    if count < 1:
-        raise ValueError(f"blocks_per_level={count}: at least 1")
-    blocks = nn.Sequential()
-    for before, after in pairwise([channels_in] + [channels_out] * count):
-        blocks.append(block(channels_in=before, channels_out=after, **options))
-        if attention:
-            blocks.append(SpatialAttention(channels=after))
-    return blocks
 
 
 def to_tokens(x_BCHW: Tensor) -> Tensor:

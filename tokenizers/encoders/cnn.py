@@ -7,11 +7,12 @@ from torch import Tensor, nn
 from ...common.types import Latents, Stream
 from ...layers.resnet import (
     Downsample,
+    ResBlock,
+    SpatialAttention,
     check_levels,
     group_norm,
     level_widths,
     middle_blocks,
-    res_blocks,
     to_tokens,
 )
 from .grid import GridEncoder
@@ -47,8 +48,12 @@ class CNNEncoder(GridEncoder):
         self.levels = nn.ModuleList()
         width = channels
         for level, next_width in enumerate(widths):
-            blocks = res_blocks(blocks_per_level, width, next_width, dropout=dropout, attention=level in with_attention)
-            width = next_width
+            blocks = nn.Sequential()
+            for _ in range(blocks_per_level):
+                blocks.append(ResBlock(channels_in=width, channels_out=next_width, dropout=dropout))
+                width = next_width
+                if level in with_attention:
+                    blocks.append(SpatialAttention(channels=width))
             if level < len(widths) - 1:
                 blocks.append(Downsample(channels=width))
             self.levels.append(blocks)

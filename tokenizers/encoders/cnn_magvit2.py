@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ...layers.resnet import group_norm, level_widths, res_blocks
+from ...layers.magvit2 import plain_blocks
+from ...layers.resnet import group_norm, level_widths
 from .grid import GridEncoder
 
 
@@ -34,12 +35,12 @@ class CNNMagvit2Encoder(GridEncoder):
         self.levels = nn.ModuleList()
         width = channels
         for level, next_width in enumerate(widths):
-            blocks = res_blocks(blocks_per_level, width, next_width, bias=False)
+            blocks = nn.Sequential(*plain_blocks(blocks_per_level, width, next_width))
             width = next_width
             if level < len(widths) - 1:
                 # Padded on all sides, unlike VQGAN's: the published weights of either tell them apart.
                 blocks.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
             self.levels.append(blocks)
-        self.middle = res_blocks(blocks_per_level, width, width, bias=False)
+        self.middle = nn.Sequential(*plain_blocks(blocks_per_level, width, width))
         self.norm_out = group_norm(width)
         self.conv_out = nn.Conv2d(width, dim, 1)

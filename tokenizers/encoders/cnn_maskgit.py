@@ -1,13 +1,12 @@
 """The encoder of MaskGIT's VQGAN (Chang et al., arXiv 2202.04200), whose codes TiTok's first stage predicts."""
 
 from collections.abc import Sequence
-from functools import partial
 
 from torch import Tensor, nn
 
 from ...common.types import Latents
-from ...layers.maskgit import MaskgitResBlock
-from ...layers.resnet import group_norm, level_widths, res_blocks
+from ...layers.maskgit import maskgit_blocks
+from ...layers.resnet import group_norm, level_widths
 from .grid import GridEncoder
 
 
@@ -30,19 +29,18 @@ class CNNMaskgitEncoder(GridEncoder):
         super().__init__()
         self.dim = dim
         widths = level_widths(channels, channel_multipliers)
-        blocks_of = partial(res_blocks, blocks_per_level, block=MaskgitResBlock, dropout=dropout)
         self.factor = 2 ** (len(widths) - 1)
 
         self.conv_in = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
         self.levels = nn.ModuleList()
         width = channels
         for level, next_width in enumerate(widths):
-            blocks = blocks_of(width, next_width)
+            blocks = nn.Sequential(*maskgit_blocks(blocks_per_level, width, next_width, dropout))
             width = next_width
             if level < len(widths) - 1:
                 blocks.append(nn.AvgPool2d(2))
             self.levels.append(blocks)
-        self.middle = blocks_of(width, width)
+        self.middle = nn.Sequential(*maskgit_blocks(blocks_per_level, width, width, dropout))
         self.norm_out = group_norm(width)
         self.conv_out = nn.Conv2d(width, dim, 1)
 

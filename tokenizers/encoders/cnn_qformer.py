@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ...common.types import Latents, Stream, height_width
 from ...layers.qformer import QFormerBlock, check_pyramid, pyramid
-from ...layers.resnet import Downsample, group_norm, level_widths, res_blocks, to_tokens
+from ...layers.resnet import Downsample, ResBlock, group_norm, level_widths, to_tokens
 from ...layers.transformer import init_linear
 from .base import FixedSizeEncoder
 
@@ -51,12 +51,14 @@ class CNNQFormerEncoder(FixedSizeEncoder):
         self.levels = nn.ModuleList()
         before = channels
         for level, after in enumerate(widths):
-            blocks = res_blocks(blocks_per_level, before, after)
-            before = after
+            blocks = nn.Sequential()
+            for _ in range(blocks_per_level):
+                blocks.append(ResBlock(channels_in=before, channels_out=after))
+                before = after
             if level < len(widths) - 1:
                 blocks.append(Downsample(channels=after))
             self.levels.append(blocks)
-        self.middle = res_blocks(2, before, before)
+        self.middle = nn.Sequential(*(ResBlock(channels_in=before, channels_out=before) for _ in range(2)))
         self.norm_out = group_norm(before)
         self.conv_out = nn.Conv2d(before, z_channels, 3, padding=1)  # its output is the map that losses may tap
 
