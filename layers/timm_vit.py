@@ -33,20 +33,9 @@ class TimmViT(nn.Module):
         self.grid = grid
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + grid[0] * grid[1], width))
-        rates = [drop_path * block / max(depth - 1, 1) for block in range(depth)]
-        self.blocks = nn.Sequential(
-            *(
-                Block(
-                    dim=width,
-                    num_heads=num_heads,
-                    qkv_bias=True,
-                    init_values=layer_scale,
-                    drop_path=rate,
-                    norm_layer=NORM,
-                )
-                for rate in rates
-            )
-        )
+        rates = [drop_path * number / max(depth - 1, 1) for number in range(depth)]
+        block = partial(Block, width, num_heads, qkv_bias=True, init_values=layer_scale, norm_layer=NORM)
+        self.blocks = nn.Sequential(*(block(drop_path=rate) for rate in rates))
         self.norm = NORM(width)
         nn.init.normal_(self.cls_token, std=1e-6)
         nn.init.normal_(self.pos_embed, std=0.02)
