@@ -16,14 +16,11 @@ class LevelMask(nn.Module):
     i all patches and registers up to i. One number per scale is the block-causal mask of coarse-to-fine tokenizers.
     """
 
-    levels: Tensor
-    dense_NN: Tensor
-
     def __init__(self, *, levels: Sequence[int]) -> None:
         super().__init__()
         table = torch.tensor(levels)
-        self.register_buffer("levels", table, persistent=False)
-        self.register_buffer("dense_NN", table[:, None] >= table, persistent=False)
+        self.levels = nn.Buffer(table, persistent=False)
+        self.dense_NN = nn.Buffer(table[:, None] >= table, persistent=False)
         self.blocks_of_device: dict[torch.device, Any] = {}
 
     def blocks(self) -> Any:

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from ..common.types import Grid
 from .rotary import grid_rotation
-from .transformer import Block, Mlp, init_transformer
+from .transformer import init_transformer, mlp_blocks
 
 
 class RotaryBlocks(nn.Module):
@@ -29,10 +29,7 @@ class RotaryBlocks(nn.Module):
         self.head_dim = width // num_heads
         self.proj_in: nn.Module = nn.Linear(dim_in, width) if project_in else nn.Identity()
         hidden = int(width * mlp_ratio)
-        self.blocks = nn.ModuleList(
-            Block(width=width, num_heads=num_heads, mlp=Mlp(width=width, hidden=hidden, activation=activation))
-            for _ in range(depth)
-        )
+        self.blocks = mlp_blocks(depth, width=width, num_heads=num_heads, hidden=hidden, activation=activation)
         self.proj_out = nn.Linear(width, dim_out)
         self.norm_out = nn.LayerNorm(dim_out) if out_norm else nn.Identity()
         init_transformer(self)

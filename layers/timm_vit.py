@@ -12,6 +12,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from ..common.types import Grid
+from .transformer import init_transformer
 
 NORM: Any = partial(nn.LayerNorm, eps=1e-6)
 
@@ -32,27 +33,13 @@ class TimmViT(nn.Module):
         self.grid = grid
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + grid[0] * grid[1], width))
-        rates = [drop_path * block / max(depth - 1, 1) for block in range(depth)]
-        self.blocks = nn.Sequential(
-            *(
-                Block(
-                    dim=width,
-                    num_heads=num_heads,
-                    qkv_bias=True,
-                    init_values=layer_scale,
-                    drop_path=rate,
-                    norm_layer=NORM,
-                )
-                for rate in rates
-            )
-        )
+        rates = [drop_path * number / max(depth - 1, 1) for number in range(depth)]
+        block = partial(Block, width, num_heads, qkv_bias=True, init_values=layer_scale, norm_layer=NORM)
+        self.blocks = nn.Sequential(*(block(drop_path=rate) for rate in rates))
         self.norm = NORM(width)
         nn.init.normal_(self.cls_token, std=1e-6)
         nn.init.normal_(self.pos_embed, std=0.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        init_transformer(self)
 
     def placed(self, x_BND: Tensor, grid: Grid, *, with_class: bool) -> Tensor:
         """The tokens with positions of `grid`, resampled from the stored ones; the class token in front if asked."""

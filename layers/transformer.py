@@ -110,6 +110,18 @@ class Block(nn.Module):
         return branch_BND * kept_B11 / (1 - self.drop_path)
 
 
+def mlp_blocks(
+    depth: int, *, width: int, num_heads: int, hidden: int, activation: str, eps: float = 1e-6
+) -> nn.ModuleList:
+    """Blocks with plain MLPs."""
+
+    def block() -> Block:
+        mlp = Mlp(width=width, hidden=hidden, activation=activation)
+        return Block(width=width, num_heads=num_heads, mlp=mlp, eps=eps)
+
+    return nn.ModuleList(block() for _ in range(depth))
+
+
 def init_linear(
     module: nn.Module,
     std: float | None = 0.02,

@@ -103,15 +103,9 @@ def vitamin_blocks(
     *, width: int, depth: int, num_heads: int, mlp_ratio: float, activation: str, drop_path: float
 ) -> nn.Sequential:
     """The transformer of the tower and of UniTok's decoder."""
-    hidden = int(width * mlp_ratio)
-    return nn.Sequential(
-        *(
-            Block(
-                width=width,
-                num_heads=num_heads,
-                mlp=GatedMlp(width=width, hidden=hidden, activation=activation),
-                drop_path=drop_path * number / max(depth - 1, 1),
-            )
-            for number in range(depth)
-        )
-    )
+
+    def block(number: int) -> Block:
+        mlp = GatedMlp(width=width, hidden=int(width * mlp_ratio), activation=activation)
+        return Block(width=width, num_heads=num_heads, mlp=mlp, drop_path=drop_path * number / max(depth - 1, 1))
+
+    return nn.Sequential(*map(block, range(depth)))

@@ -18,7 +18,7 @@ A discrete image tokenizer trained with imtok {version}.
 
 ```python
 import imtok
-tokenizer = imtok.from_pretrained("{path}")
+tokenizer = imtok.from_pretrained("path/to/this/folder")
 indices = tokenizer.tokenize(images)      # images [B, 3, {height}, {width}] in [-1, 1] -> int64 [B, M, K]
 images = tokenizer.detokenize(indices)    # back, in [-1, 1]
 ```
@@ -41,13 +41,11 @@ def model_card(tokenizer: Tokenizer, config: dict[str, Any]) -> str:
         ),
         **training,
     }
-    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     height, width = config["image"]["size"]
     return TEMPLATE.format(
         title=training.get("experiment", "Image tokenizer"),
         version=config["imtok_version"],
-        facts=rows,
-        path="path/to/this/folder",
+        facts="\n".join(f"| {name} | {value} |" for name, value in facts.items()),
         height=height,
         width=width,
     )

@@ -23,9 +23,6 @@ class TimmGridEncoder(Encoder):
     made_by: the command that writes the file of `pretrained`.
     """
 
-    mean: Tensor
-    deviation: Tensor
-
     def __init__(
         self,
         *,
@@ -62,8 +59,8 @@ class TimmGridEncoder(Encoder):
         self.project: nn.Module = nn.Conv2d(width, dim, 1)
         if hidden:
             self.project = nn.Sequential(nn.Conv2d(width, hidden, 1), nn.GELU(), nn.Conv2d(hidden, dim, 1))
-        self.register_buffer("mean", torch.tensor(list(mean))[:, None, None], persistent=False)
-        self.register_buffer("deviation", torch.tensor(list(deviation))[:, None, None], persistent=False)
+        self.mean = nn.Buffer(torch.tensor(list(mean))[:, None, None], persistent=False)
+        self.deviation = nn.Buffer(torch.tensor(list(deviation))[:, None, None], persistent=False)
 
     def forward(self, images: Tensor) -> Latents:
         x = (images + 1) / 2

@@ -4,7 +4,7 @@ Ours rather than vector-quantize-pytorch's LFQ, which builds the table of tokens
 2^18 codes and 2048 tokens), computes them wrongly over several processes, and numbers codes in the other bit order.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -76,18 +76,8 @@ class LFQ(SignQuantizer):
 
     def entropies(self, z_BND: Tensor) -> tuple[Tensor, Tensor]:
         """H(code | token) and H(code) of softmax(2 z.c / temperature): 4 z / temperature is a bit's log-odds."""
+        z_NB, rules = z_BND.flatten(0, 1), {"over_groups": self.over_groups, "log_rule": self.log_rule}
+        given: dict[str, Any] = {"group_bits": self.entropy_group_bits, **rules}
         if self.entropy_form == "table":
-            return table_entropies(
-                z_BND.flatten(0, 1),
-                temperature=self.temperature,
-                group_bits=self.entropy_group_bits,
-                over_groups=self.over_groups,
-                log_rule=self.log_rule,
-                msb_first=self.order == "msb_first",
-            )
-        return binary_entropies(
-            z_BND.flatten(0, 1) * (4 / self.temperature),
-            group_bits=self.entropy_group_bits,
-            over_groups=self.over_groups,
-            log_rule=self.log_rule,
-        )
+            return table_entropies(z_NB, temperature=self.temperature, msb_first=self.order == "msb_first", **given)
+        return binary_entropies(z_NB * (4 / self.temperature), **given)

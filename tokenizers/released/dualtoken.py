@@ -130,8 +130,7 @@ class DualToken(ReleasedFamily):
         return {name: value for name, value in own.items() if name.endswith((".usage", ".started"))}
 
     def steps(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
-        grid = tokenizer.stream_shapes()["pixel"].grid
-        assert grid is not None
+        grid = (io["pixel_z"].shape[1], io["pixel_z"].shape[2])
         head, latents = of_class(tokenizer.heads["semantic"], TowerTailHead), tokenizer.encoder(io["image"])
         quantizers = of_class(tokenizer.quantizer, ParallelQuantizer).quantizers
         end_to_end = tokenizer.quantize(io["image"]).indices

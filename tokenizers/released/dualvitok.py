@@ -114,28 +114,25 @@ class DualViTok(ReleasedFamily):
         out: dict[str, Tensor] = {}
         codes = {}
         for stream in ("semantic", "pixel"):
-            grid, quantizer = shapes[stream].grid, quantizers[stream]
-            assert grid is not None
-            z = {"main": Stream(to_tokens(io[f"{stream}_z"]), grid)}
+            quantizer, shape, stored = quantizers[stream], shapes[stream], io[f"{stream}_indices"]
+            z = {"main": Stream(to_tokens(io[f"{stream}_z"]), shape.grid)}
             quantized = quantizer(z)
-            stored = {"main": io[f"{stream}_indices"].flatten(1)[..., None]}
-            again = quantizer.indices_to_codes(stored, {"main": shapes[stream]})["main"]
-            codes[stream] = Stream(to_tokens(io[f"{stream}_quantized"]), grid)
+            again = quantizer.indices_to_codes({"main": stored.flatten(1)[..., None]}, {"main": shape})["main"]
+            codes[stream] = Stream(to_tokens(io[f"{stream}_quantized"]), shape.grid)
             losses = quantized_in_training(quantizer, z).losses
             out |= {
-                f"{stream}_z": to_grid(latents[stream].x_BND, grid),
-                f"{stream}_indices": quantized.indices["main"][..., 0].unflatten(1, grid),
-                f"{stream}_indices (end to end)": indices[stream][..., 0].unflatten(1, grid),
-                f"{stream}_quantized": to_grid(quantized.codes["main"].x_BND, grid),
-                f"{stream}_quantized (from indices)": to_grid(again.x_BND, grid),
+                f"{stream}_z": latents[stream].as_grid(),
+                f"{stream}_indices": quantized.indices["main"].view(stored.shape),
+                f"{stream}_indices (end to end)": indices[stream].view(stored.shape),
+                f"{stream}_quantized": quantized.codes["main"].as_grid(),
+                f"{stream}_quantized (from indices)": again.as_grid(),
                 f"{stream}_loss": losses["codebook"] + 0.25 * losses["commit"],
             }
-        grid = shapes["semantic"].grid
-        assert grid is not None
+        semantic_grid = io["semantic_target"].shape[-2:]
         return {
             **out,
-            "semantic_target": to_grid(semantic.tower(io["image"]), grid),
-            "semantic_decoded": to_grid(tokenizer.heads["semantic"](codes), grid),
+            "semantic_target": to_grid(semantic.tower(io["image"]), semantic_grid),
+            "semantic_decoded": to_grid(tokenizer.heads["semantic"](codes), semantic_grid),
             "decoded": tokenizer.decode(codes),
         }
 

@@ -113,6 +113,7 @@ class FlexTok(ReleasedFamily):
         quantizer = of_class(tokenizer.quantizer, FSQ)
         z = encoder(io["latents"])["main"].x_BND
         shapes = encoder.stream_shapes(decoder.input_size)
+        again = quantizer.indices_to_codes({"main": io["indices"][..., None]}, shapes)
         own = quantizer({"main": Stream(io["z"])})
         codes = {"main": Stream(io["quantized"])}
         mask_BN = torch.arange(io["quantized"].shape[1]) < io["keep_k"][:, None]
@@ -128,9 +129,7 @@ class FlexTok(ReleasedFamily):
             "indices": own.indices["main"][..., 0],
             "indices (end to end)": quantizer({"main": Stream(z)}).indices["main"][..., 0],
             "quantized": own.codes["main"].x_BND,
-            "quantized (from indices)": quantizer.indices_to_codes({"main": io["indices"][..., None]}, shapes)[
-                "main"
-            ].x_BND,
+            "quantized (from indices)": again["main"].x_BND,
             "noised_latents": on_the_line(io["latents"], io["noise"], io["timesteps"]),
             "velocity": velocity(registers),
             "velocity_keep_k": velocity(decoder.registers(kept)),

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ...common.errors import UserError
 from ...common.types import Grid, Stream
-from ...layers.resnet import to_grid, to_tokens
-from ..quantizers.joint_vq import JointVQ
+from ...layers.resnet import to_tokens
+from ..quantizers.joint_vq import STREAMS, JointVQ
 from ..tokenizer import Tokenizer
 from ..towers.base import STATISTICS
 from .base import Names, Node, ReleasedFamily, Settings, State, Tensors, of_class, quantized_in_training
@@ -147,32 +147,29 @@ class TokenFlow(ReleasedFamily):
     def steps(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         quantizer, shapes = of_class(tokenizer.quantizer, JointVQ), tokenizer.stream_shapes()
         grid = shapes["semantic"].grid
-        assert grid is not None
         z = {"semantic": Stream(io["semantic_z"], grid), "pixel": Stream(to_tokens(io["pixel_z"]), grid)}
         mine, quantized = tokenizer.encoder(io["image"]), quantizer(z)
         again = quantizer.indices_to_codes({"main": io["indices"][..., None]}, shapes)
         parts = io["quantized"].split(list(quantizer.dim.values()), dim=1)
-        codes = {
-            stream: Stream(to_tokens(part), grid) for stream, part in zip(("semantic", "pixel"), parts, strict=True)
-        }
+        codes = {stream: Stream(to_tokens(part), grid) for stream, part in zip(STREAMS, parts, strict=True)}
         left_out, quantizer.scale_dropout = quantizer.scale_dropout, 0.0
         losses = quantized_in_training(quantizer, z).losses
         quantizer.scale_dropout = left_out
         return {
             "semantic_z": mine["semantic"].x_BND,
-            "pixel_z": to_grid(mine["pixel"].x_BND, grid),
+            "pixel_z": mine["pixel"].as_grid(),
             "indices": quantized.indices["main"][..., 0],
             "indices (end to end)": tokenizer.quantize(io["image"]).indices["main"][..., 0],
-            "quantized": joined_codes(quantized.codes, grid),
-            "quantized (from indices)": joined_codes(again, grid),
+            "quantized": joined_codes(quantized.codes),
+            "quantized (from indices)": joined_codes(again),
             "semantic_decoded": tokenizer.heads["semantic"](codes),
             "decoded": tokenizer.decode(codes),
             **weighted(losses, constructor, beta=1.0),
         }
 
 
-def joined_codes(codes: Mapping[str, Stream], grid: Grid) -> Tensor:
-    return torch.cat([to_grid(codes[stream].x_BND, grid) for stream in ("semantic", "pixel")], dim=1)
+def joined_codes(codes: Mapping[str, Stream]) -> Tensor:
+    return torch.cat([codes[stream].as_grid() for stream in STREAMS], dim=1)
 
 
 def statistics_of(state: State) -> str:

@@ -191,11 +191,10 @@ def _scales(hits: Tensor | None, several: bool, latent_side: int, constructor: S
 def quantizer_node(sizes: Sizes, constructor: Settings) -> dict[str, Any]:
     """Of one branch."""
     if len(sizes.scales) == 1:
-        unit_length = constructor.get("codebook_l2_norm", True)
         return {
             "_target_": f"{QUANTIZERS}.vq.VQ",
             "codebook_size": sizes.codebook_size,
-            "unit_length": unit_length,
+            "unit_length": constructor.get("codebook_l2_norm", True),
         }
     pyramid = {
         "scales": sizes.scales,

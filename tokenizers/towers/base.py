@@ -31,17 +31,14 @@ class Tower(nn.Module, ABC):
 class Standardize(nn.Module):
     """Images in [-1, 1] normalised as the tower was trained. name: half | clip | imagenet | none."""
 
-    scale: Tensor
-    shift: Tensor
-
     def __init__(self, name: str) -> None:
         super().__init__()
         if name not in (*STATISTICS, "none"):
             raise ValueError(f"statistics={name}: known: {', '.join(STATISTICS)}, none")
         self.changes = name not in ("none", "half")  # (x + 1) / 2 less a half, over a half, is x
         mean, deviation = (torch.tensor(v)[:, None, None] for v in STATISTICS.get(name, STATISTICS["half"]))
-        self.register_buffer("scale", 0.5 / deviation, persistent=False)
-        self.register_buffer("shift", (0.5 - mean) / deviation, persistent=False)
+        self.scale = nn.Buffer(0.5 / deviation, persistent=False)
+        self.shift = nn.Buffer((0.5 - mean) / deviation, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         return images * self.scale + self.shift if self.changes else images

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from ...common.timm_weights import start_from
 from ...common.types import Grid
 from ...layers.rotary import blockwise, grid_rotation
-from ...layers.transformer import Block, Mlp, init_transformer
+from ...layers.transformer import init_transformer, mlp_blocks
 from .base import Standardize, Tower
 
 # Sides in multiples of 28 that ILLUME+ gives to images of these sides; others are rounded down.
@@ -48,17 +48,9 @@ class Qwen2VLTower(Tower):
         self.step = patch_size * merge
         self.standardize = Standardize("clip")
         kernel = (frames, patch_size, patch_size)
-        proj = nn.Conv3d(3, inner_width, kernel, stride=kernel, bias=False)
-        self.patch_embed = nn.ModuleDict({"proj": proj})
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv3d(3, inner_width, kernel, stride=kernel, bias=False)})
         hidden = int(inner_width * mlp_ratio)
-        self.blocks = nn.ModuleList(
-            Block(
-                width=inner_width,
-                num_heads=num_heads,
-                mlp=Mlp(width=inner_width, hidden=hidden, activation=activation),
-            )
-            for _ in range(depth)
-        )
+        self.blocks = mlp_blocks(depth, width=inner_width, num_heads=num_heads, hidden=hidden, activation=activation)
         merged = inner_width * merge**2
         mlp = nn.Sequential(nn.Linear(merged, merged), nn.GELU(), nn.Linear(merged, width))
         self.merger = nn.ModuleDict({"ln_q": nn.LayerNorm(inner_width, eps=1e-6), "mlp": mlp})

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ...common.timm_weights import start_from
 from ...common.types import Grid, height_width
-from ...layers.transformer import Block, Mlp, init_transformer
+from ...layers.transformer import init_transformer, mlp_blocks
 from .base import Standardize, Tower
 
 
@@ -53,15 +53,8 @@ class ViTTower(Tower):
         positions = self.prefix + self.trained_grid[0] * self.trained_grid[1]
         self.pos_embed = nn.Parameter(torch.empty(1, positions, width).normal_(std=width**-0.5))
         self.norm_pre = nn.LayerNorm(width, eps=eps) if pre_norm else nn.Identity()
-        self.blocks = nn.ModuleList(
-            Block(
-                width=width,
-                num_heads=num_heads,
-                mlp=Mlp(width=width, hidden=mlp_width or 4 * width, activation=activation),
-                eps=eps,
-            )
-            for _ in range(depth)
-        )
+        hidden = mlp_width or 4 * width
+        self.blocks = mlp_blocks(depth, width=width, num_heads=num_heads, hidden=hidden, activation=activation, eps=eps)
         self.norm = nn.LayerNorm(width, eps=eps) if final_norm else nn.Identity()
         init_transformer(self)
         start_from(self, pretrained, img_size=size)
