@@ -135,7 +135,7 @@ class Section(Balanced):
         super().handle_starttag(tag, attrs)
 
     def handle_data(self, data: str) -> None:
-        if self.label_of:
+        if self.label_of and data.strip():
             self.labels[self.label_of] = data
 
 
