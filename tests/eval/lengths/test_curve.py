@@ -136,7 +136,7 @@ class Section(Balanced):
 
     def handle_data(self, data: str) -> None:
         if self.label_of and data.strip():
-            self.labels[self.label_of] = data
+            self.labels[self.label_of] = data.strip()
 
 
 def test_the_page_shows_table_charts_and_a_slider_without_script(written) -> None:
