@@ -74,7 +74,8 @@ class OnePass:
         self.skipped = [line for share in shares for line in share[2]]
         if self.curve is not None:
             self.curve.join()
-        own = look_again(self.batches, self.gallery.own_median(), reconstruct=self.reconstruct)
+        own_median = [entry for entry in self.gallery.median() if entry[2] == self.gallery.process]
+        own = look_again(self.batches, own_median, reconstruct=self.reconstruct)
         self.median = sorted((p for share in gather_objects(own) for p in share), key=lambda p: (p.psnr, p.key))
 
     @property
