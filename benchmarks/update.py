@@ -38,10 +38,9 @@ class BareModules:
         self.conditions: Tensor | None = None
         self.dtype, self.device = DTYPES[precision], device
         self.format = torch.channels_last if channels_last else torch.contiguous_format
-        if own:
-            for part in (self.tokenizer, self.discriminator):
-                if part is not None:
-                    part.to(memory_format=self.format)
+        self.trained = [part for part in (self.tokenizer, self.discriminator) if part is not None]
+        for part in self.trained if own else ():
+            part.to(memory_format=self.format)
 
     def update(self, batch: Mapping[str, Any]) -> None:
         images = batch["image"]
@@ -49,9 +48,8 @@ class BareModules:
         if conditioner is not None and self.conditions is None:
             self.conditions = conditioner([""] * len(images))
         self._generator(images.contiguous(memory_format=self.format), batch)
-        for part in (self.tokenizer, self.discriminator):
-            if part is not None:
-                part.zero_grad(set_to_none=True)
+        for part in self.trained:
+            part.zero_grad(set_to_none=True)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -114,18 +112,16 @@ class TakeTurns(Callback):
     ) -> None:
         if training.device.type == "cuda":
             torch.cuda.synchronize(training.device)
-        counted = batch_idx > 0
-        whole = time.perf_counter() - self.started
-        if counted:
-            self.seconds["whole update"].append(whole)
+        times = {"whole update": time.perf_counter() - self.started}
         for name, arm in self.arms.items():
             start = time.perf_counter()
             arm(batch)
-            if counted:
-                self.seconds[name].append(time.perf_counter() - start)
+            times[name] = time.perf_counter() - start
+        for name, seconds in times.items() if batch_idx > 0 else ():
+            self.seconds[name].append(seconds)
         # A round of a large model takes minutes; whoever waits should see that it moves.
-        times = [f"{name} {seconds[-1]:.1f} s" for name, seconds in self.seconds.items() if seconds]
-        print(f"round {batch_idx} of {self.rounds}: {', '.join(times) or 'warm-up, not counted'}", file=sys.stderr)
+        said = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in times.items())
+        print(f"round {batch_idx} of {self.rounds}: {said if batch_idx else 'warm-up, not counted'}", file=sys.stderr)
         self.started = time.perf_counter()
 
 
@@ -141,11 +137,11 @@ def benchmark_train(settings: Mapping[str, str], overrides: Sequence[str]) -> di
         raise UserError(f"compare={compare}: expected auto, true or false")
     words = [*overrides, f"trainer.max_updates={rounds + 1}", f"data.batch_size={batch}", "trainer.accumulate=1"]
     words += [f"trainer.threads={whole_number(settings, 'threads', 1)}", "weights=random"]
+    words.append(f"trainer.precision={settings.get('precision', 'auto')}")
     if not any(word.startswith("data=") for word in overrides):
         words.append("data=generated")  # no data set is needed to measure
         if not any(word.startswith("data.count=") for word in overrides):
             words.append(f"data.count={(rounds + 1) * batch}")
-    words.append(f"trainer.precision={settings.get('precision', 'auto')}")
     config = compose_config("train", words)
     fast_bf16 = has_matrix_units("bf16", device_type(config["trainer"]["accelerator"]))
     if compare == "auto" and not fast_bf16:
@@ -158,18 +154,14 @@ def benchmark_train(settings: Mapping[str, str], overrides: Sequence[str]) -> di
         training, data = build_training(config, Path(folder))
 
         def arms(device: torch.device) -> dict[str, Arm]:
-            found: dict[str, Arm] = {}
-            found["bare modules"] = BareModules(
-                training,
-                precision=training.settings.precision,
-                channels_last=training.settings.channels_last is True,
-                device=device,
-            ).update
+            own = training.settings
+            kinds: dict[str, dict[str, Any]] = {
+                "bare modules": {"precision": own.precision, "channels_last": own.channels_last is True}
+            }
             if compared:
-                for name, precision, last in (("fp32", "fp32", False), ("bf16 + channels_last", "bf16", True)):
-                    bare = BareModules(training, precision=precision, channels_last=last, device=device, own=True)
-                    found[f"bare, {name}"] = bare.update
-            return found
+                kinds["bare, fp32"] = {"precision": "fp32", "channels_last": False, "own": True}
+                kinds["bare, bf16 + channels_last"] = {"precision": "bf16", "channels_last": True, "own": True}
+            return {name: BareModules(training, device=device, **kind).update for name, kind in kinds.items()}
 
         turns = TakeTurns(arms, rounds=rounds)
         trainer = build_trainer(training.settings, loggers=[], callbacks=[turns], folder=Path(folder))

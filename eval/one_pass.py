@@ -66,16 +66,16 @@ class OnePass:
 
     def join(self) -> None:
         """What is no state of a metric, over all processes."""
-        shown = self.curve.shown if self.curve is not None else None
-        shares = gather_objects((self.shapes, self.gallery, self.skipped, shown))
+        shares = gather_objects((self.shapes, self.gallery, self.skipped))
         known = next((shapes for shapes, *_ in shares if shapes is not None), None)
         if self.shapes is None and known is not None:  # had no image, but its states join those of the others
             self._begin(known)
         self.gallery = Gallery.joined([share[1] for share in shares], process=rank())
         self.skipped = [line for share in shares for line in share[2]]
         if self.curve is not None:
-            self.curve.show([share[3] for share in shares if share[3] is not None])
-        own = look_again(self.batches, self.gallery.own_median(), reconstruct=self.reconstruct)
+            self.curve.join()
+        own_median = [entry for entry in self.gallery.median() if entry[2] == self.gallery.process]
+        own = look_again(self.batches, own_median, reconstruct=self.reconstruct)
         self.median = sorted((p for share in gather_objects(own) for p in share), key=lambda p: (p.psnr, p.key))
 
     @property

@@ -13,8 +13,9 @@ from .metrics.chosen import ChosenMetrics, is_present
 from .metrics.registry import names_in
 from .one_pass import OnePass
 from .protocol import PROBES, Protocol
+from .report.html import html_report
+from .report.markdown import markdown_report
 from .report.rows import metric_rows
-from .report.write import write_report
 
 if TYPE_CHECKING:
     from .probes.measure import Meaning
@@ -76,10 +77,12 @@ def require_present(names: Sequence[str], results: Mapping[str, Any], metrics: C
 
 
 def write(results: Mapping[str, Any], seen: OnePass, *, out_dir: Path, run_dir: Path | None) -> None:
+    """metrics.json and both reports. run_dir: of the training run, whose metrics.csv gives the curves."""
+    growing = seen.curve.pictures if seen.curve is not None else ()  # at every length
     try:
         write_json(results, out_dir / "metrics.json")
-        growing = seen.curve.pictures if seen.curve is not None else ()
-        write_report(results, seen.pictures, out_dir=out_dir, run_dir=run_dir, growing=growing)
+        write_text(out_dir / "report.md", markdown_report(results))
+        write_text(out_dir / "report.html", html_report(results, seen.pictures, run_dir=run_dir, growing=growing))
     except OSError:  # the disk filled up meanwhile: the numbers survive on the screen
         print("\n".join(f"{row.name}: {row.value}" for row in metric_rows(results)), flush=True)
         raise

@@ -20,12 +20,12 @@ OPTIONAL = {
     "tensorboard": "logger=[csv,tensorboard]",
     "transformers": "teachers and text towers",
 }
-LPIPS_FILES = ("vgg16-397923af.pth", "alexnet-owt-7be5be79.pth")
+LPIPS_FILES = {"vgg16-397923af.pth": "LPIPS in training and reports", "alexnet-owt-7be5be79.pth": "lpips_alex"}
 
 
 def check_machine() -> list[Line]:
-    lines = [_python(), *_torch(), _memory(), _disk(), *_optional(), _cache(), _hub()]
-    return lines + _weights()
+    optional = [_optional(package, use) for package, use in OPTIONAL.items()]
+    return [_python(), *_torch(), _memory(), _disk(), *optional, _cache(), _hub(), *_weights()]
 
 
 def _version(package: str) -> str | None:
@@ -81,14 +81,9 @@ def _disk() -> Line:
     return Line(free > 2, "disk", f"{free:.1f} GiB free here", "less than 2 GiB: hydra.run.dir=DIR on another disk")
 
 
-def _optional() -> list[Line]:
-    lines = []
-    for package, use in OPTIONAL.items():
-        version = _version(package)
-        lines.append(
-            Line(True if version else None, package, version or f"not installed; for {use}: pip install {package}")
-        )
-    return lines
+def _optional(package: str, use: str) -> Line:
+    version = _version(package)
+    return Line(version is not None or None, package, version or f"not installed; for {use}: pip install {package}")
 
 
 def _cache() -> Line:
@@ -110,18 +105,11 @@ def _weights() -> list[Line]:
     from imtok.eval.metrics.inception import PUBLISHED
 
     folder = Path(torch.hub.get_dir()) / "checkpoints"
-    uses = {
-        PUBLISHED.name: "rFID and IS",
-        LPIPS_FILES[0]: "LPIPS in training and reports",
-        LPIPS_FILES[1]: "lpips_alex",
-    }
     lines = []
-    for name, use in uses.items():
+    for name, use in {PUBLISHED.name: "rFID and IS", **LPIPS_FILES}.items():
         there = (folder / name).is_file()
-        said = f"{folder / name}" if there else f"not in {folder}; fetched when {use} first needs it"
-        lines.append(
-            Line(True if there else None, name.split("-")[0], said if there else f"{said} (offline: copy {name} there)")
-        )
+        missing = f"not in {folder}; fetched when {use} first needs it (offline: copy {name} there)"
+        lines.append(Line(there or None, name.split("-")[0], str(folder / name) if there else missing))
     return lines
 
 

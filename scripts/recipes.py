@@ -2,17 +2,15 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..common.arguments import Arguments
 from ..common.console import codebook_words
 from ..common.errors import one_line
-from ..common.files import cache_folder
-
-COMPUTED = ("tokens", "codebook", "bits", "parameters", "image_size")
+from ..common.files import cache_folder, write_text
 
 
 def experiments_folder() -> Path:
@@ -91,23 +89,15 @@ def recipes() -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": name,
-                "paper": recipe.get("paper"),
-                "published_rfid": recipe.get("published_rfid"),
-                "published_note": recipe.get("published_note"),
-                "complete": recipe.get("complete"),
+                **{k: recipe.get(k) for k in ("paper", "published_rfid", "published_note", "complete")},
                 **{k: recipe[k] for k in ("missing", "reason") if k in recipe},
                 **known[name],
             }
         )
     if fresh:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_name(f".{path.name}.{os.getpid()}")
-            good = {name: sizes for name, sizes in known.items() if "reason" not in sizes}
-            draft.write_text(json.dumps({"key": key, "sizes": good}))
-            draft.replace(path)
-        except OSError:
-            pass  # without a cache folder it is slower, nothing else
+        good = {name: sizes for name, sizes in known.items() if "reason" not in sizes}
+        with suppress(OSError):  # without a cache folder it is slower, nothing else
+            write_text(path, json.dumps({"key": key, "sizes": good}))
     return rows
 
 

@@ -11,7 +11,6 @@ Runs that are there already are read, not made again.
 """
 
 import argparse
-import csv
 import json
 import shutil
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any
 import yaml
 
 from imtok.benchmarks.tables.runs import ROOT, table_row, train, written_between
+from imtok.eval.report.training_curves import read_columns
 
 PAGE = ROOT / "docs" / "one_dimensional.md"
 BEGIN = "<!-- measured {place}: written by benchmarks/tables/quickstarts.py -->"
@@ -43,11 +43,9 @@ class Run:
         config = yaml.safe_load((self.folder / "config.yaml").read_text())
         return int(config["data"]["batch_size"]) * int(config["trainer"].get("accumulate", 1))
 
-    def speeds(self) -> list[tuple[int, float]]:
+    def speeds(self) -> list[tuple[float, float]]:
         """(update, images a second since the one before)"""
-        with (self.folder / "metrics.csv").open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row.get("train/images_per_second")]
-        return [(int(row["update"]), float(row["train/images_per_second"])) for row in rows]
+        return read_columns(self.folder / "metrics.csv").get("train/images_per_second", [])
 
     @property
     def updates(self) -> int:
@@ -56,7 +54,7 @@ class Run:
     @property
     def training_seconds(self) -> float:
         """Updates only, each stretch at the speed that it was logged with."""
-        seconds, last, speed = 0.0, 0, 0.0
+        seconds, last, speed = 0.0, 0.0, 0.0
         for update, speed in self.speeds():
             seconds, last = seconds + (update - last) * self.images_per_update / speed, update
         return seconds + ((self.updates - last) * self.images_per_update / speed if speed else 0.0)

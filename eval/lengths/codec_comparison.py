@@ -27,16 +27,22 @@ class CodecComparison:
 
     def update(self, reference: Tensor, keys: Sequence[str]) -> None:
         ladders = [Ladder(self.codec, pixels) for pixels in reference]
-        smallest = [ladder.file(self.codec.lowest) for ladder in ladders]
-        sums = {"bytes": sum(map(len, smallest)), "header_bytes": sum(map(header_bytes, smallest))}
-        everywhere = dict.fromkeys(range(len(ladders)), self.codec.lowest)
-        _measure(self.smallest, ladders, everywhere, reference, keys, **sums)
+
+        def measure(point: CurvePoint, qualities: Mapping[int, int], **sums: int) -> None:
+            """Decode {row: quality} and measure."""
+            rows = list(qualities)
+            pixels = torch.stack([ladders[row].decoded(qualities[row]) for row in rows]).to(reference.device)
+            some = reference if len(rows) == len(reference) else reference[rows]
+            size = sum(len(ladders[row].file(qualities[row])) for row in rows)
+            point.measure(some, pixels, to_model_range(pixels), [keys[row] for row in rows], bytes=size, **sums)
+
+        headers = sum(header_bytes(ladder.file(self.codec.lowest)) for ladder in ladders)
+        measure(self.smallest, dict.fromkeys(range(len(ladders)), self.codec.lowest), header_bytes=headers)
         for point, budget in zip(self.at, self.budgets, strict=True):
             found = {row: ladder.nearest_below(budget) for row, ladder in enumerate(ladders)}
             fits = {row: quality for row, quality in found.items() if quality is not None}
             if fits:
-                size = sum(len(ladders[row].file(quality)) for row, quality in fits.items())
-                _measure(point, ladders, fits, reference, keys, bytes=size, quality=sum(fits.values()))
+                measure(point, fits, quality=sum(fits.values()))
 
     def result(self) -> dict[str, Any]:
         images, points = self.smallest.count(), []
@@ -52,18 +58,3 @@ class CodecComparison:
             "smallest": means | self.smallest.numbers(of=images),
             "points": points,
         }
-
-
-def _measure(
-    point: CurvePoint,
-    ladders: Sequence[Ladder],
-    qualities: Mapping[int, int],
-    reference: Tensor,
-    keys: Sequence[str],
-    **sums: int,
-) -> None:
-    """Decode {row: quality} and measure."""
-    rows = list(qualities)
-    pixels = torch.stack([ladders[row].decoded(quality) for row, quality in qualities.items()]).to(reference.device)
-    some = reference if len(rows) == len(reference) else reference[rows]
-    point.measure(some, pixels, to_model_range(pixels), [keys[row] for row in rows], **sums)

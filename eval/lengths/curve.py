@@ -3,13 +3,14 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...common.distributed import process_count, rank
+from ...common.distributed import gather_objects, process_count, rank
 from ...common.pixels import psnr_from_mse, squared_error_per_image, to_pixels
 from ...common.types import Latents
 from ...tokenizers.token_dropout.base import TokenDropout
@@ -31,14 +32,6 @@ class GrowingPicture:
     reference: Tensor  # uint8 [3, H, W]
     reconstructions: list[Tensor]  # one a length
     psnr: list[float]
-
-
-@dataclass
-class Shown:
-    """Of one process: pictures for the report, and the time that the curve took."""
-
-    pictures: list[GrowingPicture] = field(default_factory=list)
-    seconds: float = 0.0
 
 
 class LengthCurve:
@@ -64,19 +57,12 @@ class LengthCurve:
         self.wanted = share if available is None else min(share, available)
         self.available = self.wanted if available is None else available
         self.offered = self.images = 0
-        self.shown = Shown()
+        self.pictures: list[GrowingPicture] = []  # for the report
+        self.seconds = 0.0
         self.at = [CurvePoint(metrics) for _ in self.lengths]
         budgets = [b / 8 for b in self.bits]
         self.codecs = [CodecComparison(c, budgets=budgets, metrics=metrics) for c in CODECS if budgets and c.available]
         self.skipped = {c.name: MISSING.format(name=c.name) for c in CODECS if not c.available}
-
-    @property
-    def seconds(self) -> float:
-        return self.shown.seconds
-
-    @property
-    def pictures(self) -> list[GrowingPicture]:
-        return self.shown.pictures
 
     def rows(self, count: int) -> list[int]:
         """Which of the next `count` images belong to the curve."""
@@ -104,7 +90,7 @@ class LengthCurve:
             codec.update(chosen, chosen_keys)
         self._keep_pictures(chosen, pixels, chosen_keys)
         self.images += len(rows)
-        self.shown.seconds += time.perf_counter() - started
+        self.seconds += time.perf_counter() - started
 
     def _keep_pictures(self, reference: Tensor, shown: Tensor, keys: Sequence[str]) -> None:
         for row, key in enumerate(keys):
@@ -116,9 +102,10 @@ class LengthCurve:
                 copies = [at.clone() for at in made]
                 self.pictures.append(GrowingPicture(key, reference[row].cpu().clone(), copies, values))
 
-    def show(self, of_all_processes: Sequence[Shown]) -> None:
-        pictures = [picture for shown in of_all_processes for picture in shown.pictures]
-        self.shown = Shown(pictures[:SHOWN], max(shown.seconds for shown in of_all_processes))
+    def join(self) -> None:
+        """Pictures and seconds of all processes, each of which must call it."""
+        pictures, seconds = zip(*gather_objects((self.pictures, self.seconds)), strict=True)
+        self.pictures, self.seconds = list(chain.from_iterable(pictures))[:SHOWN], max(seconds)
 
     def result(self) -> dict[str, Any] | None:
         """What metrics.json has under `curve`, of all processes, each of which must call it; None without images."""

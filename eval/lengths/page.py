@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..report.charts import length_chart
 from .curve import GrowingPicture
-from .table import caption, codec_cells, codec_lines, columns_of, shown_bytes, sizes_of
+from .table import caption, codec_lines, columns_of, shown_bytes, size_names, table_rows
 
 OWN = "this tokenizer"
 
@@ -18,23 +18,19 @@ def curve_context(
 ) -> dict[str, Any]:
     """What curve.html shows."""
     curve, columns = results["curve"], columns_of(results)
-    table = []
-    for row, point in enumerate(curve["points"]):
-        own = [*sizes_of(point), *(column.shown(point[column.key]) for column in columns)]
-        table.append((own, [codec_cells(curve, name, row, columns) for name in curve["codecs"]]))
     return {
         "caption": caption(curve),
         "columns": columns,
         "shared": [column for column in columns if column.of_codecs],
-        "sizes": ["tokens", "bytes"] if "bytes" in curve["points"][0] else ["tokens"],
+        "sizes": size_names(curve),
         "codecs": list(curve["codecs"]),
         "names": [OWN, *curve["codecs"]],
         "charts": [(column, _chart(curve, column.key)) for column in columns],
-        "table": table,
+        "table": table_rows(curve, columns),
         "lines": codec_lines(curve),
         "pixelated": bool(pictures) and pictures[0].reference.shape[-1] < 128,
         "given": [(picture.key, data_uri(picture.reference)) for picture in pictures],
-        "stops": _stops(curve, pictures, data_uri) if pictures else [],
+        "stops": [_stop(point, i, pictures, data_uri) for i, point in enumerate(curve["points"])] if pictures else [],
     }
 
 
@@ -56,14 +52,11 @@ def _chart(curve: Mapping[str, Any], key: str) -> Markup:
     return Markup(length_chart([s for s in series if s[1]], ticks=[p["tokens"] for p in points], x_label=label))
 
 
-def _stops(
-    curve: Mapping[str, Any], pictures: Sequence[GrowingPicture], data_uri: Callable[[Tensor], str]
-) -> list[dict[str, Any]]:
+def _stop(
+    point: Mapping[str, Any], number: int, pictures: Sequence[GrowingPicture], data_uri: Callable[[Tensor], str]
+) -> dict[str, Any]:
     """Where the slider stops: a length, and the images at it."""
-    stops = []
-    for i, point in enumerate(curve["points"]):
-        size = f"{point['tokens']:,} token{'s' * (point['tokens'] > 1)}"
-        size += f", {shown_bytes(point['bytes'])} bytes" if "bytes" in point else ""
-        shown = [(data_uri(p.reconstructions[i]), f"{p.psnr[i]:.2f}") for p in pictures]
-        stops.append({"size": size, "tokens": f"{point['tokens']:,}", "shown": shown})
-    return stops
+    size = f"{point['tokens']:,} token{'s' * (point['tokens'] > 1)}"
+    size += f", {shown_bytes(point['bytes'])} bytes" if "bytes" in point else ""
+    shown = [(data_uri(p.reconstructions[number]), f"{p.psnr[number]:.2f}") for p in pictures]
+    return {"size": size, "tokens": f"{point['tokens']:,}", "shown": shown}

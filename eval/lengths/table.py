@@ -43,9 +43,18 @@ def shown_bytes(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.3g}"
 
 
-def sizes_of(point: Mapping[str, Any]) -> list[str]:
-    """Cells of tokens, and of bytes where a token has some."""
-    return [f"{point['tokens']:,}", *([shown_bytes(point["bytes"])] if "bytes" in point else [])]
+def size_names(curve: Mapping[str, Any]) -> list[str]:
+    return ["tokens", "bytes"] if "bytes" in curve["points"][0] else ["tokens"]
+
+
+def table_rows(curve: Mapping[str, Any], columns: Sequence[Column]) -> list[tuple[list[str], list[list[str] | str]]]:
+    """Cells of each length: sizes and numbers of the tokenizer, and those of each codec."""
+    rows = []
+    for number, point in enumerate(curve["points"]):
+        sizes = [f"{point['tokens']:,}", *([shown_bytes(point["bytes"])] if "bytes" in point else [])]
+        own = [*sizes, *(column.shown(point[column.key]) for column in columns)]
+        rows.append((own, [codec_cells(curve, name, number, columns) for name in curve["codecs"]]))
+    return rows
 
 
 def codec_cells(curve: Mapping[str, Any], codec: str, row: int, columns: Sequence[Column]) -> list[str] | str:
@@ -87,14 +96,10 @@ def markdown_curve(results: Mapping[str, Any]) -> list[str]:
     curve, columns = results["curve"], columns_of(results)
     names = [column.name + (" **[random weights]**" if column.random else "") for column in columns]
     together = " / ".join(column.name for column in columns if column.of_codecs)
-    sizes = ["tokens", *(["bytes"] if "bytes" in curve["points"][0] else [])]
-    heads = [*sizes, *names, *(f"{name}: {together}" for name in curve["codecs"])]
+    heads = [*size_names(curve), *names, *(f"{name}: {together}" for name in curve["codecs"])]
     lines = ["", "## Quality against tokens", "", caption(curve), ""]
     lines += ["| " + " | ".join(heads) + " |", "|" + "--:|" * len(heads)]
-    for row, point in enumerate(curve["points"]):
-        cells = [*sizes_of(point), *(column.shown(point[column.key]) for column in columns)]
-        for name in curve["codecs"]:
-            found = codec_cells(curve, name, row, columns)
-            cells.append(found if isinstance(found, str) else " / ".join(found))
+    for own, of_codecs in table_rows(curve, columns):
+        cells = [*own, *(found if isinstance(found, str) else " / ".join(found) for found in of_codecs)]
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, "", *(f"- {line}" for line in codec_lines(curve))]

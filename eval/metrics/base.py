@@ -130,9 +130,13 @@ class Metric(torchmetrics.Metric):
         """What readers of these entries must know."""
         return []
 
-    def describe(self, protocol: "Protocol") -> list[tuple[str, str]]:
-        """Lines of the protocol in words."""
+    def words(self) -> list[tuple[str, str]]:
+        """(name, how it is measured), for the protocol in words."""
         return []
+
+    def describe(self, protocol: "Protocol") -> list[tuple[str, str]]:
+        """Its words, and what depends on more of the protocol than its own settings."""
+        return self.words()
 
     @classmethod
     def note(cls, found: Any) -> str:

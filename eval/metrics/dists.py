@@ -3,7 +3,7 @@
 The arithmetic and the published weights of its terms are torchmetrics'; the trunk is found as that of LPIPS is.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,6 @@ from torchmetrics.functional.image.dists import _PATH_WEIGHT_DISTS, DISTSNetwork
 from ...losses.lpips import LPIPSNet
 from .base import MeanOverImages, Quantity
 from .networks import Network
-
-if TYPE_CHECKING:
-    from ..protocol import Protocol
 
 STAGES = {1: range(4), 2: range(5, 9), 3: range(10, 16), 4: range(17, 23), 5: range(24, 30)}  # of VGG16's layers
 WIDTHS = (3, 64, 128, 256, 512, 512)
@@ -51,5 +48,5 @@ class Dists(MeanOverImages):
     def per_image(self, reference: Tensor, reconstruction: Tensor) -> Tensor:
         return self.network(reference.float() / 255, reconstruction.float() / 255)
 
-    def describe(self, protocol: "Protocol") -> list[tuple[str, str]]:
+    def words(self) -> list[tuple[str, str]]:
         return [("DISTS", "VGG16 with L2 pooling, published term weights, input in [0, 1], at the images' own size")]

@@ -94,8 +94,9 @@ class FeatureMetric(Metric):
         return {"extractor": self.extractor.label, "extractor_sha256": self.extractor.sha256}
 
     def describe(self, protocol: "Protocol") -> list[tuple[str, str]]:
-        if protocol.extractor != INCEPTION:
-            return [("FID features", "seeded random convolutions, 64-d: no perceptual meaning")]
-        scale = "uint8, (x - 128) / 128" if protocol.fid_pixels == "uint8" else "unrounded floats, 2x - 1"
-        resize = protocol.fid_resize.replace("_", " ")
-        return [("FID features", f"2015 TensorFlow Inception, 2048-d pool, fp32; input {scale}, {resize} to 299")]
+        features = "seeded random convolutions, 64-d: no perceptual meaning"
+        if protocol.extractor == INCEPTION:
+            scale = "uint8, (x - 128) / 128" if protocol.fid_pixels == "uint8" else "unrounded floats, 2x - 1"
+            resize = protocol.fid_resize.replace("_", " ")
+            features = f"2015 TensorFlow Inception, 2048-d pool, fp32; input {scale}, {resize} to 299"
+        return [("FID features", features), *self.words()]

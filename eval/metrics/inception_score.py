@@ -5,7 +5,7 @@ a hash of its key and the seed: shuffled, the same for every batch size, file or
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +15,6 @@ from .base import Quantity
 from .features import INCEPTION, SIDES, FeatureMetric, number_of
 from .inception import CLASSES
 from .networks import Network
-
-if TYPE_CHECKING:
-    from ..protocol import Protocol
 
 
 def split_of(key: str, *, splits: int, seed: int) -> int:
@@ -62,11 +59,8 @@ class InceptionScore(FeatureMetric):
         entry = reconstruction | {"originals": reference, "extractor": self.extractor.label}
         return {self.key("inception_score"): entry}
 
-    def describe(self, protocol: "Protocol") -> list[tuple[str, str]]:
-        return [
-            *super().describe(protocol),
-            ("Inception Score", f"one split, and {self.splits} shuffled by seed {self.seed}"),
-        ]
+    def words(self) -> list[tuple[str, str]]:
+        return [("Inception Score", f"one split, and {self.splits} shuffled by seed {self.seed}")]
 
     @classmethod
     def note(cls, found: Any) -> str:

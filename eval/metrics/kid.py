@@ -6,7 +6,7 @@ every order of files and number of processes.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +15,6 @@ from torchmetrics.image.kid import poly_mmd
 from .base import Quantity, TooFewImages
 from .features import SIDES, FeatureMetric, number_of
 from .networks import Network
-
-if TYPE_CHECKING:
-    from ..protocol import Protocol
 
 
 def kernel_distances(a: Tensor, b: Tensor, *, subsets: int, subset_size: int, seed: int) -> Tensor:
@@ -79,11 +76,8 @@ class Kid(FeatureMetric):
         }
         return {self.key("kid"): entry | self.provenance()}
 
-    def describe(self, protocol: "Protocol") -> list[tuple[str, str]]:
-        return [
-            *super().describe(protocol),
-            ("KID", f"cubic kernel, unbiased, {self.subsets} subsets of {self.subset_size:,} by seed {self.seed}"),
-        ]
+    def words(self) -> list[tuple[str, str]]:
+        return [("KID", f"cubic kernel, unbiased, {self.subsets} subsets of {self.subset_size:,} by seed {self.seed}")]
 
     @classmethod
     def note(cls, found: Any) -> str:

@@ -1,7 +1,7 @@
 """LPIPS v0.1 (Zhang et al., arXiv 1801.03924): distance of image and reconstruction in one backbone's features."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -10,9 +10,6 @@ from ...common.types import IndexSegment
 from ...losses.lpips import LPIPSNet
 from .base import MeanOverImages, Quantity
 from .networks import Network
-
-if TYPE_CHECKING:
-    from ..protocol import Protocol
 
 
 class _Lpips(MeanOverImages):
@@ -33,7 +30,7 @@ class _Lpips(MeanOverImages):
             return None
         return f"needs images of {smallest} pixels or more, these have {min(image_size)}"
 
-    def describe(self, protocol: "Protocol") -> list[tuple[str, str]]:
+    def words(self) -> list[tuple[str, str]]:
         return [("LPIPS", "v0.1 heads, input in [-1, 1], never without its backbone's name")]
 
 

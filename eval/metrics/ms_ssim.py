@@ -5,7 +5,6 @@ arithmetic of tf.image.ssim_multiscale. torchmetrics pads the borders that this 
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +13,6 @@ from torch import Tensor
 from ...common.types import IndexSegment
 from .base import MeanOverImages, Quantity
 from .ssim import ssim_maps
-
-if TYPE_CHECKING:
-    from ..protocol import Protocol
 
 EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 SMALLEST = 11 * 2 ** (len(EXPONENTS) - 1)
@@ -50,5 +46,5 @@ class MsSsim(MeanOverImages):
             return None
         return f"five scales need images of {SMALLEST} pixels or more, these have {min(image_size)}"
 
-    def describe(self, protocol: "Protocol") -> list[tuple[str, str]]:
+    def words(self) -> list[tuple[str, str]]:
         return [("MS-SSIM", "five scales, Gaussian 11, sigma 1.5, RGB channel mean, data range 255, border cropped")]

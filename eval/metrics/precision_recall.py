@@ -4,7 +4,7 @@ A set's manifold is the union of balls around its features, each as wide as the 
 Precision: the share of reconstructions within the originals' manifold; recall: the other way round.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +12,6 @@ from torch import Tensor
 from .base import Quantity, TooFewImages
 from .features import SIDES, FeatureMetric
 from .networks import Network
-
-if TYPE_CHECKING:
-    from ..protocol import Protocol
 
 CHUNK = 1024  # rows whose distances to all others are held at a time
 
@@ -53,10 +50,9 @@ class PrecisionRecall(FeatureMetric):
         recall = share_within(reference, reconstruction, radii(reconstruction, self.k))
         return {self.key("precision"): {"value": precision} | facts, self.key("recall"): {"value": recall} | facts}
 
-    def describe(self, protocol: "Protocol") -> list[tuple[str, str]]:
+    def words(self) -> list[tuple[str, str]]:
         return [
-            *super().describe(protocol),
-            ("Precision and recall", f"balls as wide as the distance to neighbour {self.k}, all images on both sides"),
+            ("Precision and recall", f"balls as wide as the distance to neighbour {self.k}, all images on both sides")
         ]
 
     @classmethod

@@ -1,7 +1,7 @@
 """Peak signal-to-noise ratio per image, and that of each image's own mean colour as a baseline."""
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,9 +9,6 @@ from torch import Tensor
 
 from ...common.pixels import psnr_from_mse, squared_error_per_image
 from .base import Metric, Quantity, Row
-
-if TYPE_CHECKING:
-    from ..protocol import Protocol
 
 
 class Psnr(Metric):
@@ -63,7 +60,7 @@ class Psnr(Metric):
         count = entries["psnr"]["capped"]
         return [f"{count} identical images count as {self.cap:g} dB in the PSNR mean"] if count else []
 
-    def describe(self, protocol: "Protocol") -> list[tuple[str, str]]:
+    def words(self) -> list[tuple[str, str]]:
         return [
             ("PSNR", f"per image over C, H, W, range 255, mean over images, identical images count {self.cap:g} dB")
         ]

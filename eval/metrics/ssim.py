@@ -5,16 +5,13 @@ The windows are separable, so both directions are one banded matrix product each
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...common.errors import UserError
 from .base import MeanOverImages, Quantity
-
-if TYPE_CHECKING:
-    from ..protocol import Protocol
 
 WINDOWS = ("gaussian11", "uniform7")
 
@@ -89,7 +86,7 @@ class Ssim(MeanOverImages):
             return []
         return ["this SSIM's data range is not that of the pixels: inflated, compare it with nothing else"]
 
-    def describe(self, protocol: "Protocol") -> list[tuple[str, str]]:
+    def words(self) -> list[tuple[str, str]]:
         shape = (
             "Gaussian 11, sigma 1.5, biased covariance" if self.kind == "gaussian11" else "uniform 7, sample covariance"
         )

@@ -1,6 +1,6 @@
 """Frechet distance in a named teacher's pooled features: DINOv2, CLIP, SigLIP, any YAML of configs/teacher."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import OmegaConf
 from torch import Tensor, nn
@@ -11,9 +11,6 @@ from .base import Quantity
 from .frechet import FrechetDistance
 from .networks import Network
 from .registry import yaml_of
-
-if TYPE_CHECKING:
-    from ..protocol import Protocol
 
 
 class TeacherFeatures(nn.Module):
@@ -70,7 +67,7 @@ class TeacherFrechet(FrechetDistance):
     def frechet_key(self, count: int) -> str:
         return f"{self.main_key}{self.network.mark}@{count}"
 
-    def describe(self, protocol: "Protocol") -> list[tuple[str, str]]:
+    def describe(self, protocol: object) -> list[tuple[str, str]]:
         return [
             ("Teacher's Frechet distance", f"pooled features of {self.teacher} at its own size, arithmetic as of FID")
         ]

@@ -56,10 +56,6 @@ class Gallery:
         whole.best = sorted((p for g in galleries for p in g.best), key=lambda p: (-p.psnr, p.key))[:KEPT]
         return whole
 
-    def own_median(self) -> list[tuple[float, str, int, int]]:
-        """Those of the middle images that this process has read."""
-        return [entry for entry in self.median() if entry[2] == self.process]
-
     def median(self) -> list[tuple[float, str, int, int]]:
         """The up to three middle images of the sorted list."""
         order = sorted(self.seen)

@@ -1,6 +1,7 @@
 """Table of both reports: every number with its sample count, and marked where a weight was random."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from ..metrics.base import Metric, Row
@@ -37,9 +38,7 @@ def _meaning_rows(results: Mapping[str, Any]) -> Iterator[Row]:
 def data_name(data: Mapping[str, Any]) -> str:
     """A plain folder by its own name, a data set by the set's."""
     name = str(data.get("name", "unnamed data"))
-    return (
-        f"{name} {str(data['root']).rstrip('/').rpartition('/')[2]}" if name == "folder" and data.get("root") else name
-    )
+    return f"{name} {Path(data['root']).name}" if name == "folder" and data.get("root") else name
 
 
 def model_title(model: Mapping[str, Any]) -> str:
@@ -57,41 +56,25 @@ def facts(results: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
     model_rows = [
         ("size", " x ".join(str(s) for s in model["image_size"]) + " pixels"),
         ("parameters", f"{model['parameters']:,}"),
-        *(
-            (name, f"{model['parts'][name]}, {count:,} parameters")
-            for name, count in model["parameters_by_part"].items()
-        ),
+        *((name, f"{model['parts'][name]}, {n:,} parameters") for name, n in model["parameters_by_part"].items()),
         ("tokens per image", f"{model['tokens']:,}"),
         ("codebook", f"{codebook:,} entries" if isinstance(codebook, int) else " x ".join(map(str, codebook))),
         ("nominal bits per image", f"{model['bits_per_image']:,.6g}"),
     ]
     model_rows += [(f"decoder: {name}", _plain(value)) for name, value in model.get("decoder_facts", {}).items()]
-    known = {
-        "class",
-        "decoder_facts",
-        "parameters",
-        "parameters_by_part",
-        "parts",
-        "image_size",
-        "tokens",
-        "codebook_size",
-        "bits_per_image",
-        "weights_sha256",
-    }
+    known = {"class", "decoder_facts", "parameters", "parameters_by_part", "parts", "image_size", "tokens"}
+    known |= {"codebook_size", "bits_per_image", "weights_sha256"}
     model_rows += [(k, _plain(v)) for k, v in model.items() if k not in known and v is not None]
-    versions = [(name, v) for name, v in made["packages"].items() if v]
     made_rows = [
         ("date", made["date"]),
         ("imtok", made["imtok"] + (f" (git {made['git']})" if made["git"] else "")),
         ("device", f"{made['device']}, {made['precision']}"),
         ("speed", f"{results['images_per_second']:.1f} images/s, {results['seconds']:.1f} s"),
         ("python", made["python"]),
-        *versions,
+        *((name, version) for name, version in made["packages"].items() if version),
     ]
-    data_rows = [(k, _plain(v)) for k, v in results["data"].items()]
-    data_rows.append(
-        ("images evaluated", f"{results['num_images']:,} at {' x '.join(map(str, results['image_size']))}")
-    )
+    evaluated = f"{results['num_images']:,} at {' x '.join(map(str, results['image_size']))}"
+    data_rows = [*((k, _plain(v)) for k, v in results["data"].items()), ("images evaluated", evaluated)]
     return {
         "Model": model_rows,
         "Data": data_rows,

@@ -7,44 +7,41 @@ from pathlib import Path
 from .charts import Point
 
 MAX_POINTS = 240
-FIRST = (
-    "total",
-    "psnr",
-    "l1",
-    "l2",
-    "lpips",
-    "gan_generator",
-    "gan_discriminator",
-    "gan_weight",
-    "usage",
-    "perplexity",
-)
+FIRST = ("total", "psnr", "l1", "l2", "lpips")
+FIRST += ("gan_generator", "gan_discriminator", "gan_weight", "usage", "perplexity")
+
+
+def read_columns(file: Path) -> dict[str, list[Point]]:
+    """{column: [(update, value)]} of a metrics.csv, with values that are not finite; empty without a file."""
+    found: dict[str, list[Point]] = {}
+    if file.is_file():
+        with file.open(newline="", encoding="utf-8") as lines:
+            for row in csv.DictReader(lines):
+                update = _number(row.get("update"))
+                for column, text in row.items():
+                    value = _number(text)
+                    if column and update is not None and value is not None:
+                        found.setdefault(column, []).append((update, value))
+    return found
 
 
 def read_curves(file: Path) -> dict[str, list[tuple[str, list[Point]]]]:
     """{quantity: [("train", points), ("val", points)]}, the losses first; empty without a file."""
-    if not file.is_file():
-        return {}
     found: dict[str, dict[str, list[Point]]] = {}
-    with file.open(newline="") as lines:
-        for row in csv.DictReader(lines):
-            update = _number(row.get("update"))
-            for column, text in row.items():
-                value = _number(text)
-                if update is None or value is None or column is None or "/" not in column:
-                    continue
-                stage, _, quantity = column.partition("/")
-                found.setdefault(quantity, {}).setdefault(stage, []).append((update, value))
+    for column, points in read_columns(file).items():
+        stage, slash, quantity = column.partition("/")
+        finite = [point for point in points if math.isfinite(point[1])]
+        if slash and finite:
+            found.setdefault(quantity, {})[stage] = finite
     order = sorted(found, key=lambda q: (FIRST.index(q) if q in FIRST else len(FIRST), q))
     return {q: [(stage, _thin(found[q][stage])) for stage in sorted(found[q])] for q in order}
 
 
 def _number(text: object) -> float | None:
     try:
-        value = float(str(text))
+        return float(str(text))
     except ValueError:
         return None
-    return value if math.isfinite(value) else None
 
 
 def _thin(points: list[Point]) -> list[Point]:

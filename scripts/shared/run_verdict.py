@@ -1,11 +1,11 @@
 """What a run's metrics.csv says about its health, and the YAML key that would help."""
 
-import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...common.errors import UserError
+from ...eval.report.training_curves import read_columns
 from ...training.health_limits import DATA_WAIT, DISCRIMINATOR_LOSS, GAN_WEIGHT, REMEDIES, USAGE
 
 
@@ -25,28 +25,13 @@ class Metrics:
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise UserError(f"{path.parent}: no metrics.csv there; give a run folder (runs/EXPERIMENT/STAMP)")
-        self.columns: dict[str, list[float]] = {}
-        self.updates: dict[str, list[int]] = {}
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                for name, text in row.items():
-                    number = _number(text)
-                    if name and number is not None:
-                        self.columns.setdefault(name, []).append(number)
-                        self.updates.setdefault(name, []).append(int(_number(row.get("update")) or 0))
-        if not self.columns.get("update"):
+        self.columns = {name: [value for _, value in points] for name, points in read_columns(path).items()}
+        if not self.columns:
             raise UserError(f"{path}: no rows yet; let the run log a few updates (trainer.log_every)")
 
     def of(self, *names: str) -> list[float]:
         """The first of these columns that has numbers."""
-        return next((self.columns[name] for name in names if self.columns.get(name)), [])
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text) if text else None
-    except ValueError:
-        return None
+        return next((self.columns[name] for name in names if name in self.columns), [])
 
 
 def tail(values: Sequence[float]) -> float:
@@ -60,18 +45,25 @@ def head(values: Sequence[float]) -> float:
     return sum(first) / len(first)
 
 
+def verdict(name: str, said: str, *faults: tuple[bool, str, str]) -> Line:
+    """faults: (whether it is there, what it means, remedy); the first one counts."""
+    for there, meaning, remedy in faults:
+        if there:
+            return Line(False, name, f"{said}: {meaning}" if meaning else said, remedy)
+    return Line(True, name, said)
+
+
 def check_usage(m: Metrics) -> Line | None:
     usage = m.of("train/usage", "val/usage")
     if not usage:
         return None
-    now, best = tail(usage), max(usage)
-    name, said = "codebook", f"{now:.1%} of the codes in use (best {best:.1%})"
-    remedy = REMEDIES["usage"]
-    if now < USAGE:
-        return Line(False, name, f"{said}: collapsed", remedy)
-    if len(usage) >= 6 and now < 0.6 * best:
-        return Line(False, name, f"{said}: falling", f"optimizer.lr lower, or {remedy}")
-    return Line(True, name, said)
+    now, best, remedy = tail(usage), max(usage), REMEDIES["usage"]
+    return verdict(
+        "codebook",
+        f"{now:.1%} of the codes in use (best {best:.1%})",
+        (now < USAGE, "collapsed", remedy),
+        (len(usage) >= 6 and now < 0.6 * best, "falling", f"optimizer.lr lower, or {remedy}"),
+    )
 
 
 def check_loss(m: Metrics) -> Line | None:
@@ -79,15 +71,9 @@ def check_loss(m: Metrics) -> Line | None:
     if len(loss) < 6:
         return None
     before, now = head(loss), tail(loss)
+    remedy = "optimizer.lr (try a third of it, and three times), trainer.clip=1.0"
     said = f"reconstruction loss {before:.4g} at first, {now:.4g} now"
-    if now != now or now > 0.97 * before:
-        return Line(
-            False,
-            "learning",
-            f"{said}: not falling",
-            "optimizer.lr (try a third of it, and three times), trainer.clip=1.0",
-        )
-    return Line(True, "learning", said)
+    return verdict("learning", said, (now != now or now > 0.97 * before, "not falling", remedy))
 
 
 def check_gan_weight(m: Metrics) -> Line | None:
@@ -96,14 +82,7 @@ def check_gan_weight(m: Metrics) -> Line | None:
         return None
     now, first = tail(weight), head(weight)
     said = f"adaptive or fixed weight {now:.3g} (at first {first:.3g})"
-    if now > GAN_WEIGHT or now > 50 * first:
-        return Line(
-            False,
-            "GAN weight",
-            f"{said}: blown up",
-            REMEDIES["gan_weight"],
-        )
-    return Line(True, "GAN weight", said)
+    return verdict("GAN weight", said, (now > GAN_WEIGHT or now > 50 * first, "blown up", REMEDIES["gan_weight"]))
 
 
 def check_discriminator(m: Metrics) -> Line | None:
@@ -111,13 +90,13 @@ def check_discriminator(m: Metrics) -> Line | None:
     if len(loss) < 4:
         return None
     gap = tail(real) - tail(fake) if real and fake else 0.0
-    said = f"loss {tail(loss):.3g}, logits of real and fake {gap:.2g} apart"
-    remedy = REMEDIES["gan_discriminator"]
-    if tail(loss) < DISCRIMINATOR_LOSS:
-        return Line(False, "discriminator", f"{said}: it has won, the generator learns nothing from it", remedy)
-    if gap > 20:
-        return Line(False, "discriminator", f"{said}: running away", remedy)
-    return Line(True, "discriminator", said)
+    won, remedy = tail(loss) < DISCRIMINATOR_LOSS, REMEDIES["gan_discriminator"]
+    return verdict(
+        "discriminator",
+        f"loss {tail(loss):.3g}, logits of real and fake {gap:.2g} apart",
+        (won, "it has won, the generator learns nothing from it", remedy),
+        (gap > 20, "running away", remedy),
+    )
 
 
 def check_skipped(m: Metrics) -> Line | None:
@@ -125,28 +104,18 @@ def check_skipped(m: Metrics) -> Line | None:
     if not skipped:
         return None
     updates = max(m.columns["update"][-1], 1)
-    share = skipped[-1] / updates
     said = f"{int(skipped[-1])} of {int(updates)} updates were skipped as not finite"
-    if share > 0.01 or any(v != v for v in m.of("train/total")):
-        return Line(
-            False,
-            "numbers",
-            said,
-            "trainer.precision=bf16 or fp32 instead of fp16, trainer.clip=1.0, optimizer.lr lower",
-        )
-    return Line(True, "numbers", said)
+    too_many = skipped[-1] / updates > 0.01 or any(v != v for v in m.of("train/total"))
+    remedy = "trainer.precision=bf16 or fp32 instead of fp16, trainer.clip=1.0, optimizer.lr lower"
+    return verdict("numbers", said, (too_many, "", remedy))
 
 
 def check_loader(m: Metrics) -> Line | None:
-    waiting = m.of("train/data_wait")
+    waiting, speed = m.of("train/data_wait"), m.of("train/images_per_second")
     if not waiting:
         return None
-    said = f"{tail(waiting):.0%} of the time waits for images"
-    speed = m.of("train/images_per_second")
-    said += f", {tail(speed):.1f} images/s" if speed else ""
-    if tail(waiting) > DATA_WAIT:
-        return Line(False, "loading", said, REMEDIES["data_wait"])
-    return Line(True, "loading", said)
+    said = f"{tail(waiting):.0%} of the time waits for images" + (f", {tail(speed):.1f} images/s" if speed else "")
+    return verdict("loading", said, (tail(waiting) > DATA_WAIT, "", REMEDIES["data_wait"]))
 
 
 CHECKS: tuple[Callable[[Metrics], Line | None], ...] = (
