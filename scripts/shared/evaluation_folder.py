@@ -119,7 +119,7 @@ def _what_is_measured(data: Mapping[str, Any], protocol: Mapping[str, Any]) -> d
         "image_size": data["image_size"],
         "val_crop": data.get("val_crop"),
         # A file of weights that was missing then completes the numbers; random ones would spoil them.
-        "protocol": {k: v == "random" if k in WEIGHTS else v for k, v in (unsaid | dict(protocol)).items()},
+        "protocol": {k: v == "random" if k in WEIGHTS else v for k, v in (unsaid | protocol).items()},
     }
 
 

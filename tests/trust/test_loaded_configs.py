@@ -150,7 +150,7 @@ def test_every_part_that_names_weights_is_known_here() -> None:
 def test_open_mappings_are_those_that_have_a_list() -> None:
     """A new argument that is handed on to another library needs a list of names in loaded_config.py."""
     schedules = {("SemanticInfoNCE", "scale"), ("Adversary", "weight"), ("Adversary", "discriminator_weight")}
-    ours = schedules | {("Adversary", "optimizer")}
+    ours = schedules | {("Adversary", "optimizer")}  # read by imtok alone
     for cls in CLASSES:
         if getattr(cls, "builds_own_parts", False):
             continue
