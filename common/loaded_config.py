@@ -17,17 +17,15 @@ TEACHERS = Path(__file__).parents[1] / "configs" / "teacher"
 # it computes. timm takes pretrained_cfg, cache_dir and checkpoint_path by the same door.
 # fmt: off
 OPEN_MAPPINGS = {
-    "model_args": frozenset(
-        (
-            "attn_drop_rate", "base_width", "cardinality", "channels", "class_token", "conv_ratio", "depth",
-            "depths", "dims", "drop_path_rate", "drop_rate", "dynamic_img_pad", "dynamic_img_size", "embed_cls",
-            "embed_dim", "embed_dims", "fc_norm", "final_norm", "global_pool", "head_hidden_size", "img_size",
-            "in_chans", "init_values", "layers", "ls_init_value", "mlp_ratio", "no_embed_class", "num_classes",
-            "num_heads", "num_reg_tokens", "output_stride", "patch_drop_rate", "patch_size", "pos_drop_rate",
-            "pos_embed", "pre_norm", "proj_bias", "proj_drop_rate", "qk_norm", "qkv_bias", "reg_tokens",
-            "stem_chs", "stem_type", "stem_width", "strict_img_size", "width", "window_size",
-        )
-    )
+    "model_args": frozenset((
+        "attn_drop_rate", "base_width", "cardinality", "channels", "class_token", "conv_ratio", "depth",
+        "depths", "dims", "drop_path_rate", "drop_rate", "dynamic_img_pad", "dynamic_img_size", "embed_cls",
+        "embed_dim", "embed_dims", "fc_norm", "final_norm", "global_pool", "head_hidden_size", "img_size",
+        "in_chans", "init_values", "layers", "ls_init_value", "mlp_ratio", "no_embed_class", "num_classes",
+        "num_heads", "num_reg_tokens", "output_stride", "patch_drop_rate", "patch_size", "pos_drop_rate",
+        "pos_embed", "pre_norm", "proj_bias", "proj_drop_rate", "qk_norm", "qkv_bias", "reg_tokens",
+        "stem_chs", "stem_type", "stem_width", "strict_img_size", "width", "window_size",
+    ))
 }
 # fmt: on
 
@@ -82,8 +80,7 @@ def our_teachers_files() -> frozenset[str]:
     import yaml
 
     nodes = [node for file in TEACHERS.glob("*.yaml") for node in yaml.safe_load(file.read_text()).values()]
-    named = {node["weights"] for node in nodes}
-    return frozenset(name for name in named if "${" not in name)
+    return frozenset(node["weights"] for node in nodes if "${" not in node["weights"])
 
 
 def _flat(value: Any) -> list[Any]:

@@ -27,8 +27,9 @@ class Arithmetic:
 
 def chosen_arithmetic(*, precision: str, channels_last: bool | str, accelerator: str) -> Arithmetic:
     device = device_type(accelerator)
-    units = device_name(device)
-    why = ""
+    units, why = "this CPU" if device == "cpu" else device, ""
+    if device == "cuda" and torch.cuda.is_available():
+        units = torch.cuda.get_device_name()
     if precision == "auto":
         precision = "bf16" if has_matrix_units("bf16", device) else "fp32"
         why = f" (auto: {units} has {'' if precision == 'bf16' else 'no '}bf16 matrix units)"
@@ -49,12 +50,6 @@ def device_type(accelerator: str) -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def device_name(device: str) -> str:
-    if device == "cuda" and torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return {"cpu": "this CPU"}.get(device, device)
 
 
 def has_matrix_units(precision: str, device: str) -> bool:

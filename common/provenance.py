@@ -42,15 +42,14 @@ def model_facts(tokenizer: Any) -> dict:
     """
     draws = getattr(getattr(tokenizer, "quantizer", None), "stochastic", False)
     decoder_facts = getattr(getattr(tokenizer, "decoder", None), "facts", None)
+    parts = dict(tokenizer.named_children())
     return {
         "class": type(tokenizer).__name__,
         # None where there is nothing to say: the report leaves it out.
         "quantizer": "stochastic: it draws in eval mode too, so numbers vary from run to run" if draws else None,
         "parameters": sum(p.numel() for p in tokenizer.parameters()),
-        "parameters_by_part": {
-            name: sum(p.numel() for p in part.parameters()) for name, part in tokenizer.named_children()
-        },
-        "parts": {name: type(part).__name__ for name, part in tokenizer.named_children()},
+        "parameters_by_part": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
+        "parts": {name: type(part).__name__ for name, part in parts.items()},
         "image_size": list(tokenizer.image_size),
         "tokens": tokenizer.num_tokens,
         "codebook_size": tokenizer.codebook_size,

@@ -27,6 +27,7 @@ from .frozen import modules_within
 State = dict[str, Tensor]
 
 _left_out: ContextVar[bool] = ContextVar("left_out", default=False)
+are_left_out = _left_out.get
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +76,6 @@ def left_out() -> Iterator[None]:
         yield
     finally:
         _left_out.reset(token)
-
-
-def are_left_out() -> bool:
-    return _left_out.get()
 
 
 def origins(module: nn.Module) -> list[Weights]:

@@ -6,9 +6,8 @@ Frozen networks of loss terms and discriminators (LPIPS, teachers) are in no sta
 import io
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Callback
@@ -114,16 +113,11 @@ def read(path: Path, *, named: str = "ckpt_path=") -> dict[str, Any]:
     return state
 
 
-@dataclass(frozen=True)
-class Saved:
+class Saved(NamedTuple):
     """A checkpoint that was read, and from where."""
 
     source: Path
     state: Mapping[str, Any]
-
-    @classmethod
-    def read(cls, path: Path) -> "Saved":
-        return cls(path, read(path))
 
 
 def check_fits(training: TokenizerTraining, saved: Saved, *, config: Mapping[str, Any]) -> None:

@@ -52,7 +52,7 @@ class CSVLogger(Logger):
             whole = [row for row in reader if (row["update"] or "").isdigit() and None not in row.values()]
         kept = [row for row in whole if int(row["update"]) <= update]
         self.rows = kept[-1:]  # may still grow: LearningRateMonitor logs an update when the next one begins
-        self._rewrite(kept[:-1], self.rows)
+        self._rewrite(self.columns, kept[:-1])
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -65,7 +65,7 @@ class CSVLogger(Logger):
             if not self.rows:
                 self.rows_start_at = self.path.stat().st_size if self.path.exists() else 0
             elif len(self.rows) > 1 and not self.complained:
-                self.rows_start_at += len(self._lines([self.rows.pop(0)]).encode())
+                self.rows_start_at += len(_lines(self.columns, [self.rows.pop(0)]).encode())
             insort(self.rows, row, key=lambda r: int(r["update"]))
         try:
             self._put()
@@ -80,29 +80,25 @@ class CSVLogger(Logger):
         if not new and self.path.exists():
             with self.path.open("r+", newline="") as file:
                 file.seek(self.rows_start_at)
-                file.write(self._lines(self.rows))
+                file.write(_lines(self.columns, self.rows))
                 file.truncate()
             return
         before = []
         if self.path.exists():
             with self.path.open(newline="") as file:
                 before = [r for r in csv.DictReader(file) if r["update"] not in {row["update"] for row in self.rows}]
-        columns, self.columns = self.columns, [*self.columns, *new]
-        try:
-            self._rewrite(before, self.rows)
-        except OSError:
-            self.columns = columns
-            raise
+        self._rewrite([*self.columns, *new], before)
 
-    def _rewrite(self, before: list[dict[str, str]], rows: list[dict[str, str]]) -> None:
-        head = ",".join(self.columns) + "\n" + self._lines(before)
-        write_text(self.path, head + self._lines(rows))
-        self.rows_start_at = len(head.encode())
+    def _rewrite(self, columns: list[str], before: list[dict[str, str]]) -> None:
+        head = ",".join(columns) + "\n" + _lines(columns, before)
+        write_text(self.path, head + _lines(columns, self.rows))
+        self.columns, self.rows_start_at = columns, len(head.encode())
 
-    def _lines(self, rows: list[dict[str, str]]) -> str:
-        text = io.StringIO()
-        csv.DictWriter(text, self.columns, restval="", lineterminator="\n").writerows(rows)
-        return text.getvalue()
+
+def _lines(columns: list[str], rows: list[dict[str, str]]) -> str:
+    text = io.StringIO()
+    csv.DictWriter(text, columns, restval="", lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def _text(value: float) -> str:

@@ -24,7 +24,6 @@ from ..losses.total import WeightedLosses
 from ..tokenizers.tokenizer import Tokenizer
 from .callbacks.validation import Validation
 from .init_from import freeze_parts, init_from
-from .lightning_options import check_lightning_options
 from .module import TokenizerTraining
 from .randomness import seed_everything
 from .settings import TrainerSettings, without_auto
@@ -35,7 +34,6 @@ PACKAGES_OF_THEIR_OWN = ("wandb", "tensorboard")  # loggers that need the packag
 def build_training(config: Mapping[str, Any], folder: Path) -> tuple[TokenizerTraining, ImageData]:
     """What `trainer.fit(training, datamodule=data)` takes."""
     settings, arithmetic = without_auto(build_as(TrainerSettings, config["trainer"], key="trainer"))
-    check_lightning_options(settings.lightning)
     seed_everything(config["seed"])
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -47,8 +45,11 @@ def build_training(config: Mapping[str, Any], folder: Path) -> tuple[TokenizerTr
     freeze_parts(tokenizer, list(config["freeze"]))
     check_stage(config, tokenizer)
     losses = WeightedLosses.from_config(config["loss"], tokenizer, NamedTeachers(config.get("teacher")))
-    for reader in readers_of_captions(tokenizer, losses):
-        data.take_captioned(reader)
+    if tokenizer.conditioner is not None:
+        data.take_captioned("tokenizer.conditioner")
+    for name, term in losses.terms.items():
+        if term.needs_captions:
+            data.take_captioned(f"loss.{name}")
     adversary: Adversary | None = build(config["adversary"], key="adversary") if config["adversary"] else None
     if adversary is not None:
         adversary.check(tokenizer, list(losses.terms))
@@ -100,12 +101,6 @@ def _starts_trained(node: Mapping[str, Any], path: str) -> bool:
             return bool(node.get("pretrained") or node.get("weights"))
         node = node[name]
     return _names_weights(node)
-
-
-def readers_of_captions(tokenizer: Tokenizer, losses: WeightedLosses) -> list[str]:
-    """The YAML keys that need one caption per image."""
-    terms = [f"loss.{name}" for name, term in losses.terms.items() if term.needs_captions]
-    return (["tokenizer.conditioner"] if tokenizer.conditioner is not None else []) + terms
 
 
 def _names_weights(node: Any) -> bool:

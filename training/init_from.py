@@ -29,12 +29,11 @@ def init_from(tokenizer: Tokenizer, source: str | Mapping[str, Any]) -> None:
         _no_longer_from_nothing(tokenizer)
         say(f"init_from={source}: all {len(tokenizer.state_dict())} tensors loaded, none fresh")
         return
-    for part, name in source.items():
-        if not isinstance(name, str):
-            raise UserError(f"init_from.{part}={name}: a folder or hub id")
     loaded: set[str] = set()
     for part, name in source.items():
         key = f"init_from.{part}"
+        if not isinstance(name, str):
+            raise UserError(f"{key}={name}: a folder or hub id")
         children = [n for n, _ in tokenizer.named_children()]
         if part.split(".")[0] not in children:
             raise UserError(f"{key}={name}: the tokenizer has no part {part!r}; {did_you_mean(part, children)}")

@@ -23,6 +23,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from ..common.console import is_first_rank
+from ..common.distributed import mean_over_ranks
 from ..common.errors import UserError
 from ..common.pixels import mean_psnr
 from ..common.precision import Precision
@@ -38,7 +39,6 @@ from .optim.nonfinite import NonFiniteGuard, advice
 from .optim.stepper import Stepper, networks_of
 from .randomness import own_randomness, set_rng_state
 from .settings import TrainerSettings
-from .update_log import UpdateLog
 from .validation_means import ValidationMeans
 
 
@@ -77,7 +77,7 @@ class TokenizerTraining(LightningModule):
         self.started_at = time.monotonic()
         self.finished_update = False  # True right after the last micro-batch of an update
         self.between_updates = False  # True while the first batch of an update is waited for
-        self.log_of_update = UpdateLog(share=1 / settings.accumulate)
+        self.sums: dict[str, torch.Tensor] = {}  # of this update's values, on the device
         self.guard = NonFiniteGuard(limit=settings.max_nonfinite, networks=(tokenizer, losses, adversary))
         self.skipped = SkippedImages(folder=run_folder if is_first_rank() else None)  # run.py joins the ranks' lists
         self.validation = ValidationMeans()
@@ -169,7 +169,8 @@ class TokenizerTraining(LightningModule):
         logs["total"] = total
         if output.reconstruction is not None:
             logs["psnr"] = mean_psnr(batch["image"], output.reconstruction.detach())
-        self.log_of_update.add(logs)
+        for name, value in logs.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach().float() / self.settings.accumulate
         self.micro_batch = 0 if last else self.micro_batch + 1
         self.samples += len(batch["image"]) * self.trainer.world_size
         self.skipped.collect(batch)
@@ -196,7 +197,7 @@ class TokenizerTraining(LightningModule):
                 callback.on_before_zero_grad(self.trainer, self, stepper.optimizer)
             stepper.optimizer.zero_grad(set_to_none=True)
         self.guard.begin()
-        self.log_of_update.begin()
+        self.sums = {}
 
     def _backward(self, network: str, loss: torch.Tensor) -> None:
         self.manual_backward(self.steppers[network].scaled(loss / self.settings.accumulate))
@@ -210,7 +211,7 @@ class TokenizerTraining(LightningModule):
             if any(p.grad is not None for p in stepper.parameters)
         ]
         norms = [stepper.finish_gradients() for stepper, _ in active]
-        finite = self.guard.passes(norms, self.log_of_update.sums, self.named_parameters())
+        finite = self.guard.passes(norms, self.sums, self.named_parameters())
         for stepper, optimizer in active:
             assert isinstance(optimizer, LightningOptimizer)
             stepper.step(optimizer, finite=finite)
@@ -221,11 +222,12 @@ class TokenizerTraining(LightningModule):
         if finite and self.ema is not None:
             self.ema.update(self.tokenizer, self.update)
         if self.reports_now:
-            means = self.log_of_update.means(grad_norm=norms[0])
-            values = {f"train/{name}": value for name, value in means.items()}
+            measured = self.sums | {"grad_norm": norms[0]}
+            means = mean_over_ranks(torch.stack([value.detach().float() for value in measured.values()])).tolist()
+            values = {f"train/{name}": mean for name, mean in zip(measured, means, strict=True)}
             self.report(values | {"train/lr": lr, "train/skipped_updates": self.guard.skipped})
         if self.guard.exhausted:
-            facts = {"precision": self.precision.name, "lr": lr} | self.log_of_update.sums
+            facts = {"precision": self.precision.name, "lr": lr} | self.sums
             path = self.run_folder / f"nonfinite_batch_rank{self.global_rank}.pt"
             raise UserError(f"update {self.update}: {advice(self.guard, batch, facts=facts, save_to=path)}")
 

@@ -12,9 +12,8 @@ import yaml
 from ..common.console import say
 from ..common.errors import UserError
 from ..configs.compose import override_keys, quoted
-from .recorded import check_recorded, printable
+from .recorded import CONFIGS, check_recorded, printable
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 NOT_REPEATED = ("ckpt_path", "hydra.run.dir", "trust")  # of recorded overrides: where that run was, not what it was
 SAME_DATA = ("data", "data.root", "data.split_file")  # a change of one of these ends the recorded split
 

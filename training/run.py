@@ -17,7 +17,7 @@ from ..common.errors import UserError, one_line
 from ..common.provenance import git_facts
 from ..data.datamodule import ImageData
 from . import run_folder
-from .checkpoint import Saved, check_fits, restore
+from .checkpoint import Saved, check_fits, read, restore
 from .csv_logger import CSVLogger
 from .factory import build_callbacks, build_loggers, build_trainer, build_training
 from .module import TokenizerTraining
@@ -28,7 +28,8 @@ from .stopping import exit_code, leaving_at_once, name_of
 def run(config: Mapping[str, Any], *, overrides: Sequence[str], folder: Path) -> int:
     """Returns the exit code."""
     started_at = time.monotonic()
-    saved = Saved.read(Path(config["ckpt_path"])) if config["ckpt_path"] is not None else None
+    source = Path(config["ckpt_path"]) if config["ckpt_path"] is not None else None
+    saved = Saved(source, read(source)) if source is not None else None
     training, data = build_training(config, folder)
     training.started_at = started_at
     settings = training.settings

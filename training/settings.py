@@ -1,5 +1,6 @@
 """The `trainer` node, checked."""
 
+import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,12 +9,45 @@ from typing import Any, Literal
 from torch import nn
 
 from ..common.build import build_as
+from ..common.errors import did_you_mean
 from ..common.precision import chosen_arithmetic
 from .optim.ema import EMA
+
+# Arguments of lightning.Trainer that imtok sets, and the key that does the same, if any.
+SET_BY_IMTOK = {
+    "accelerator": "trainer.accelerator",
+    "accumulate_grad_batches": "trainer.accumulate",
+    "barebones": "",
+    "callbacks": "callbacks",
+    "check_val_every_n_epoch": "trainer.validate_every",
+    "default_root_dir": "hydra.run.dir",
+    "devices": "trainer.devices",
+    "enable_checkpointing": "callbacks=[checkpoint]",
+    "enable_progress_bar": "callbacks=[progress]",
+    "fast_dev_run": "debug=tiny",
+    "gradient_clip_algorithm": "trainer.clip",
+    "gradient_clip_val": "trainer.clip",
+    "log_every_n_steps": "trainer.log_every",
+    "logger": "logger",
+    "max_epochs": "trainer.max_updates",
+    "max_steps": "trainer.max_updates",
+    "max_time": "trainer.max_time",
+    "min_epochs": "",
+    "min_steps": "",
+    "num_nodes": "",  # torchrun says it
+    "num_sanity_val_steps": "",
+    "precision": "trainer.precision",
+    "reload_dataloaders_every_n_epochs": "",
+    "strategy": "trainer.strategy",
+    "use_distributed_sampler": "",
+    "val_check_interval": "trainer.validate_every",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerSettings:
+    """lightning: arguments of lightning.Trainer that have no name here (profiler, ...)."""
+
     max_updates: int
     max_time: str | None = None
     checkpoint_every: int = 1000
@@ -32,7 +66,7 @@ class TrainerSettings:
     devices: int | Literal["auto"] = "auto"
     strategy: str = "auto"
     threads: int | None = None
-    lightning: Mapping[str, Any] | None = None  # lightning_options.py checks it
+    lightning: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.clip is not None and not self.clip > 0:
@@ -45,6 +79,8 @@ class TrainerSettings:
             raise ValueError(f"max_time={self.max_time}: [DD:]HH:MM:SS, such as 11:50:00, or null for no limit")
         if self.ema is not None:
             build_as(EMA, self.ema, key="trainer.ema", tokenizer=nn.Identity())
+        if self.lightning:
+            _check_lightning(self.lightning)
 
     @property
     def max_seconds(self) -> int | None:
@@ -54,6 +90,21 @@ class TrainerSettings:
             return None
         days, hours, minutes, seconds = (int(part or 0) for part in parts.groups())
         return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def _check_lightning(given: Mapping[str, Any]) -> None:
+    """Each is an argument of lightning.Trainer that imtok does not set itself."""
+    from lightning.pytorch import Trainer
+
+    free = [n for n in inspect.signature(Trainer.__init__).parameters if n != "self" and n not in SET_BY_IMTOK]
+    for name, value in given.items():
+        if name in SET_BY_IMTOK:
+            instead = f"; use {SET_BY_IMTOK[name]}" if SET_BY_IMTOK[name] else ""
+            raise ValueError(f"lightning.{name}={value}: imtok sets this argument itself{instead}")
+        if name not in free:
+            raise ValueError(
+                f"lightning.{name}={value}: lightning.Trainer has no such argument; {did_you_mean(name, free)}"
+            )
 
 
 def without_auto(settings: TrainerSettings) -> tuple[TrainerSettings, str]:

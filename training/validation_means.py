@@ -19,12 +19,7 @@ class ValidationMeans:
         self.codebook: Codebook | None = None
 
     def add(
-        self,
-        values: Mapping[str, Tensor],
-        indices: Mapping[str, Tensor],
-        layout: Sequence[IndexSegment],
-        *,
-        count: int,
+        self, values: Mapping[str, Tensor], indices: Mapping[str, Tensor], layout: Sequence[IndexSegment], *, count: int
     ) -> None:
         """values: means of a batch of `count` images."""
         for name, value in values.items():
@@ -49,7 +44,5 @@ class ValidationMeans:
             elif other.codebook is not None:
                 first.codebook.merge_state(other.codebook)
         result = {name: float(value) / first.images for name, value in first.sums.items()}
-        if first.codebook is not None:
-            facts = first.codebook.result()
-            result |= {"usage": facts["usage"], "perplexity": facts["perplexity"]}
-        return result
+        facts = first.codebook.result() if first.codebook is not None else {}
+        return result | {name: facts[name] for name in ("usage", "perplexity") if name in facts}

@@ -10,7 +10,7 @@ from lightning import LightningDataModule
 from imtok.losses.total import WeightedLosses
 from imtok.tokenizers.tokenizer import Tokenizer
 from imtok.training.callbacks.checkpoint import Checkpoint
-from imtok.training.checkpoint import Saved, restore
+from imtok.training.checkpoint import Saved, read, restore
 from imtok.training.csv_logger import CSVLogger
 from imtok.training.factory import build_trainer
 from imtok.training.init_from import freeze_parts
@@ -128,7 +128,7 @@ class Run:
             self.settings, loggers=[logger], callbacks=[*callbacks, self.checkpoint], folder=folder
         )
         if ckpt is not None:
-            saved = Saved.read(ckpt)
+            saved = Saved(ckpt, read(ckpt))
             logger.cut_back(saved.state["update"])
             self.training.resume = lambda module: restore(module, saved=saved, config=config)
         self.folder = folder

@@ -102,7 +102,7 @@ class XQGAN(ReleasedFamily):
 
     def steps(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         quantizer = tokenizer.quantizer
-        parts: Sequence[Quantizer] = quantizer.parts if isinstance(quantizer, ProductQuantizer) else [quantizer]
+        parts = list(quantizer.parts) if isinstance(quantizer, ProductQuantizer) else [quantizer]
         shapes = tokenizer.stream_shapes()
         grid = shapes["main"].grid
         assert grid is not None

@@ -28,13 +28,11 @@ class Health(Callback):
     def on_train_start(self, trainer: Trainer, training: TokenizerTraining) -> None:
         self.looked_at = training.update
 
-    def on_train_batch_start(self, trainer: Trainer, training: TokenizerTraining, batch: Any, batch_idx: int) -> None:
-        self._look(trainer, training)  # when all callbacks have logged the update before, in whatever order they stand
-
     def on_train_epoch_end(self, trainer: Trainer, training: TokenizerTraining) -> None:
-        self._look(trainer, training)
+        self.on_train_batch_start(trainer, training)
 
-    def _look(self, trainer: Trainer, training: TokenizerTraining) -> None:
+    def on_train_batch_start(self, trainer: Trainer, training: TokenizerTraining, *_: Any) -> None:
+        """All callbacks have logged the update before by now, in whatever order they stand."""
         if training.update == self.looked_at or training.update % training.settings.log_every:
             return
         self.looked_at = training.update

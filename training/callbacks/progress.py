@@ -31,13 +31,8 @@ class Progress(Callback):
         if trainer.is_global_zero and sys.stdout.isatty():
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            self.bar = Progress(
-                MofNCompleteColumn(),
-                BarColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[facts]}"),
-                refresh_per_second=4,
-            )
+            columns = (MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[facts]}"))
+            self.bar = Progress(*columns, refresh_per_second=4)
             self.bar.start()
             total = training.settings.max_updates
             self.task = self.bar.add_task("updates", total=total, completed=training.update, facts="")
@@ -54,16 +49,13 @@ class Progress(Callback):
             where = f"update {training.update}/{training.settings.max_updates}"
             print(f"{where}  {facts(trainer.callback_metrics)}{self._left(training, now)}", flush=True)
 
-    def on_train_end(self, trainer: Trainer, training: TokenizerTraining) -> None:
-        self._close()
-
-    def on_exception(self, trainer: Trainer, training: TokenizerTraining, exception: BaseException) -> None:
-        self._close()
-
-    def _close(self) -> None:
+    def on_train_end(self, *_: Any) -> None:
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+    def on_exception(self, *_: Any) -> None:
+        self.on_train_end()
 
     def _left(self, training: TokenizerTraining, now: float) -> str:
         done, left = training.update - self.first, training.settings.max_updates - training.update

@@ -127,19 +127,17 @@ def parameter_groups(
     modules: Iterable[nn.Module], *, weight_decay: float, decay: Decay = "matrices", no_decay: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
     """Two groups, with and without decay. no_decay: fragments of names that have none, whatever `decay` says."""
-    decayed: list[nn.Parameter] = []
-    kept: list[nn.Parameter] = []
-    seen: set[int] = set()
+    shrinks: dict[nn.Parameter, bool] = {}
     for root in modules:
         for path, module in root.named_modules():
             for name, parameter in module.named_parameters(recurse=False):
-                if not parameter.requires_grad or id(parameter) in seen:
-                    continue
-                seen.add(id(parameter))
-                excluded = any(fragment in f"{path}.{name}".removeprefix(".") for fragment in no_decay)
-                shrinks = weight_decay > 0 and not excluded and _decays(module, name, parameter, decay)
-                (decayed if shrinks else kept).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+                if parameter.requires_grad and parameter not in shrinks:
+                    excluded = any(fragment in f"{path}.{name}".removeprefix(".") for fragment in no_decay)
+                    shrinks[parameter] = weight_decay > 0 and not excluded and _decays(module, name, parameter, decay)
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p, is_decayed in shrinks.items() if is_decayed], "weight_decay": weight_decay},
+        {"params": [p for p, is_decayed in shrinks.items() if not is_decayed], "weight_decay": 0.0},
+    ]
     return [g for g in groups if g["params"]]
 
 
