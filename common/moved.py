@@ -1,12 +1,15 @@
 """Modules that have moved: old configs, exports and checkpoints name classes at their old place."""
 
 MOVED = {  # old module -> new module, below imtok.
-    "losses.clip_infonce": "losses.semantic.clip_infonce",
+    "losses.clip_infonce": "losses.semantic.contrastive",
     "losses.semantic_cosine": "losses.semantic.cosine",
     "losses.semantic_gram": "losses.semantic.gram",
     "losses.semantic_infonce": "losses.semantic.infonce",
-    "losses.semantic_mse_cosine": "losses.semantic.mse_cosine",
-    "losses.siglip": "losses.semantic.siglip",
+    "losses.semantic.clip_infonce": "losses.semantic.contrastive",
+    "losses.semantic.mse_cosine": "losses.semantic.cosine",
+    "losses.semantic.siglip": "losses.semantic.contrastive",
+    "losses.semantic_mse_cosine": "losses.semantic.cosine",
+    "losses.siglip": "losses.semantic.contrastive",
     "losses.tower_cosine": "losses.semantic.tower_cosine",
 }
 

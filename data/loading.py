@@ -107,14 +107,13 @@ class ImageLoader(DataLoader):
                 if self.complete:
                     raise self._nothing_readable(batch["skipped"])
                 (early if held is None else held["skipped"]).extend(batch["skipped"])
-                continue
-            if self.complete:
+            elif self.complete:
                 yield batch
-                continue
-            batch["skipped"][:0], early = early, []
-            if held is not None:
-                yield held
-            held = batch
+            else:
+                batch["skipped"][:0], early = early, []
+                if held is not None:
+                    yield held
+                held = batch
         if held is not None:
             yield held
         elif early:

@@ -38,6 +38,5 @@ class SkippedImages:
         return f"{len(self)} image{'s' * (len(self) > 1)} could not be read and had to be skipped{where}"
 
     def report(self) -> None:
-        summary = self.summary()
-        if summary:
+        if summary := self.summary():
             print(f"imtok: {summary}", file=sys.stderr)

@@ -33,10 +33,7 @@ WRITTEN = re.compile(r"tokens_\d{5,}\.(npy|json)|begun\.json|index\.json|\.writi
 def integer_type(layout: Sequence[IndexSegment]) -> np.dtype:
     """The smallest type that holds every index and leaves its largest value free for masked positions (-1)."""
     largest = max(size for segment in layout for size in segment.vocabulary)
-    for dtype in (np.uint16, np.uint32):
-        if largest <= np.iinfo(dtype).max:
-            return np.dtype(dtype)
-    return np.dtype(np.int64)
+    return next(np.dtype(kind) for kind in ("uint16", "uint32", "int64") if largest <= np.iinfo(kind).max)
 
 
 @dataclass(frozen=True)

@@ -183,7 +183,8 @@ class RandomResizedCrop(Crop):
         self.decode_at_least = math.ceil(size / math.sqrt(min_area / max_aspect))
 
     def __call__(self, image: Tensor, generator: Generator | None = None) -> Tensor:
-        rows, columns = self._window_size(*image.shape[-2:], generator)
+        height, width = image.shape[-2:]
+        rows, columns = self._window_size(height, width, generator)
         return resized(_random_window(image, rows, columns, generator), self.size, self.size, self.mode)
 
     def _window_size(self, height: int, width: int, generator: Generator | None) -> tuple[int, int]:

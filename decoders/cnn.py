@@ -6,14 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..common.types import Latents
-from ..layers.resnet import (
-    Upsample,
-    check_levels,
-    group_norm,
-    level_widths,
-    middle_blocks,
-    residual_blocks,
-)
+from ..layers.resnet import Upsample, check_levels, group_norm, level_widths, middle_blocks, residual_blocks
 from .base import Decoder
 
 
@@ -48,7 +41,7 @@ class CNNDecoder(Decoder):
         width = widths[-1]
         self.conv_in = nn.Conv2d(z_channels, width, 3, padding=1)
         self.middle = middle_blocks(width, dropout)
-        self.levels = nn.ModuleList()
+        self.levels = nn.Sequential()
         for level in reversed(range(len(widths))):
             attention = level in with_attention
             blocks = residual_blocks(blocks_per_level + 1, width, widths[level], dropout=dropout, attention=attention)
@@ -64,7 +57,5 @@ class CNNDecoder(Decoder):
 
     def paint(self, z_BChw: Tensor) -> Tensor:
         """From `z_channels` channels on the codes' grid."""
-        x = self.middle(self.conv_in(z_BChw))
-        for level in self.levels:
-            x = level(x)
+        x = self.levels(self.middle(self.conv_in(z_BChw)))
         return self.conv_out(F.silu(self.norm_out(x)))

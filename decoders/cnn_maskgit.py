@@ -37,7 +37,7 @@ class CNNMaskgitDecoder(Decoder):
         width = widths[-1]
         self.conv_in = nn.Conv2d(dim, width, 3, padding=1)
         self.middle = nn.Sequential(*maskgit_blocks(blocks_per_level, width, width, dropout))
-        self.levels = nn.ModuleList()
+        self.levels = nn.Sequential()
         for level in reversed(range(len(widths))):
             blocks = nn.Sequential(*maskgit_blocks(blocks_per_level, width, widths[level], dropout))
             width = widths[level]
@@ -48,7 +48,5 @@ class CNNMaskgitDecoder(Decoder):
         self.conv_out = nn.Conv2d(width, out_channels, 3, padding=1)
 
     def forward(self, codes: Latents) -> Tensor:
-        x = self.middle(self.conv_in(codes["main"].as_grid()))
-        for level in self.levels:
-            x = level(x)
+        x = self.levels(self.middle(self.conv_in(codes["main"].as_grid())))
         return 2 * self.conv_out(F.silu(self.norm_out(x))) - 1

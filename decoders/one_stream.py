@@ -9,7 +9,7 @@ from torch import Tensor
 from ..common.build import build
 from ..common.types import Latents, height_width
 from .base import Decoder
-from .heads.streams import width_of
+from .heads.base import width_of
 
 
 class OneStreamDecoder(Decoder):

@@ -59,13 +59,12 @@ class ProxyCodeDecoder(Decoder):
             )
         self.dim, self.trains = dim, trains
         self.cheap_sample = trains == "pixels"
-        self.proxy_sizes: dict[str, Any] = {
-            "codebook_size": codebook_size,
-            "code_dim": code_dim,
+        cnn_sizes: dict[str, Any] = {
             "channels": channels,
             "channel_multipliers": tuple(channel_multipliers),
             "blocks_per_level": blocks_per_level,
         }
+        self.proxy_sizes = {"codebook_size": codebook_size, "code_dim": code_dim, **cnn_sizes}
         self.vit = MaskTokenViT(
             dim=dim,
             num_tokens=num_tokens,
@@ -80,12 +79,7 @@ class ProxyCodeDecoder(Decoder):
         self.to_logits = nn.Sequential(nn.Linear(width, 2 * width), nn.Tanh(), nn.Linear(2 * width, codebook_size))
         init_linear(self.to_logits, init_std)
         self.codebook = nn.Parameter(torch.randn(codebook_size, code_dim))
-        self.pixels = CNNMaskgitDecoder(
-            dim=code_dim,
-            channels=channels,
-            channel_multipliers=channel_multipliers,
-            blocks_per_level=blocks_per_level,
-        )
+        self.pixels = CNNMaskgitDecoder(dim=code_dim, **cnn_sizes)
         if pretrained is not None and not are_left_out():
             self._start_from(pretrained)
         if trains == "codes":

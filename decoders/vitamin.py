@@ -47,7 +47,7 @@ class ViTaminDecoder(Decoder):
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         widths = list(reversed(conv_widths))
         self.widen = Doubling(dim, widths[0])
-        self.stages = nn.ModuleList()
+        self.stages = nn.Sequential()
         before = widths[0]
         for channels, count in zip(widths, reversed(conv_depths), strict=True):
             first = MBConv(before, channels, change="double")
@@ -58,6 +58,4 @@ class ViTaminDecoder(Decoder):
     def forward(self, codes: Latents) -> Tensor:
         stream = codes["main"]
         x = self.widen(replace(stream, x_BND=self.norm(self.blocks(stream.x_BND))).as_grid())
-        for stage in self.stages:
-            x = stage(x)
-        return self.stem(x)
+        return self.stem(self.stages(x))

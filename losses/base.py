@@ -51,6 +51,29 @@ class LossTerm(nn.Module, ABC):
         return any(origin.random for origin in origins(self))
 
 
+class ReconstructionTerm(LossTerm):
+    """Mean over the batch of a distance between the unclamped reconstruction and the image.
+
+    skip_masked_samples: leave out what quantized.sample_mask excludes. Off: quantizer dropout (XQ-GAN), the method that
+    sets the mask, keeps its samples in the reconstruction terms and takes them out of the semantic ones only.
+    """
+
+    needs_reconstruction = True
+
+    def __init__(self, *, skip_masked_samples: bool = False) -> None:
+        super().__init__()
+        self.skip_masked_samples = skip_masked_samples
+
+    def forward(self, batch: Mapping[str, Any], output: TokenizerOutput) -> Tensor:
+        assert output.reconstruction is not None, "misfit refuses decoders without one"
+        distance_B = self.distance(output.reconstruction, batch["image"])
+        return mean_over_samples(distance_B, output.quantized.sample_mask if self.skip_masked_samples else None)
+
+    @abstractmethod
+    def distance(self, images: Tensor, target: Tensor) -> Tensor:
+        """[B], fp32."""
+
+
 def mean_over_samples(values_B: Tensor, keep_B: Tensor | None) -> Tensor:
     """Mean of per-sample values, of the kept samples only; 0 when a batch keeps none."""
     if keep_B is None:

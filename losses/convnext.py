@@ -1,7 +1,6 @@
 """The perceptual loss of TiTok's second stage (1d-tokenizer): squared error of a frozen ConvNeXt-S's class logits."""
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -9,9 +8,8 @@ from torch import Tensor, nn
 
 from ..common.frozen import Frozen
 from ..common.pixels import IMAGENET_DEVIATION, IMAGENET_MEAN
-from ..common.types import TokenizerOutput
 from ..common.weights import load, torchvision_file
-from .base import LossTerm
+from .base import ReconstructionTerm
 
 FILES = {  # torchvision's IMAGENET1K_V1
     "small": "convnext_small-0c510722.pth",
@@ -57,14 +55,12 @@ class ConvNeXtNet(nn.Module):
         return self.network(x.contiguous(memory_format=torch.channels_last))
 
 
-class ConvNeXt(LossTerm):
+class ConvNeXt(ReconstructionTerm):
     """Mean of that distance over reconstructions and images.
 
     size: small as published. side: to which both images are resized first.
     weights: pretrained (torchvision's file in TORCH_HOME, else fetched), PATH, or random.
     """
-
-    needs_reconstruction = True
 
     def __init__(
         self, *, size: Literal["small", "tiny", "base"] = "small", side: int = 224, weights: str = "pretrained"
@@ -72,5 +68,5 @@ class ConvNeXt(LossTerm):
         super().__init__()
         self.net = Frozen(ConvNeXtNet(size=size, side=side, weights=weights))
 
-    def forward(self, batch: Mapping[str, Any], output: TokenizerOutput) -> Tensor:
-        return self.net(output.reconstruction, batch["image"]).mean()
+    def distance(self, images: Tensor, target: Tensor) -> Tensor:
+        return self.net(images, target)

@@ -1,6 +1,5 @@
 """LPIPS v0.1 (Zhang et al., arXiv:1801.03924): distance of images in the features of a frozen classifier."""
 
-from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -10,9 +9,8 @@ from torch import Tensor, nn
 
 from ..common.errors import UserError
 from ..common.frozen import Frozen
-from ..common.types import TokenizerOutput
 from ..common.weights import load, torchvision_file
-from .base import LossTerm, mean_over_samples
+from .base import ReconstructionTerm
 
 # The layers of torchvision's `features`, with the same numbers: (channels, kernel, stride, padding) a convolution with
 # its ReLU, (kernel, stride) a max pool. `taps` are the numbers of the ReLUs that are compared.
@@ -93,24 +91,17 @@ class LPIPSNet(nn.Module):
         return found
 
 
-class LPIPS(LossTerm):
-    """Mean LPIPS distance of reconstruction and image.
-
-    skip_masked_samples: as in losses/pixel.py.
-    """
-
-    needs_reconstruction = True
+class LPIPS(ReconstructionTerm):
+    """Mean LPIPS distance of reconstruction and image; skip_masked_samples: see ReconstructionTerm."""
 
     def __init__(
         self, *, net: Literal["vgg", "alex"] = "vgg", weights: str = "pretrained", skip_masked_samples: bool = False
     ) -> None:
-        super().__init__()
-        self.skip_masked_samples = skip_masked_samples
+        super().__init__(skip_masked_samples=skip_masked_samples)
         self.net = Frozen(LPIPSNet(net=net, weights=weights))
 
-    def forward(self, batch: Mapping[str, Any], output: TokenizerOutput) -> Tensor:
-        distance = self.net(output.reconstruction, batch["image"])
-        return mean_over_samples(distance, output.quantized.sample_mask if self.skip_masked_samples else None)
+    def distance(self, images: Tensor, target: Tensor) -> Tensor:
+        return self.net(images, target)
 
     def misfit(self, tokenizer: nn.Module) -> str | None:
         sides: Any = tokenizer.image_size

@@ -11,7 +11,10 @@ from .base import LossTerm
 
 
 class PartTerm(LossTerm):
-    """optional: left out, with a note, when that part offers no such loss, so that parts can be swapped."""
+    """Loss that a part of the tokenizer computes itself.
+
+    optional: left out, with a note, when that part offers no such loss, so that parts can be swapped.
+    """
 
     free = True
     part: str

@@ -70,7 +70,7 @@ class WeightedLosses(nn.Module):
         terms: dict[str, LossTerm] = {}
         weights: dict[str, Schedule] = {}
         left_out: dict[str, list[str]] = {}  # by reason
-        for name, entry in _plain(node).items():
+        for name, entry in node.items():
             if entry is None:  # loss.NAME=null takes a term away
                 continue
             _check_entry(name, entry)
@@ -152,10 +152,3 @@ def _check_entry(name: str, entry: Any) -> None:
         raise UserError(f"loss.{name}.term: no term here; is {name!r} one of the selected losses? Add it to loss=[...]")
     if "." in name or hasattr(nn.ModuleDict(), name):  # names of modules and their attributes share one space
         raise UserError(f"loss.{name}: this name cannot be used for a loss; choose another")
-
-
-def _plain(node: Any) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-
-    plain: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-    return dict(plain)

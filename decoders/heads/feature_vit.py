@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ...common.types import Latents, height_width
 from ...layers.transformer import Block, Mlp, init_transformer
-from .streams import StreamHead
+from .base import StreamHead
 
 
 class FeatureViTHead(StreamHead):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from ...common.types import Latents
-from .streams import StreamHead
+from .base import StreamHead
 
 
 class MLPHead(StreamHead):

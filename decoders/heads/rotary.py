@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ...common.types import Latents
 from ...layers.rotary_adapter import RotaryBlocks
-from .streams import StreamHead
+from .base import StreamHead
 
 
 class RotaryHead(StreamHead):

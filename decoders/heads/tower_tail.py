@@ -10,7 +10,7 @@ from ...common.types import Latents
 from ...layers.attention_pool import AttentionPool
 from ...layers.attention_projection import AttentionProjection
 from ...layers.transformer import Block, Mlp, init_transformer
-from .streams import StreamHead
+from .base import StreamHead
 
 
 class TowerTailHead(StreamHead):
@@ -39,11 +39,7 @@ class TowerTailHead(StreamHead):
     ) -> None:
         super().__init__(dim=dim, out_dim=width, stream=stream)
         self.blocks = nn.ModuleList(
-            Block(
-                width=width,
-                num_heads=num_heads,
-                mlp=Mlp(width=width, hidden=mlp_width, activation=activation),
-            )
+            Block(width=width, num_heads=num_heads, mlp=Mlp(width=width, hidden=mlp_width, activation=activation))
             for _ in range(depth)
         )
         self.norm = nn.LayerNorm(width, eps=1e-6)

@@ -7,7 +7,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from ...common.types import Latents
-from .streams import StreamHead
+from .base import StreamHead
 
 
 class TransformerHead(StreamHead):

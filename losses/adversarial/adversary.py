@@ -87,8 +87,8 @@ class Adversary(nn.Module):
                 raise UserError(
                     f"adversary.reconstruction_terms: no loss is named {name!r}; {did_you_mean(name, known)}"
                 )
+        decoder = type(tokenizer.decoder).__name__
         if not tokenizer.decoder.cheap_sample:
-            decoder = type(tokenizer.decoder).__name__
             raise UserError(f"adversary: tokenizer.decoder ({decoder}) gives no image in training; use adversary=none")
         smallest, size = getattr(self.discriminator, "smallest_image", 1), list(tokenizer.image_size)
         if min(size) < smallest:
@@ -100,7 +100,6 @@ class Adversary(nn.Module):
             return
         if tokenizer.last_layer is None or not tokenizer.last_layer.requires_grad:
             what = "has no last layer" if tokenizer.last_layer is None else "has a frozen last layer"
-            decoder = type(tokenizer.decoder).__name__
             raise UserError(f"adversary.adaptive: tokenizer.decoder ({decoder}) {what}; set adversary.adaptive=null")
         if not set(self.reconstruction_terms) & set(loss_names):
             raise UserError(

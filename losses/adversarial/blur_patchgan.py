@@ -35,7 +35,7 @@ class BlurPatchGAN(nn.Module):
             raise ValueError(f"largest_map={largest_map}: give 1 or more, or null")
         self.stages, self.largest_map = stages, largest_map
         self.stem = nn.Conv2d(in_channels, ndf, 5, padding=2)
-        self.blocks = nn.ModuleList()
+        self.blocks = nn.Sequential()
         width = ndf
         for stage in range(stages):
             wider = ndf * 2**stage  # the first stage keeps its width
@@ -45,9 +45,7 @@ class BlurPatchGAN(nn.Module):
         self.head = nn.Conv2d(width, 1, 5, padding=2)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = F.leaky_relu(self.stem(images), 0.1)
-        for block in self.blocks:
-            x = block(x)
+        x = self.blocks(F.leaky_relu(self.stem(images), 0.1))
         if self.largest_map is not None and max(x.shape[-2:]) > self.largest_map:
             x = F.adaptive_max_pool2d(x, self.largest_map)
         return self.head(F.leaky_relu(self.mix(x), 0.1))

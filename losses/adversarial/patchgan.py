@@ -31,7 +31,7 @@ class PatchGAN(nn.Module):
             raise ValueError(f"n_layers={n_layers}: give 1 or more")
         self.n_layers = n_layers
         self.stem = nn.Conv2d(in_channels, ndf, 4, stride=2, padding=1)
-        self.blocks = nn.ModuleList()
+        self.blocks = nn.Sequential()
         width = ndf
         for level in range(1, n_layers + 1):
             wider = ndf * min(2**level, 8)
@@ -42,10 +42,7 @@ class PatchGAN(nn.Module):
         self.apply(_initialise)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = F.leaky_relu(self.stem(images), 0.2)
-        for block in self.blocks:
-            x = block(x)
-        return self.head(x)
+        return self.head(self.blocks(F.leaky_relu(self.stem(images), 0.2)))
 
     @property
     def smallest_image(self) -> int:

@@ -1,5 +1,7 @@
 """A PatchGAN of residual blocks (DualToken, arXiv 2503.14324): kernel 3, group norm before each convolution."""
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,20 +17,16 @@ class ResidualPatchGAN(nn.Module):
             raise ValueError(f"ndf={ndf}: give a multiple of 32, for 32 groups")
         widths = [ndf * min(2**level, 8) for level in range(n_layers + 1)]
         self.stem = nn.Conv2d(in_channels, ndf, 3, stride=2, padding=1)
-        self.blocks = nn.ModuleList(
-            ResidualBlock(width=widths[level], wider=widths[level + 1], stride=2 if level + 1 < n_layers else 1)
-            for level in range(n_layers)
-        )
+        self.blocks = nn.Sequential()
+        for level, (width, wider) in enumerate(pairwise(widths), start=1):
+            self.blocks.append(ResidualBlock(width=width, wider=wider, stride=2 if level < n_layers else 1))
         self.head = nn.Conv2d(widths[-1], 1, 3, padding=1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.02)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = F.leaky_relu(self.stem(images), 0.2)
-        for block in self.blocks:
-            x = block(x)
-        return self.head(x)
+        return self.head(self.blocks(F.leaky_relu(self.stem(images), 0.2)))
 
 
 class ResidualBlock(nn.Module):

@@ -1,5 +1,6 @@
-"""Base class of contrastive losses between images' codes and captions, over the batches of all processes."""
+"""Contrastive losses between images' codes and captions, over the batches of all processes: CLIP's and SigLIP's."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -77,3 +78,55 @@ class ContrastiveTerm(LossTerm):
 
     def texts(self, captions: Sequence[str]) -> Tensor:
         return self.tower(captions)
+
+
+class ClipInfoNCE(ContrastiveTerm):
+    """InfoNCE over image-caption pairs, in both directions: CLIP's loss (UniTok, QLIP, VTP).
+
+    Radford et al., arXiv 2103.00020, section 2.3 and figure 3.
+    temperature: at the start; its logarithm trains, and the scale stays between 1 and max_scale.
+    """
+
+    def __init__(
+        self,
+        *,
+        tower: TextTower,
+        reads: str = "codes.main",
+        projector: Literal["linear", "mlp", "none"] = "linear",
+        temperature: float = 0.07,
+        max_scale: float = 100.0,
+    ) -> None:
+        super().__init__(tower=tower, reads=reads, projector=projector)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
+        self.max_scale = max_scale
+
+    def loss(self, images_BD: Tensor, texts_BD: Tensor) -> Tensor:
+        scale = self.log_scale.clamp(0.0, math.log(self.max_scale)).exp()
+        logits = scale * images_BD @ texts_BD.T
+        partner = torch.arange(len(logits), device=logits.device)
+        return (F.cross_entropy(logits, partner) + F.cross_entropy(logits.T, partner)) / 2
+
+
+class SigLIP(ContrastiveTerm):
+    """Binary cross-entropy over all pairs of an image and a caption (Zhai et al., arXiv 2303.15343, section 3.2).
+
+    scale and bias: at the start, 10 and -10 in the paper, since most pairs do not match; both train.
+    """
+
+    def __init__(
+        self,
+        *,
+        tower: TextTower,
+        reads: str = "codes.main",
+        projector: Literal["linear", "mlp", "none"] = "linear",
+        scale: float = 10.0,
+        bias: float = -10.0,
+    ) -> None:
+        super().__init__(tower=tower, reads=reads, projector=projector)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
+        self.bias = nn.Parameter(torch.tensor(float(bias)))
+
+    def loss(self, images_BD: Tensor, texts_BD: Tensor) -> Tensor:
+        logits = self.log_scale.exp() * images_BD @ texts_BD.T + self.bias
+        sign = 2 * torch.eye(len(logits), device=logits.device) - 1
+        return -F.logsigmoid(sign * logits).sum() / len(logits)

@@ -48,11 +48,8 @@ class SemanticTeacher(nn.Module, ABC):
         self.image_size = height_width(image_size if isinstance(image_size, int) else image_size[-2:])
         self.register_buffer("mean", torch.tensor(list(mean))[:, None, None], persistent=False)
         self.register_buffer("deviation", torch.tensor(list(deviation))[:, None, None], persistent=False)
+        self.weights_are_random = self.origin.random
         self.requires_grad_(False).eval()
-
-    @property
-    def weights_are_random(self) -> bool:
-        return self.origin.random
 
     def forward(self, images: Tensor) -> TeacherFeatures:
         if self._last is not None and self._last[0]() is images:

@@ -267,7 +267,7 @@ def aligned(tokenizer_node, tmp_path) -> tuple[Path, nn.Module]:
     tower = {"_target_": "imtok.losses.teachers.text_tower.TextTower", **TINY_TOWER}
     cosine = {"_target_": "imtok.losses.semantic.cosine.SemanticCosine", "teacher": "small", "reads": "codes.main"}
     loss = {
-        "clip": {"term": {"_target_": "imtok.losses.semantic.clip_infonce.ClipInfoNCE", "tower": tower}},
+        "clip": {"term": {"_target_": "imtok.losses.semantic.contrastive.ClipInfoNCE", "tower": tower}},
         "cosine": {"term": cosine | {"projector": "linear"}},
     }
     tokenizer = build(tokenizer_node, key="tokenizer")

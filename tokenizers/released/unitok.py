@@ -51,7 +51,7 @@ class UniTok(ReleasedFamily):
             "max_tokens": length,
         }
         term = {
-            "_target_": "imtok.losses.semantic.clip_infonce.ClipInfoNCE",
+            "_target_": "imtok.losses.semantic.contrastive.ClipInfoNCE",
             "reads": "heads.semantic",
             "projector": "none",
             "tower": tower,

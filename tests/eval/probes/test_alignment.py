@@ -34,7 +34,7 @@ def config_of(tokenizer_node: dict[str, Any]) -> dict[str, Any]:
         "l1": {"term": {"_target_": "imtok.losses.pixel.L1"}},
         "clip": {
             "term": {
-                "_target_": "imtok.losses.semantic.clip_infonce.ClipInfoNCE",
+                "_target_": "imtok.losses.semantic.contrastive.ClipInfoNCE",
                 "tower": {"_target_": "imtok.losses.teachers.text_tower.TextTower", **TOWER},
             }
         },

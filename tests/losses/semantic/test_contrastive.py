@@ -9,8 +9,7 @@ import torch
 
 from imtok.common.build import build
 from imtok.common.errors import UserError
-from imtok.losses.semantic.clip_infonce import ClipInfoNCE
-from imtok.losses.semantic.siglip import SigLIP
+from imtok.losses.semantic.contrastive import ClipInfoNCE, SigLIP
 from imtok.losses.teachers.text_tower import TextTower
 from imtok.losses.total import WeightedLosses
 from imtok.training.checkpoint import trained_state
@@ -49,8 +48,7 @@ def test_siglip_by_hand() -> None:
 
 WORKER = """
 import sys, torch, torch.distributed as dist
-from imtok.losses.semantic.clip_infonce import ClipInfoNCE
-from imtok.losses.semantic.siglip import SigLIP
+from imtok.losses.semantic.contrastive import ClipInfoNCE, SigLIP
 from imtok.losses.teachers.text_tower import TextTower
 from imtok.common.types import Quantized, Stream, TokenizerOutput
 folder, rank = sys.argv[1], int(sys.argv[2])
@@ -103,10 +101,10 @@ def test_as_terms(tokenizer_node) -> None:
     tokenizer = build(tokenizer_node, key="tokenizer").train()
     tower = {"_target_": "imtok.losses.teachers.text_tower.TextTower", **SMALL}
     node = {
-        "clip": {"term": {"_target_": "imtok.losses.semantic.clip_infonce.ClipInfoNCE", "tower": tower}},
+        "clip": {"term": {"_target_": "imtok.losses.semantic.contrastive.ClipInfoNCE", "tower": tower}},
         "siglip": {
             "term": {
-                "_target_": "imtok.losses.semantic.siglip.SigLIP",
+                "_target_": "imtok.losses.semantic.contrastive.SigLIP",
                 "tower": tower | {"trainable": False},
                 "reads": "latents.main",
                 "projector": "mlp",

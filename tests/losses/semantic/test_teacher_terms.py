@@ -11,9 +11,8 @@ from imtok.common.build import build
 from imtok.common.errors import MissingWeights, UserError
 from imtok.common.types import Quantized, Stream, TokenizerOutput
 from imtok.common.weights import Weights
-from imtok.losses.semantic.cosine import SemanticCosine
+from imtok.losses.semantic.cosine import SemanticCosine, SemanticMSECosine
 from imtok.losses.semantic.gram import SemanticGram
-from imtok.losses.semantic.mse_cosine import SemanticMSECosine
 from imtok.losses.source import Reading
 from imtok.losses.teachers.base import SemanticTeacher, TeacherFeatures
 from imtok.losses.teachers.registry import NamedTeachers
