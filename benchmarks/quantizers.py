@@ -94,8 +94,7 @@ def run_cases(arguments: Any) -> int:
     rows = []
     for name in arguments.cases or CASES:
         for with_compile in compiled:
-            facts = {"tokens": tokens, "device": device, "dtype": dtype, "compiled": with_compile}
-            row = measure(CASES[name], arguments, **facts)
+            row = measure(CASES[name], arguments, tokens=tokens, device=device, dtype=dtype, compiled=with_compile)
             rows.append(row)
             print(describe(row, CASES[name]), flush=True)
     if arguments.json:

@@ -14,7 +14,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torchmetrics
@@ -24,10 +24,8 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from ...common.pixels import to_uint8
 from ...common.types import IndexSegment
+from .choices import Choices
 from .networks import Network, SharedNetwork
-
-if TYPE_CHECKING:
-    from ..protocol import Protocol
 
 
 class TooFewImages(ValueError):
@@ -134,7 +132,7 @@ class Metric(torchmetrics.Metric):
         """(name, how it is measured), for the protocol in words."""
         return []
 
-    def describe(self, protocol: "Protocol") -> list[tuple[str, str]]:
+    def describe(self, protocol: Choices) -> list[tuple[str, str]]:
         """Its words, and what depends on more of the protocol than its own settings."""
         return self.words()
 

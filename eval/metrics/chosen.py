@@ -1,20 +1,18 @@
 """The metrics that a protocol asks for, with their networks built, or the reason why one of them is missing."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torchmetrics import MetricCollection
 
 from ...common.errors import MissingWeights, one_line
 from ...common.types import IndexSegment
+from ..protocol import Protocol
 from .base import Measured, Metric, TooFewImages
 from .networks import Network
 from .psnr import Psnr
 from .registry import build_metric
-
-if TYPE_CHECKING:
-    from ..protocol import Protocol
 
 
 class ChosenMetrics:
@@ -24,7 +22,7 @@ class ChosenMetrics:
     lines: one for each network, to print. psnr: always measured, for the pictures are sorted by it.
     """
 
-    def __init__(self, protocol: "Protocol", *, device: torch.device) -> None:
+    def __init__(self, protocol: Protocol, *, device: torch.device) -> None:
         self.protocol, self.device = protocol, device
         self.states_on = torch.device("cpu") if device.type == "mps" else device  # no float64 there
         self.asked = {name: build_metric(name, protocol).to(self.states_on) for name in protocol.metrics}

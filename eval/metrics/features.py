@@ -2,17 +2,15 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from .base import Metric, as_bytes
+from .choices import Choices
 from .inception import InceptionExtractor
 from .networks import Network
 from .random_convolutions import RandomConvolutions
-
-if TYPE_CHECKING:
-    from ..protocol import Protocol
 
 SIDES = ("reference", "reconstruction")
 INCEPTION = "inception-2015"  # the one extractor that a result's key does not name
@@ -93,7 +91,7 @@ class FeatureMetric(Metric):
     def provenance(self) -> dict[str, Any]:
         return {"extractor": self.extractor.label, "extractor_sha256": self.extractor.sha256}
 
-    def describe(self, protocol: "Protocol") -> list[tuple[str, str]]:
+    def describe(self, protocol: Choices) -> list[tuple[str, str]]:
         features = "seeded random convolutions, 64-d: no perceptual meaning"
         if protocol.extractor == INCEPTION:
             scale = "uint8, (x - 128) / 128" if protocol.fid_pixels == "uint8" else "unrounded floats, 2x - 1"

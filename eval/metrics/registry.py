@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -10,9 +10,7 @@ from ...common.build import build, locate
 from ...common.errors import UserError, did_you_mean
 from ...configs.compose import folders_of_yaml
 from .base import Metric
-
-if TYPE_CHECKING:
-    from ..protocol import Protocol
+from .choices import Choices
 
 
 def config_folders() -> list[Any]:
@@ -41,14 +39,14 @@ def names_in(group: str) -> list[str]:
     return sorted(found)
 
 
-def metric_node(name: str, protocol: "Protocol") -> dict[str, Any]:
+def metric_node(name: str, protocol: Choices) -> dict[str, Any]:
     """The YAML with the protocol's own settings of this metric laid over it."""
     own = dict(protocol.settings.get(name, {}))
     node = own if "_target_" in own else yaml_of("metric", name, key="protocol.metrics")
     return node | (node.get("tiny", {}) if protocol.small else {}) | own
 
 
-def metric_class(name: str, protocol: "Protocol") -> type[Metric]:
+def metric_class(name: str, protocol: Choices) -> type[Metric]:
     found = locate(metric_node(name, protocol)["_target_"], key=f"protocol.settings.{name}")
     if not issubclass(found, Metric):
         raise UserError(
@@ -57,13 +55,13 @@ def metric_class(name: str, protocol: "Protocol") -> type[Metric]:
     return found
 
 
-def build_metric(name: str, protocol: "Protocol") -> Metric:
+def build_metric(name: str, protocol: Choices) -> Metric:
     fields = metric_class(name, protocol).protocol_fields
     given = {argument: getattr(protocol, field) for argument, field in fields.items()}
     return build(metric_node(name, protocol), key=f"protocol.settings.{name}", **given)
 
 
-def hashed_settings(name: str, protocol: "Protocol") -> Mapping[str, Any]:
+def hashed_settings(name: str, protocol: Choices) -> Mapping[str, Any]:
     """What of a metric's own settings defines its numbers."""
     metric = build_metric(name, protocol)
     return {field: getattr(metric, field) for field in metric.own_fields}

@@ -1,13 +1,11 @@
 """Frechet distance of reconstructions from their originals; rFID by name only in the 2015 Inception's features."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .base import Measured, Quantity
+from .choices import Choices
 from .features import INCEPTION
 from .frechet import FrechetDistance
-
-if TYPE_CHECKING:
-    from ..protocol import Protocol
 
 
 class Rfid(FrechetDistance):
@@ -29,7 +27,7 @@ class Rfid(FrechetDistance):
         """Under the name that says how many images, since a curve measures some."""
         return {f"rFID@{v['n']}" if k == "rfid" else k: v["value"] for k, v in self.result().items()}
 
-    def describe(self, protocol: "Protocol") -> list[tuple[str, str]]:
+    def describe(self, protocol: Choices) -> list[tuple[str, str]]:
         count, images, crop = protocol.image_count, protocol.images, protocol.crop
         return [
             *super().describe(protocol),

@@ -7,7 +7,7 @@ from pathlib import Path
 from .charts import Point
 
 MAX_POINTS = 240
-FIRST = ("total", "psnr", "l1", "l2", "lpips")
+FIRST: tuple[str, ...] = ("total", "psnr", "l1", "l2", "lpips")
 FIRST += ("gan_generator", "gan_discriminator", "gan_weight", "usage", "perplexity")
 
 

@@ -21,9 +21,10 @@ from imtok.common.types import IndexSegment
 from imtok.eval.evaluate import evaluate
 from imtok.eval.metrics import inception
 from imtok.eval.metrics.base import Measured, Metric, base_of
+from imtok.eval.metrics.choices import DEFAULT_METRICS
 from imtok.eval.metrics.chosen import ChosenMetrics, collection
 from imtok.eval.metrics.registry import build_metric, metric_node, names_in
-from imtok.eval.protocol import DEFAULT_METRICS, Protocol
+from imtok.eval.protocol import Protocol
 
 NAMES = names_in("metric")
 LAYOUT = (IndexSegment("main", 6, (8, 4)),)
