@@ -96,7 +96,7 @@ def run_cases(arguments: Any) -> int:
         for with_compile in compiled:
             row = measure(CASES[name], arguments, tokens=tokens, device=device, dtype=dtype, compiled=with_compile)
             rows.append(row)
-            print(describe(row, CASES[name]), flush=True)
+            print(describe(row, case), flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     return 0
@@ -151,16 +151,14 @@ def timed(step: Any, device: "torch.device") -> tuple[float, float]:
 def describe(row: dict[str, Any], case: Case) -> str:
     lines = [f"\n{row['what']}{' (compiled)' if row['compiled'] else ''}"]
     for side in row["sides"]:
-        best, middle, worst = min(side["seconds"]), median(side["seconds"]), max(side["seconds"])
+        best, middle, worst = (1e3 * pick(side["seconds"]) for pick in (min, median, max))
         memory = "" if side["mebibytes"] is None else f"   {side['mebibytes']:7.0f} MiB extra"
         memory = "   memory: its process died" if side["out_of_memory"] else memory
         bar = ""
         if side["side"] == "imtok" and side["tokens"] == BAR_TOKENS and case.seconds is not None:
             bar = f"   to reach: {case.seconds:g} s, {case.mebibytes:g} MiB"
-        cpu = median(side["cpu_seconds"])
-        spread = (
-            f"best {best * 1e3:8.1f} ms, median {middle * 1e3:8.1f}, worst {worst * 1e3:8.1f}, CPU {cpu * 1e3:8.1f}"
-        )
+        cpu = 1e3 * median(side["cpu_seconds"])
+        spread = f"best {best:8.1f} ms, median {middle:8.1f}, worst {worst:8.1f}, CPU {cpu:8.1f}"
         lines.append(f"  {side['side']:<8} {side['tokens']:>6} tokens   {spread}{memory}{bar}")
     if "ratios" in row:
         ratios = row["ratios"]

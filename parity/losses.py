@@ -68,13 +68,8 @@ def check_patchgan(config: Mapping[str, Any], io: Tensors, weights: Tensors) -> 
         norm="act" if facts.get("use_actnorm", False) else "batch",
     )
     discriminator.load_state_dict(from_taming_keys(weights))  # strict: every key of both sides
-    ours: dict[str, Tensor] = {}
     with torch.no_grad():
-        if "logits_eval" in io:
-            ours["logits_eval"] = discriminator.eval()(io["image"])
-        if "logits_train" in io:
-            ours["logits_train"] = discriminator.train()(io["image"])
-    return ours
+        return {"logits_eval": discriminator.eval()(io["image"]), "logits_train": discriminator.train()(io["image"])}
 
 
 FUNCTIONS: dict[str, Check] = {

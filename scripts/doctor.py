@@ -36,9 +36,8 @@ def _version(package: str) -> str | None:
 
 
 def _python() -> Line:
-    return Line(
-        sys.version_info >= (3, 11), "python", f"{platform.python_version()} at {sys.executable}", "3.11 or newer"
-    )
+    found = f"{platform.python_version()} at {sys.executable}"
+    return Line(sys.version_info >= (3, 11), "python", found, "3.11 or newer")
 
 
 def _torch() -> list[Line]:
@@ -71,9 +70,8 @@ def _memory() -> Line:
         pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     except (ValueError, OSError, AttributeError):
         return Line(None, "memory", "unknown on this system")
-    return Line(
-        pages > 2, "memory", f"{pages:.1f} GiB free", "less than 2 GiB: lower data.batch_size, close other programs"
-    )
+    remedy = "less than 2 GiB: lower data.batch_size, close other programs"
+    return Line(pages > 2, "memory", f"{pages:.1f} GiB free", remedy)
 
 
 def _disk() -> Line:

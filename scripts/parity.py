@@ -167,9 +167,8 @@ def print_table(results: Sequence[Result]) -> None:
             table.add_row(result.name if i == 0 else "", row.output, row.error, row.tolerance, mark)
         if result.num_weights:
             unused = result.unused_weights
-            error = f"{len(unused)} of {result.num_weights} unused" + (
-                f": {', '.join(unused[:3])} ..." if unused else ""
-            )
+            error = f"{len(unused)} of {result.num_weights} unused"
+            error += f": {', '.join(unused[:3])} ..." if unused else ""
             error += f", {len(result.beside)} of its text tower or unused tail" if result.beside else ""
             table.add_row("", "weights", error, "all used", "[red]FAILED[/red]" if unused else "ok")
         if result.inputs:
@@ -211,8 +210,8 @@ def main(argv: Sequence[str]) -> int:
     good = sum(result.ok for result in results)
     if len(folders) > 1:
         print(f"{good} of {len(folders)} folders hold")
+    for line in refused[:-1]:
+        print(f"imtok: {line}", file=sys.stderr)
     if refused:
-        for line in refused[:-1]:
-            print(f"imtok: {line}", file=sys.stderr)
         raise UserError(refused[-1])
     return 0 if good == len(results) else 1

@@ -139,8 +139,7 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    examples = ("imtok recipes", "imtok recipes --json")
-    parser = Arguments("recipes", str(__doc__), examples=examples)
+    parser = Arguments("recipes", str(__doc__), examples=("imtok recipes", "imtok recipes --json"))
     parser.add_argument("--json", action="store_true", help="the same as JSON")
     options = parser.parse_args(argv)
     rows = recipes()

@@ -52,15 +52,13 @@ def row(name: str, metrics: dict[str, Any]) -> str:
         codebook_words(model["codebook_size"]),
         f"{model['tokens'] or '-'}",
         f"{model['bits_per_image']:.0f}",
+        f"{metrics['psnr']['mean']:.2f}",
     ]
-    cells.append(f"{metrics['psnr']['mean']:.2f}")
-    if books:
-        reachable = sum(b["uniform_ceiling"] for b in books) / len(books)
-        within = f" of {reachable:.0%}" if reachable < 0.99 else ""
-        cells += [f"{metrics['usage']:.0%}{within}", f"{metrics['perplexity']:.0f}"]
-    else:
-        cells += ["-", "-"]
-    return table_row(cells)
+    if not books:
+        return table_row([*cells, "-", "-"])
+    reachable = sum(b["uniform_ceiling"] for b in books) / len(books)
+    within = f" of {reachable:.0%}" if reachable < 0.99 else ""
+    return table_row([*cells, f"{metrics['usage']:.0%}{within}", f"{metrics['perplexity']:.0f}"])
 
 
 def written(results: dict[str, dict[str, Any]], missing: Sequence[str] = ()) -> str:

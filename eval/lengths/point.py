@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -52,10 +53,7 @@ class CurvePoint:
         values: dict[str, Any] = {}
         whole = self.count() == of
         for metric in self.metrics.values():
-            if metric.of_sets and not whole:
-                continue
-            try:
-                values |= metric.curve_numbers()
-            except TooFewImages:
-                continue
+            if whole or not metric.of_sets:
+                with suppress(TooFewImages):
+                    values |= metric.curve_numbers()
         return values

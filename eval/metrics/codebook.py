@@ -33,9 +33,8 @@ def _entropy_bits(counts: Tensor) -> Tensor:
 
 def _thinned(sorted_counts: Tensor, points: int = 256) -> list[list[float]]:
     """(rank, count) at log-spaced ranks, for the chart."""
-    ranks = (
-        torch.logspace(0, math.log10(len(sorted_counts)), points).round().long().unique().clamp(1, len(sorted_counts))
-    )
+    last = len(sorted_counts)
+    ranks = torch.logspace(0, math.log10(last), points).round().long().unique().clamp(1, last)
     return [[int(r), int(sorted_counts[r - 1])] for r in ranks]
 
 
@@ -65,11 +64,7 @@ class Book:
     def ids(self, indices: Mapping[str, Tensor]) -> Tensor:
         """int64 [B, positions]; -1 where a sample has no token."""
         column = indices[self.stream][..., self.column]
-        return (
-            torch.cat([column[:, a:b] for a, b in self.spans], dim=1)
-            if len(self.spans) > 1
-            else column[:, slice(*self.spans[0])]
-        )
+        return torch.cat([column[:, a:b] for a, b in self.spans], dim=1)
 
 
 def books_of(layout: Sequence[IndexSegment]) -> list[Book]:

@@ -116,11 +116,11 @@ class FrechetDistance(FeatureMetric):
     def frechet_key(self, count: int) -> str:
         return f"fid[{self.extractor.label}]@{count}"
 
+    def label_of(self, key: str, count: int, measured: Measured) -> str:
+        return key
+
     def entries(self, measured: Measured) -> dict[str, Any]:
-        found = self.result()
-        for key, value in found.items():
-            value["label"] = key
-        return found
+        return {k: v | {"label": self.label_of(k, v["n"], measured)} for k, v in self.result().items()}
 
     def warnings(self, entries: Mapping[str, Any]) -> list[str]:
         width = self.extractor.width

@@ -26,10 +26,7 @@ class RandomConvolutions(nn.Module):
         self.wants_floats = pixels == "float"
 
     def forward(self, images: Tensor) -> tuple[Tensor, None]:
-        if images.dtype == torch.uint8:
-            x = to_model_range(images) if self.wants_floats else images.float() / 127.5 - 1
-        else:
-            x = images.float()
+        x = to_model_range(images) if images.dtype == torch.uint8 else images.float()
         for weight in self.buffers():
             x = F.relu(F.conv2d(x, weight, stride=2, padding=1))
         return x.mean((-2, -1)), None

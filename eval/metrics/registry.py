@@ -28,15 +28,9 @@ def yaml_of(group: str, name: str, *, key: str) -> dict[str, Any]:
 
 
 def names_in(group: str) -> list[str]:
-    found: dict[str, None] = {}
-    for folder in config_folders():
-        if (folder / group).is_dir():
-            found |= {
-                file.name.removesuffix(".yaml"): None
-                for file in (folder / group).iterdir()
-                if file.name.endswith(".yaml")
-            }
-    return sorted(found)
+    folders = [folder / group for folder in config_folders()]
+    found = {file.name for folder in folders if folder.is_dir() for file in folder.iterdir()}
+    return sorted(name.removesuffix(".yaml") for name in found if name.endswith(".yaml"))
 
 
 def metric_node(name: str, protocol: Choices) -> dict[str, Any]:
@@ -49,9 +43,8 @@ def metric_node(name: str, protocol: Choices) -> dict[str, Any]:
 def metric_class(name: str, protocol: Choices) -> type[Metric]:
     found = locate(metric_node(name, protocol)["_target_"], key=f"protocol.settings.{name}")
     if not issubclass(found, Metric):
-        raise UserError(
-            f"protocol.settings.{name}._target_={found.__name__}: not a class of imtok.eval.metrics.base.Metric"
-        )
+        key = f"protocol.settings.{name}._target_"
+        raise UserError(f"{key}={found.__name__}: not a class of imtok.eval.metrics.base.Metric")
     return found
 
 

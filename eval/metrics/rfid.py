@@ -1,7 +1,5 @@
 """Frechet distance of reconstructions from their originals; rFID by name only in the 2015 Inception's features."""
 
-from typing import Any
-
 from .base import Measured, Quantity
 from .choices import Choices
 from .features import INCEPTION
@@ -16,12 +14,10 @@ class Rfid(FrechetDistance):
     def frechet_key(self, count: int) -> str:
         return "rfid" if self.extractor.label == INCEPTION else super().frechet_key(count)
 
-    def entries(self, measured: Measured) -> dict[str, Any]:
-        found = self.result()
-        for key, value in found.items():
-            name = "rFID" if measured.whole_set else f"rFID@{value['n']}"
-            value["label"] = name if key == "rfid" else key
-        return found
+    def label_of(self, key: str, count: int, measured: Measured) -> str:
+        if key != "rfid":
+            return key
+        return "rFID" if measured.whole_set else f"rFID@{count}"
 
     def curve_numbers(self) -> dict[str, float]:
         """Under the name that says how many images, since a curve measures some."""

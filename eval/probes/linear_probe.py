@@ -19,7 +19,8 @@ class LinearProbe:
     decay: float
 
     def predict(self, features_ND: Tensor) -> Tensor:
-        return _logits(_standardised(features_ND, self.mean_D, self.deviation_D), self).argmax(dim=1)
+        x_ND = _standardised(features_ND, self.mean_D, self.deviation_D)
+        return (x_ND @ self.weight_CD.T + self.bias_C).argmax(dim=1)
 
 
 def fit_linear_probe(features_ND: Tensor, labels_N: Tensor, *, classes: int) -> LinearProbe:
@@ -56,7 +57,3 @@ def _fit(features_ND: Tensor, labels_N: Tensor, classes: int, decay: float) -> L
 def _standardised(x_ND: Tensor, mean_D: Tensor, deviation_D: Tensor) -> Tensor:
     """A constant feature stays at zero."""
     return (x_ND.double().cpu() - mean_D) / torch.where(deviation_D > 1e-8, deviation_D, 1.0)
-
-
-def _logits(x_ND: Tensor, probe: LinearProbe) -> Tensor:
-    return x_ND @ probe.weight_CD.T + probe.bias_C

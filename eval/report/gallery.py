@@ -58,10 +58,8 @@ class Gallery:
 
     def median(self) -> list[tuple[float, str, int, int]]:
         """The up to three middle images of the sorted list."""
-        order = sorted(self.seen)
-        count = min(KEPT, len(order))
-        start = (len(order) - count) // 2
-        return order[start : start + count]
+        start = max(0, len(self.seen) - KEPT) // 2
+        return sorted(self.seen)[start : start + KEPT]
 
 
 def _picture(key: str, psnr: float, reference: Tensor, reconstruction: Tensor) -> Picture:

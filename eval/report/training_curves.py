@@ -7,8 +7,8 @@ from pathlib import Path
 from .charts import Point
 
 MAX_POINTS = 240
-FIRST: tuple[str, ...] = ("total", "psnr", "l1", "l2", "lpips")
-FIRST += ("gan_generator", "gan_discriminator", "gan_weight", "usage", "perplexity")
+GAN = ("gan_generator", "gan_discriminator", "gan_weight")
+FIRST = ("total", "psnr", "l1", "l2", "lpips", *GAN, "usage", "perplexity")
 
 
 def read_columns(file: Path) -> dict[str, list[Point]]:

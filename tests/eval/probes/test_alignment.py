@@ -1,5 +1,6 @@
 """What lies beside an export, and what it measures once it is read back: the same as the live terms."""
 
+import hashlib
 import json
 from typing import Any
 
@@ -119,6 +120,17 @@ def test_what_each_number_says(tokenizer_node) -> None:
     assert by_name["Retrieval R@1, image to text", True]["chance"] == pytest.approx(1 / 30)
     assert -1 <= by_name["Cosine to small", True]["value"] <= 1
     assert by_name["Cosine to small", True]["random_weights"] and not by_name["Linear probe", True]["random_weights"]
+
+
+def test_a_teacher_from_a_file_is_marked(tokenizer_node, tmp_path) -> None:
+    file = tmp_path / "teacher.pth"
+    torch.save(build(TEACHER, key="teacher").network.state_dict(), file)
+    config = config_of(tokenizer_node) | {"teacher": {"small": TEACHER | {"weights": str(file)}}}
+    tokenizer = build(tokenizer_node, key="tokenizer")
+    losses = WeightedLosses.from_config(config["loss"], tokenizer, NamedTeachers(config["teacher"]))
+    [number] = [n for n in numbers(tokenizer, Alignment.of_losses(losses)) if n["probe"] == "teacher_cosine"]
+    digits = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+    assert number["name"] == f"Cosine to small[{digits}]" and not number["random_weights"]
 
 
 def test_what_cannot_be_measured_has_a_reason(tokenizer_node) -> None:
