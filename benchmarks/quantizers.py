@@ -96,7 +96,7 @@ def run_cases(arguments: Any) -> int:
         for with_compile in compiled:
             row = measure(CASES[name], arguments, tokens=tokens, device=device, dtype=dtype, compiled=with_compile)
             rows.append(row)
-            print(describe(row, case), flush=True)
+            print(describe(row, CASES[name]), flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     return 0
