@@ -33,7 +33,7 @@ class BareModules:
         self.tokenizer, self.discriminator = copy.deepcopy(parts) if own else parts
         terms = list(training.losses.terms.values())
         self.networks = [n for t in terms if t.needs_reconstruction for n in frozen_networks(t)]
-        self.teachers = [t for t in terms if not t.needs_reconstruction and t.taps]  # read what is tapped, not pictures
+        self.teachers = [t for t in terms if not t.needs_reconstruction and t.taps]  # read what is tapped, not images
         self.taps = training.tokenizer.taps  # a copy's hooks, too, fill those of the original
         self.conditions: Tensor | None = None
         self.dtype, self.device = DTYPES[precision], device

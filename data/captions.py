@@ -58,7 +58,7 @@ def _with_own_file(root: Path, names: Sequence[str]) -> Iterable[str]:
 
 
 def _lines_of(file: Path, root: Path, names: Sequence[str]) -> dict[str, str]:
-    """A picture named twice keeps its first caption; empty ones are none."""
+    """An image named twice keeps its first caption; empty ones are none."""
     known, lines = set(names), 0
     found: dict[str, str] = {}
     try:

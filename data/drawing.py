@@ -51,7 +51,7 @@ def _one_over_f(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _light(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A gradient over the picture, dark corners, and a warm or cool tint: [3, size, size] around 1."""
+    """A gradient over the image, dark corners, and a warm or cool tint: [3, size, size] around 1."""
     t = np.linspace(-1, 1, size, dtype=np.float32)
     angle, strength, corners = rng.uniform(0, 2 * math.pi), rng.uniform(0.0, 0.3), rng.uniform(0.0, 0.18)
     x, y = t[None], t[:, None]
@@ -62,7 +62,7 @@ def _light(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _palette(rng: np.random.Generator, count: int) -> np.ndarray:
-    """`count` leaf colours around a few muted hues of the picture, in 0..255: [3, count]."""
+    """`count` leaf colours around a few muted hues of the image, in 0..255: [3, count]."""
     tints = np.stack([rng.random(NUM_TINTS), rng.beta(2, 3.5, NUM_TINTS) * 0.65, rng.uniform(0.15, 0.92, NUM_TINTS)], 1)
     tints[:, 0] = (tints[0, 0] + (tints[:, 0] - 0.5) * rng.uniform(0.15, 1.0)) % 1  # from one hue to all of them
     hsv = tints[rng.integers(NUM_TINTS, size=count)] + rng.normal(0, (0.02, 0.05, 0.12), (count, 3))
@@ -105,7 +105,7 @@ def _leaves(rng: np.random.Generator, size: int, noise: list[np.ndarray]) -> np.
 
 @lru_cache(maxsize=1)
 def _workspace(tile: int) -> np.ndarray:
-    """Kept from picture to picture: fresh megabytes from the system would cost more than the arithmetic in them."""
+    """Kept from image to image: fresh megabytes from the system would cost more than the arithmetic in them."""
     return np.empty((NUM_LEAVES[1], tile, tile), np.float32)
 
 

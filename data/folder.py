@@ -1,4 +1,4 @@
-"""Any folder of pictures, at any depth, with or without class folders; the split is drawn here, once."""
+"""Any folder of images, at any depth, with or without class folders; the split is drawn here, once."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ class FolderImages(Source):
     A root with both a `train` and a `val` folder keeps that split. Otherwise a name goes to validation when the hash
     of (seed, name) falls below `val_fraction`: files added later leave the others where they were.
     split_file: the split.json of a run, to get that run's split again.
-    captions: auto (captions.jsonl in the root, and NAME.txt beside a picture that it does not name), none, or the path
+    captions: auto (captions.jsonl in the root, and NAME.txt beside an image that it does not name), none, or the path
         of such a file of lines: {"file": path below the root, "caption": text}.
     """
 
@@ -90,7 +90,7 @@ class FolderImages(Source):
             self._val = self._drawn_split(names)
             self._how = f"by the hash of (seed {self.seed}, name), {self.val_fraction:g} for validation"
         labels = self._labels(names, below=1 if own else 0)
-        train = [n for n in names if n not in self._val] or names  # a single picture is both
+        train = [n for n in names if n not in self._val] or names  # a single image is both
         captions = captions_of(self.root, names, self.captions)
         return Splits(*(self._images(part, labels, captions) for part in (train, sorted(self._val), names)))
 

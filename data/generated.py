@@ -14,7 +14,7 @@ from .source import Images, Joined, Source, Splits
 
 
 class GeneratedList(Images):
-    """One split. Picture i depends on (seed, split, i) alone; the first one read has the whole split drawn."""
+    """One split. Image i depends on (seed, split, i) alone; the first one read has the whole split drawn."""
 
     cached: bool = True
 
@@ -65,7 +65,7 @@ class GeneratedImages(Source):
     """Dead leaves, 1/f textures and light behind one or two objects of a known shape, colour, size and place.
 
     count, val_count: images per split. text_share: share of the images that show a word.
-    cache: keep the pixels on disk; false draws each picture anew at every reading.
+    cache: keep the pixels on disk; false draws each image anew at every reading.
     """
 
     name = "generated"
@@ -101,7 +101,7 @@ class GeneratedImages(Source):
         return Splits(**lists, all=Joined(*lists.values()))
 
     def scenes(self, split: str = "val") -> list[Scene]:
-        """What every picture shows, for probes: label, shapes, colours, places, words."""
+        """What every image shows, for probes: label, shapes, colours, places, words."""
         recipe = self.recipes[split]
         return [recipe.scene(index) for index in range(recipe.count)]
 

@@ -1,4 +1,4 @@
-"""Generated pictures on disk: drawn once, by all cores, and mapped into memory by every process that reads them."""
+"""Generated images on disk: drawn once, by all cores, and mapped into memory by every process that reads them."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ from .drawing import draw_picture
 from .scenes import DRAWING_VERSION, Scene, draw_scene
 from .worker import begin_worker
 
-CHUNK = 64  # pictures a process draws before it reports
+CHUNK = 64  # images a process draws before it reports
 QUIET_SECONDS = 1.5  # a progress line appears only when drawing takes longer
 PATIENCE_SECONDS = 5.0  # of waiting for another process that draws, before a line says so
 HOST = platform.node()
@@ -80,7 +80,7 @@ def cached_pictures(recipe: Recipe) -> Path | None:
 
 
 def _intact(folder: Path, recipe: Recipe) -> bool:
-    """Complete, of this recipe, and unchanged where a few pictures were fingerprinted."""
+    """Complete, of this recipe, and unchanged where a few images were fingerprinted."""
     try:
         facts = json.loads((folder / "facts.json").read_text())
         images = folder / "images.u8"
@@ -94,7 +94,7 @@ def _intact(folder: Path, recipe: Recipe) -> bool:
 
 
 def _fingerprint(images: Path, recipe: Recipe) -> str:
-    """Of 32 pictures spread over the file: reading gigabytes at each start would defeat the cache."""
+    """Of 32 images spread over the file: reading gigabytes at each start would defeat the cache."""
     pixels = np.memmap(images, dtype=np.uint8, mode="r", shape=recipe.shape)
     digest = hashlib.blake2b(digest_size=16)
     for index in np.unique(np.linspace(0, recipe.count - 1, 32).astype(int)):

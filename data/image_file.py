@@ -20,7 +20,7 @@ SYSTEM_FOLDERS = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found"))
 
 
 class UnreadableImage(Exception):
-    """A file that holds no picture we could decode; `reason` is one short line."""
+    """A file that holds no image we could decode; `reason` is one short line."""
 
     def __init__(self, path: str | os.PathLike, reason: str):
         self.path, self.reason = str(path), " ".join(reason.split())

@@ -1,4 +1,4 @@
-"""A list of image files below one root, packed so that a million names do not weigh on every worker process."""
+"""A list of image files below one root, packed so that a million names take little memory in each worker process."""
 
 import os
 from collections.abc import Sequence

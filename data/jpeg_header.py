@@ -1,4 +1,4 @@
-"""What a JPEG says of itself before any pixel: size, components, orientation, Adobe marker."""
+"""Header of a JPEG file, read without decoding pixels: size, components, orientation, Adobe marker."""
 
 import struct
 from dataclasses import dataclass

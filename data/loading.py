@@ -52,7 +52,7 @@ class TrainImages(Dataset):
 
 
 class EvalImages(Dataset):
-    """Each image once, in order, cropped without chance; an unreadable one comes without a picture."""
+    """Each image once, in order, cropped without chance; an unreadable one comes without an image."""
 
     def __init__(self, *, images: Images, crop: Crop):
         self.images, self.crop = images, crop
@@ -74,7 +74,7 @@ def _sample(images: Images, index: int, image: Tensor, skipped: list[str]) -> di
 
 
 def collate(samples: list[dict]) -> dict:
-    """uint8 [B, 3, H, W], labels, names; samples without a picture leave only their `skipped` lines."""
+    """uint8 [B, 3, H, W], labels, names; samples without an image leave only their `skipped` lines."""
     read = [s for s in samples if s["image"] is not None]
     batch = {
         "image": torch.stack([s["image"].contiguous() for s in read]) if read else None,
@@ -88,7 +88,7 @@ def collate(samples: list[dict]) -> dict:
 
 
 class ImageLoader(DataLoader):
-    """A DataLoader whose batches always hold a picture.
+    """A DataLoader whose batches always hold an image.
 
     A batch whose files are all unreadable hands its `skipped` lines to the batch before it (the first ones: to the
     batch after). Where nothing at all can be read, the user gets one line, and not a worker's traceback.
@@ -96,7 +96,7 @@ class ImageLoader(DataLoader):
 
     def __init__(self, *args: Any, described_as: str, complete: bool, **kwargs: Any) -> None:
         super().__init__(*args, **{"worker_init_fn": begin_worker, **kwargs})
-        # complete: training batches; a single sample without a picture means that no image at all can be read.
+        # complete: training batches; a single sample without an image means that no image at all can be read.
         self.described_as, self.complete = described_as, complete
 
     def __iter__(self) -> Iterator[dict]:  # type: ignore[override]  # torch names its own iterator classes

@@ -1,4 +1,4 @@
-"""What a generated picture shows: objects with a shape, a colour, a size and a place, and perhaps a word.
+"""What a generated image shows: objects with a shape, a colour, a size and a place, and perhaps a word.
 
 Everything is drawn from (seed, split, index) alone, before any pixel, so that labels and captions cost microseconds.
 """
@@ -95,7 +95,7 @@ def _article(phrase: str) -> str:
 
 
 def generator_of(seed: int, split: str, index: int, part: int) -> np.random.Generator:
-    """A stream of its own for every picture and part of it; splits never share one."""
+    """A stream of its own for every image and part of it; splits never share one."""
     entropy = (seed, {"train": 0, "val": 1}[split], index, part)
     return np.random.Generator(np.random.PCG64DXSM(np.random.SeedSequence(entropy)))
 

@@ -1,4 +1,4 @@
-"""The pictures that could not be read: each named once, in a file, and counted aloud at the end."""
+"""Images that could not be read: each named once in a file, and their number printed at the end."""
 
 import sys
 from collections.abc import Iterable
@@ -31,7 +31,7 @@ class SkippedImages:
                 file.writelines(line + "\n" for line in new)
 
     def summary(self) -> str | None:
-        """One line, or None when every picture was read."""
+        """One line, or None when every image was read."""
         if not self.lines:
             return None
         where = f"; they are named in {self.path}" if self.path is not None else f"; first: {next(iter(self.lines))}"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Images(ABC):
-    """A fixed list of pictures. Cheap to pickle: worker processes receive a copy."""
+    """A fixed list of images. Cheap to pickle: worker processes receive a copy."""
 
     @property
     def cached(self) -> bool:

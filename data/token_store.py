@@ -4,7 +4,7 @@
     tokens/tokens_00000.npy    [n, M, K]; or [n, sum of M * K] where the streams' numbers of codebooks differ
     tokens/tokens_00000.json   keys and skipped files of that shard: what an interrupted run goes on from
 
-Pictures of different lengths have -1 behind their last token (on disk the type's largest value), and index.json has
+Images of different lengths have -1 behind their last token (on disk the type's largest value), and index.json has
 their `lengths`.
 
 A shard's .json is written after its .npy, each by rename, so that a shard with a .json is complete.
@@ -45,7 +45,7 @@ class Packing:
 
     @classmethod
     def of(cls, layout: Sequence[IndexSegment], *, num_tokens: int | None = None) -> "Packing":
-        """num_tokens: of every picture, where only the first so many of the layout are kept."""
+        """num_tokens: of every image, where only the first so many of the layout are kept."""
         streams: dict[str, tuple[int, int]] = {}
         for segment in layout:
             length, codebooks = streams.get(segment.stream, (0, len(segment.vocabulary)))
@@ -93,8 +93,8 @@ class Shard:
     labels: list[int] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)  # "path: reason"
     inputs: int = 0  # files consumed, readable or not
-    lengths: list[int] = field(default_factory=list)  # of pictures that choose theirs; empty where all have the same
-    missed: int = 0  # pictures that miss the quality asked for
+    lengths: list[int] = field(default_factory=list)  # of images that choose theirs; empty where all have the same
+    missed: int = 0  # images that miss the quality asked for
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -106,7 +106,7 @@ class TokenWriter:
 
     about: everything that decides what the tokens are (model sha256, image size, crop, list of inputs); a folder
     begun with other values is refused.
-    num_tokens: of every picture, where that is fewer than the layout has.
+    num_tokens: of every image, where that is fewer than the layout has.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class TokenWriter:
         lengths: Sequence[int] = (),
         missed: int = 0,
     ) -> None:
-        """One batch: tokens of `keys`, and files that gave none; lengths where each picture has its own."""
+        """One batch: tokens of `keys`, and files that gave none; lengths where each image has its own."""
         if indices is not None:
             self.rows.append(self.packing.pack(indices))
         self.open.keys += keys

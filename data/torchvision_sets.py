@@ -74,7 +74,7 @@ class ImageNet(_PublishedSplit):
 
 
 class Imagenette(_PublishedSplit):
-    """Ten easy classes of ImageNet, 9469 + 3925 pictures. size: full, 320px or 160px (the short side)."""
+    """Ten easy classes of ImageNet, 9469 + 3925 images. size: full, 320px or 160px (the short side)."""
 
     name, title = "imagenette", "Imagenette"
     wanted = "a folder for Imagenette (data.download=true fetches it)"
@@ -97,7 +97,7 @@ class Imagenette(_PublishedSplit):
 
 
 class Cifar10(_PublishedSplit):
-    """60000 pictures of 32 x 32: 50000 to train on, 10000 to validate."""
+    """60000 images of 32 x 32: 50000 to train on, 10000 to validate."""
 
     name, title, wanted = "cifar10", "CIFAR-10", "a folder for CIFAR-10 (data.download=true fetches it)"
 

@@ -1,6 +1,6 @@
 """Crops on uint8 [3, H, W]. Randomness comes from the generator handed in and from nothing else.
 
-`decode_at_least` of a crop: the short side (pixels) a picture must be decoded at so that the crop never has to
+`decode_at_least` of a crop: the short side (pixels) an image must be decoded at so that the crop never has to
 enlarge what the file holds in full; `image_file.read_image` may then decode a large JPEG at a fraction of its size.
 None asks for every pixel.
 """
@@ -137,7 +137,7 @@ class RandomCrop(Crop):
 class AdmRandomCrop(Crop):
     """Short side at random between size / max_fraction and size / min_fraction, then a random window.
 
-    The augmentation of ADM and LlamaGen: mild, and the picture keeps its aspect.
+    The augmentation of ADM and LlamaGen: mild, and the image keeps its aspect.
     """
 
     name = "ADM random crop"

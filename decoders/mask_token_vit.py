@@ -58,7 +58,7 @@ class MaskTokenViTDecoder(Decoder):
         self.conv_out = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         init_linear(self.to_patches, init_std)
         init_linear(self.conv_out, init_std)
-        if located_start:  # the first pictures are faint patches, as they are
+        if located_start:  # the first images are faint patches, as they are
             nn.init.normal_(self.to_patches.weight, std=0.1 * width**-0.5)
             nn.init.dirac_(self.conv_out.weight)
 

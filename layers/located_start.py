@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..common.types import Grid
 
-HIGHEST = 8  # half-waves across the picture of the fastest sine
+HIGHEST = 8  # half-waves across the image of the fastest sine
 
 
 def token_grid(num_tokens: int) -> Grid:

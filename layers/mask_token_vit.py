@@ -16,7 +16,7 @@ class MaskTokenViT(nn.Module):
     condition_dim, condition_tokens: width and length of the text features at the end of the sequence (TA-TiTok).
     position_std: of tokens and positions at the start; null: width ** -0.5. init_std: of linear layers;
     null: as PyTorch starts them (TA-TiTok, which makes its decoder after the pass that starts all others).
-    located_start: instead of both, latent tokens have places in the picture at first (located_start.py).
+    located_start: instead of both, latent tokens have places in the image at first (located_start.py).
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a run leaves behind to be understood later: its config, its overrides, its surroundings."""
+"""Provenance files of a run: its config, its overrides, its environment."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -52,7 +52,7 @@ MISSING = "this Pillow cannot write {name}; pip install --upgrade pillow (AVIF c
 
 
 class Ladder:
-    """One picture by one codec: files by quality, each made once."""
+    """One image by one codec: files by quality, each made once."""
 
     def __init__(self, codec: Codec, pixels: Tensor) -> None:
         """pixels: uint8 [3, H, W]"""
@@ -91,13 +91,13 @@ def header_bytes(file: bytes) -> int:
         while file[at + 1] != 0xDA:
             at += 2 + int.from_bytes(file[at + 2 : at + 4], "big")
         return at + 2 + int.from_bytes(file[at + 2 : at + 4], "big") + 2
-    if file[:4] == b"RIFF":  # WebP: the payload of its VP8 chunk is the picture
+    if file[:4] == b"RIFF":  # WebP: the payload of its VP8 chunk is the image
         at = 12
         while at + 8 <= len(file) and file[at : at + 4] not in (b"VP8 ", b"VP8L"):
             at += 8 + (int.from_bytes(file[at + 4 : at + 8], "little") + 1) // 2 * 2
         return len(file) - int.from_bytes(file[at + 4 : at + 8], "little")
     at, payload = 0, 0
-    while at + 8 <= len(file):  # AVIF: the boxes `mdat` are the picture
+    while at + 8 <= len(file):  # AVIF: the boxes `mdat` are the image
         size = int.from_bytes(file[at : at + 4], "big") or len(file) - at
         if file[at + 4 : at + 8] == b"mdat":
             payload += size - 8

@@ -21,7 +21,7 @@ from .codec_comparison import CodecComparison
 from .codecs import CODECS, MISSING
 from .point import CurvePoint
 
-SHOWN = 3  # pictures that the report shows at every length
+SHOWN = 3  # images that the report shows at every length
 
 Decode = Callable[[Latents, Sequence[int]], Tensor]  # codes, and their rows in the batch, to clamped [-1, 1]
 
@@ -103,7 +103,7 @@ class LengthCurve:
                 self.pictures.append(GrowingPicture(key, reference[row].cpu().clone(), copies, values))
 
     def join(self) -> None:
-        """Pictures and seconds of all processes, each of which must call it."""
+        """Images and seconds of all processes, each of which must call it."""
         pictures, seconds = zip(*gather_objects((self.pictures, self.seconds)), strict=True)
         self.pictures, self.seconds = list(chain.from_iterable(pictures))[:SHOWN], max(seconds)
 
@@ -126,14 +126,14 @@ class LengthCurve:
 
 
 def own_share(wanted: int | None, available: int | None, rank: int, world: int) -> int:
-    """Pictures of one process; None wants all."""
+    """Images of one process; None wants all."""
     if wanted is None:
         return available if available is not None else 2**62
     return wanted // world + (rank < wanted % world)
 
 
 def falling(curve: Mapping[str, Any]) -> list[str]:
-    """A warning where more tokens give a worse picture."""
+    """A warning where more tokens give a worse image."""
     falls = [
         f"{b['tokens']:,} tokens ({b['psnr']:.2f} dB) show less than {a['tokens']:,} ({a['psnr']:.2f} dB)"
         for a, b in zip(curve["points"], curve["points"][1:], strict=False)

@@ -19,7 +19,7 @@ class ChosenMetrics:
     """Networks are found before the first batch: a missing file must not come up after 50,000 images.
 
     asked: every metric by name. present: those that will be measured. not_computed: why the others will not be.
-    lines: one for each network, to print. psnr: always measured, for the pictures are sorted by it.
+    lines: one for each network, to print. psnr: always measured, for the images are sorted by it.
     """
 
     def __init__(self, protocol: Protocol, *, device: torch.device) -> None:

@@ -70,7 +70,7 @@ def pooled_codes(
 
 
 def encoded(tokenizer: Any, image: Tensor, decoded: Mapping[str, Any] | None = None) -> TokenizerOutput:
-    """A forward pass without the picture, unless a tap is in the decoder: then `decoded` is the batch."""
+    """A forward pass without the image, unless a tap is in the decoder: then `decoded` is the batch."""
     seen = image if tokenizer.space is None else tokenizer.space.encode(image)
     latents = tokenizer.encoder(seen)
     quantized = tokenizer.quantizer(latents)

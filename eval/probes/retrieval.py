@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def recall_at_1(images_ND: Tensor, texts_ND: Tensor, captions: Sequence[str]) -> tuple[float, float]:
-    """(image to text, text to image). Pictures of equal captions count as each other's."""
+    """(image to text, text to image). Images of equal captions count as each other's."""
     number = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
     same = torch.tensor([number[caption] for caption in captions], device=images_ND.device)
     cosine = F.normalize(images_ND.float(), dim=1) @ F.normalize(texts_ND.float(), dim=1).T

@@ -27,7 +27,7 @@ def _label(value: float) -> str:
 
 
 class Chart:
-    """A picture that grows by what is drawn into it. x, y: limits of the data, on linear or log scales."""
+    """An image that grows by what is drawn into it. x, y: limits of the data, on linear or log scales."""
 
     def __init__(
         self, *, x: Point, y: Point, width: int = 460, height: int = 220, log_x: bool = False, log_y: bool = False

@@ -72,7 +72,7 @@ def look_again(
     *,
     reconstruct: Callable[[Mapping[str, Any], list[int]], Reconstructed],
 ) -> list[Picture]:
-    """Pictures of this process's `wanted` images."""
+    """Images of this process's `wanted` images."""
     missing = {key: psnr for psnr, key, _, _ in wanted}
     found: list[Picture] = []
     for batch in chain(_numbered(batches, sorted({number for *_, number in wanted})), batches):

@@ -1,1 +1,1 @@
-"""Towers: vision transformers of foundation models, as the part of an encoder that knows what things mean."""
+"""Towers: vision transformers of foundation models, used as semantic encoders."""

@@ -1,4 +1,4 @@
-"""Where the run stands: a bar on a terminal, a plain line every few seconds elsewhere."""
+"""Progress of a run: a bar on a terminal, a plain line every few seconds elsewhere."""
 
 import sys
 import time
