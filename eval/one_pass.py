@@ -59,10 +59,8 @@ class OnePass:
         self.shapes = shapes
         self.metrics.start(shapes.image_size, shapes.layout)
         if self.dropout is not None:
-            available = number_of_images(self.batches)
-            self.curve = LengthCurve(
-                self.metrics, self.dropout, shapes=shapes, wanted=self.curve_images, available=available
-            )
+            counts = {"wanted": self.curve_images, "available": number_of_images(self.batches)}
+            self.curve = LengthCurve(self.metrics, self.dropout, shapes=shapes, **counts)
 
     def join(self) -> None:
         """What is no state of a metric, over all processes."""
