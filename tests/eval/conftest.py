@@ -5,3 +5,4 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent))
 sys.path.append(str(Path(__file__).parent / "report"))
+sys.path.append(str(Path(__file__).parent / "probes"))

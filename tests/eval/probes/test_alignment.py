@@ -2,85 +2,28 @@
 
 import hashlib
 import json
-from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
+from walls import PROBES, TEACHER, TOWER, batches, config_of, live, numbers
 
 from imtok import from_pretrained
 from imtok.common.build import build
 from imtok.common.errors import UserError
-from imtok.eval.probes.alignment import Alignment, export_alignment, load_alignment, save_alignment
+from imtok.eval.probes.alignment import (
+    Alignment,
+    export_alignment,
+    import_alignment,
+    load_alignment,
+    remove_alignment,
+    save_alignment,
+)
 from imtok.eval.probes.measure import MeaningData, measure_meaning
 from imtok.eval.probes.pooled_codes import QUANTIZED, pooled_codes
 from imtok.losses.teachers.registry import NamedTeachers
 from imtok.losses.total import WeightedLosses
 from imtok.training.checkpoint import trained_state
-
-COLOURS = {"red": (1.0, -1.0, -1.0), "green": (-1.0, 1.0, -1.0), "blue": (-1.0, -1.0, 1.0)}
-PROBES = ("linear_probe", "knn", "zero_shot", "retrieval", "teacher_cosine")
-TOWER = {"width": 8, "layers": 1, "heads": 2, "dim": 6, "max_tokens": 16}
-TEACHER = {
-    "_target_": "imtok.losses.teachers.timm_teacher.TimmTeacher",
-    "model": "resnet10t",
-    "weights": "random",
-    "image_size": 32,
-    "model_args": {"channels": [8, 8, 8, 8], "stem_width": 8},
-}
-
-
-def config_of(tokenizer_node: dict[str, Any]) -> dict[str, Any]:
-    loss = {
-        "l1": {"term": {"_target_": "imtok.losses.pixel.L1"}},
-        "clip": {
-            "term": {
-                "_target_": "imtok.losses.semantic.contrastive.ClipInfoNCE",
-                "tower": {"_target_": "imtok.losses.teachers.text_tower.TextTower", **TOWER},
-            }
-        },
-        "cosine": {
-            "term": {
-                "_target_": "imtok.losses.semantic.cosine.SemanticCosine",
-                "teacher": "small",
-                "reads": "codes.main",
-                "projector": "linear",
-            }
-        },
-    }
-    return {"tokenizer": tokenizer_node, "loss": loss, "teacher": {"small": TEACHER}}
-
-
-def batches(count: int, size: int = 6) -> list[dict[str, Any]]:
-    generator = torch.Generator().manual_seed(count)
-    made = []
-    for first in range(0, count, size):
-        names = [list(COLOURS)[i % 3] for i in range(first, first + size)]
-        image = torch.tensor([COLOURS[n] for n in names])[:, :, None, None].expand(-1, -1, 32, 32)
-        image = (image * 0.8 + 0.05 * torch.randn(image.shape, generator=generator)).clamp(-1, 1)
-        made.append(
-            {
-                "image": image,
-                "label": torch.tensor([list(COLOURS).index(n) for n in names]),
-                "caption": [f"a {n} wall" for n in names],
-                "key": [f"{first + i:04d}" for i in range(size)],
-            }
-        )
-    return made
-
-
-def live(tokenizer_node: dict[str, Any]) -> tuple[torch.nn.Module, WeightedLosses, dict[str, Any]]:
-    config = config_of(tokenizer_node)
-    tokenizer = build(tokenizer_node, key="tokenizer")
-    losses = WeightedLosses.from_config(config["loss"], tokenizer, NamedTeachers(config["teacher"]))
-    return tokenizer, losses, config
-
-
-def numbers(tokenizer: torch.nn.Module, alignment: Alignment, **data: Any) -> list[dict[str, Any]]:
-    given = {"fit": batches(60), "held_out": batches(30), "class_names": list(COLOURS), "alignment": alignment} | data
-    found = measure_meaning(tokenizer.eval(), MeaningData(**given), probes=PROBES, device=torch.device("cpu"))
-    assert not found.not_computed
-    return found.numbers
 
 
 def test_an_export_keeps_its_towers_beside_it(tokenizer_node, tmp_path) -> None:
@@ -230,3 +173,108 @@ def test_a_tap_in_the_decoder_is_read(tokenizer_node) -> None:
     losses = WeightedLosses.from_config({"tower": {"term": term}}, tokenizer)
     found = pooled_codes(tokenizer, batches(6), device=torch.device("cpu"), terms=dict(losses.terms))
     torch.testing.assert_close(found.cosines["tower"], torch.ones(6))
+
+
+FROZEN = {"_target_": "imtok.losses.teachers.text_tower.TextTower", "trainable": False, **TOWER}
+
+
+def test_a_training_tower_comes_from_the_checkpoint_and_a_frozen_one_from_its_own_weights(
+    tokenizer_node, tmp_path
+) -> None:
+    torch.save(build(FROZEN, key="tower").network.state_dict(), tmp_path / "tower.pt")
+    config = config_of(tokenizer_node)
+    clip = config["loss"]["clip"]["term"]
+    nodes = {
+        "clip": {"term": clip},
+        "drawn": {"term": clip | {"tower": FROZEN}},
+        "file": {"term": clip | {"tower": FROZEN | {"weights": str(tmp_path / "tower.pt")}}},
+        "cosine": config["loss"]["cosine"],
+    }
+    tokenizer = build(tokenizer_node, key="tokenizer")
+    losses = WeightedLosses.from_config(nodes, tokenizer, NamedTeachers(config["teacher"]))
+    assert losses.terms["file"].tower.origin.path and losses.random_weights == ["drawn", "cosine"]
+    gone = clip["tower"] | {"weights": str(tmp_path / "gone.pt"), "tiny": {"width": 4}}  # a start, long overwritten
+    recorded = nodes | {"clip": {"term": clip | {"tower": gone}}, "left_out": None, "without_term": {"weight": 1.0}}
+    whole = {"loss": recorded, "teacher": config["teacher"] | {"unused": None}}
+    state = trained_state(losses)
+    out = tmp_path / "deep" / "out"
+    for _ in range(2):  # the second time over the first
+        found = export_alignment({"config": whole, "losses": state}, tokenizer, out)
+    assert set(found.missing) == {"file"} and "a loaded config names no files" in found.missing["file"]
+    assert found.random == ["drawn", "cosine"]
+    for alignment in (found, load_alignment(out, tokenizer)):
+        assert set(alignment.terms) == {"clip", "drawn", "cosine"}
+        for name in ("clip", "drawn"):
+            term = alignment.terms[name]
+            assert not term.training and not any(p.requires_grad for p in term.parameters())
+            for key, value in losses.terms[name].state_dict().items():
+                assert torch.equal(term.state_dict()[key], value) or (name == "drawn" and "tower" in key), key
+    facts = json.loads((out / "alignment" / "config.json").read_text())
+    assert set(facts["teachers"]) == {"small"}
+    tower = facts["terms"]["clip"]["tower"]
+    assert (tower["weights"], tower["tag"]) == ("random", None) and "tiny" not in tower
+
+    save_alignment(losses, whole, tmp_path)  # at the end of the run the tower itself is there
+    kept = load_alignment(tmp_path, tokenizer).terms["file"]
+    for key, value in losses.terms["file"].state_dict().items():
+        assert torch.equal(kept.state_dict()[key], value), key
+
+
+def test_weights_of_others_are_read_whole_or_explained(tokenizer_node, tmp_path) -> None:
+    tokenizer, losses, config = live(tokenizer_node)
+    node, term = config["loss"]["clip"]["term"], losses.terms["clip"]
+    state = {f"clip.{key}": value for key, value in term.state_dict().items()} | {"other.x": torch.zeros(1)}
+    found = import_alignment({"clip": node}, state, tokenizer, tmp_path)
+    assert not found.missing
+    for alignment in (found, load_alignment(tmp_path, tokenizer)):
+        for key, value in term.state_dict().items():
+            assert torch.equal(alignment.terms["clip"].state_dict()[key], value), key
+
+    del state["clip.log_scale"]
+    lacking = import_alignment({"clip": node}, state, tokenizer, tmp_path / "lacking")
+    assert set(lacking.missing) == {"clip"} and "log_scale" in lacking.missing["clip"] and not lacking.terms
+    assert not (tmp_path / "lacking").exists()
+    assert save_alignment(WeightedLosses.from_config({"l1": config["loss"]["l1"]}, tokenizer), config, tmp_path) is None
+
+
+def test_only_terms_with_something_to_keep(tokenizer_node, tmp_path) -> None:
+    tokenizer = build(tokenizer_node, key="tokenizer")
+    found = import_alignment({"l1": {"_target_": "imtok.losses.pixel.L1"}}, {}, tokenizer, tmp_path)
+    assert "alignment.l1._target_=imtok.losses.pixel.L1: no term with something to keep" in found.missing["l1"]
+    tower = {"_target_": "imtok.losses.teachers.text_tower.TextTower", **TOWER}
+    assert "no term with something to keep" in import_alignment({"t": tower}, {}, tokenizer, tmp_path).missing["t"]
+    node = config_of(tokenizer_node)["loss"]["clip"]["term"] | {"reads": "codes.nowhere"}
+    with pytest.raises(UserError, match=r"^alignment\.clip.*nowhere"):
+        import_alignment({"clip": node}, {}, tokenizer, tmp_path)
+
+
+def test_weights_that_do_not_fit_are_refused(tokenizer_node, tmp_path) -> None:
+    tokenizer, losses, config = live(tokenizer_node)
+    assert load_alignment(tmp_path, tokenizer).terms == {}
+    out = save_alignment(losses, config, tmp_path)
+    assert out == tmp_path / "alignment"
+    file = out / "config.json"
+    facts = json.loads(file.read_text())
+    facts["terms"]["clip"]["tower"]["width"] = 16
+    file.write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=r"model\.safetensors"):
+        load_alignment(tmp_path, tokenizer)
+
+
+@pytest.mark.parametrize("facts", [None, "not json", "[1]", "{}", '{"format": "somebody else\'s"}'])
+def test_only_our_own_files_are_removed(tokenizer_node, tmp_path, facts: str | None) -> None:
+    out = tmp_path / "alignment"
+    out.mkdir()
+    (out / "model.safetensors").write_bytes(b"theirs")
+    if facts is not None:
+        (out / "config.json").write_text(facts)
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    remove_alignment(tmp_path)
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    if facts is None:
+        _, losses, config = live(tokenizer_node)
+        save_alignment(losses, config, tmp_path)
+        (out / "notes.txt").write_text("mine")
+        remove_alignment(tmp_path)
+        assert [file.name for file in out.iterdir()] == ["notes.txt"]
+        remove_alignment(tmp_path)

@@ -25,6 +25,7 @@ def test_a_linear_probe_separates_what_a_line_separates() -> None:
     assert torch.equal(probe.predict(features), labels)
     again = fit_linear_probe(*blobs(90), classes=3)
     assert torch.equal(again.weight_CD, probe.weight_CD)  # no chance in it
+    assert not probe.weight_CD.requires_grad and not probe.bias_C.requires_grad
 
 
 def test_a_linear_probe_cannot_read_xor() -> None:
