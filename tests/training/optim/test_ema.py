@@ -28,6 +28,9 @@ def test_closed_form_and_copied_buffers():
     expected = sum(0.1 * 0.9 ** (5 - n) * n for n in range(1, 6))
     assert ema.parameters["w"].tolist() == pytest.approx([expected] * 3)
     assert int(ema.buffers["count"]) == 5
+    assert not any(t.requires_grad or t.grad_fn for t in ema.parameters.values())
+    ema.copy_to(net)
+    assert net.w.tolist() == pytest.approx([expected] * 3) and net.w.requires_grad
 
 
 def test_every_second_update_moves_it_all_the_same():

@@ -107,6 +107,10 @@ def test_a_frozen_parameter_keeps_its_fragment_known():
         ({"name": "sgd", "lr": 1.0, "betas": [0, 1]}, "optimizer.betas=.*: sgd has no such setting"),
         ({"name": "adam", "lr": "1e-4"}, "optimizer.lr=1e-4: .* a number .*1.0e-4"),
         ({"name": "adam", "lr": 1.0, "weight_decay": -1}, "optimizer.weight_decay"),
+        ({"name": "adam", "lr": 0.0}, "optimizer.lr=0.0: a number above 0"),
+        ({"name": "adam", "lr": 1.0, "betas": [0.9]}, "optimizer.betas=.*: two numbers"),
+        ({"name": "adam", "lr": 1.0, "betas": [0.9, 0.99, 0.999]}, "optimizer.betas=.*: two numbers"),
+        ({"name": "sgd", "lr": 1.0, "nesterov": True}, "^optimizer: sgd refuses"),
         ({"name": "adam", "lr": 1.0, "decay": "al"}, "optimizer.decay=al: .* one of matrices, arrays, all"),
         (
             {"name": "adam", "lr": 1.0, "no_decay": ["fc1", "pacthes"]},
