@@ -224,7 +224,7 @@ def test_settings_at_their_limits_and_what_is_said_of_them():
     assert source.describe() == {
         "name": "generated", "root": None, "split": "seeds apart (seed 0, drawing version 1, text in 1)",
     }  # fmt: skip
-    assert [len(names) for names in source.vocabulary().values()] == [10, 8, 9, 3, 59]
+    assert [len(names) for names in source.vocabulary().values()] == [10, 8, 9, 3, 61]
     with pytest.raises(ValueError, match="val_count=0"):
         GeneratedImages(val_count=0)
     with pytest.raises(ValueError, match="text_share=-0"):
