@@ -12,6 +12,7 @@ from imtok.configs.compose import compose_config
 from imtok.data import datamodule
 from imtok.data.datamodule import ImageData
 from imtok.data.folder import FolderImages
+from imtok.data.generated import GeneratedImages
 from imtok.data.sampling import EpochOrder, TrainBatches, mixed
 from imtok.data.skipped import SkippedImages
 from imtok.data.torchvision_sets import Cifar10, ImageNet, Imagenette
@@ -283,3 +284,108 @@ def test_an_unknown_crop_is_refused_with_the_names():
     config = compose_config("train", ["data=generated", "data.train_crop=random_resize"])
     with pytest.raises(UserError, match=r"data\.train_crop=random_resize: .*adm_random, random, random_resized"):
         build(config["data"], key="data")
+
+
+@pytest.mark.parametrize(("cores", "of_files", "in_memory"), [(1, 0, 0), (4, 3, 0), (5, 4, 4), (9, 8, 8), (64, 8, 8)])
+def test_workers_follow_from_the_cores_where_nobody_names_them(root, monkeypatch, cores, of_files, in_memory):
+    monkeypatch.setattr(datamodule, "usable_cores", lambda: cores)
+    drawn = GeneratedImages(image_size=16, count=2, val_count=1, cache=False).split_sources().val
+    drawn.cached = True
+    data = data_of(root, num_workers="auto")
+    assert (data._workers(data.splits.train), data._workers(drawn)) == (of_files, in_memory)
+    assert data_of(root, num_workers=3)._workers(drawn) == 3
+
+
+def test_settings_at_their_limits(root):
+    data = data_of(root, batch_size=1, eval_batch_size=None, num_workers=0)
+    assert data.eval_batch_size == 1 and data_of(root, eval_batch_size=3).eval_batch_size == 3
+    for wrong in ({"eval_batch_size": 0}, {"batch_size": True}, {"batch_size": 2.0}, {"num_workers": -1}):
+        with pytest.raises(ValueError, match=f"^{next(iter(wrong))}="):
+            data_of(root, **wrong)
+    for size in (15, 17):
+        with pytest.raises(ValueError, match=f"val_crop={size} pixels, but image_size=16"):
+            data_of(root, val_crop=AdmRandomCrop(size=size))
+
+
+def test_loaders_read_the_split_that_they_name(root):
+    data = data_of(root, eval_batch_size=3)
+    train, val = ({images.key(i) for i in range(len(images))} for images in (data.splits.train, data.splits.val))
+    for loader, expected in ((data.fit_loader(), train), (data.val_loader(), val), (data.all_loader(), train | val)):
+        batches = list(loader)
+        assert {key for batch in batches for key in batch["key"]} == expected
+        assert all(len(batch["key"]) == 3 for batch in batches[:-1])
+    assert {key for batch in data.train_loader(num_batches=20) for key in batch["key"]} == train
+    spread = [key for batch in data.fit_loader(max_images=4) for key in batch["key"]]
+    names = sorted(train)
+    assert spread == [names[i * len(names) // 4] for i in range(4)]
+
+
+def test_images_of_a_split_are_prepared_before_they_are_read(root):
+    data = data_of(root)
+    ready = []
+    for name in ("train", "val"):
+        getattr(data.splits, name).prepare = lambda name=name: ready.append(name)
+    data.prepare_data()
+    assert ready == ["train", "val"]
+    data.val_loader()
+    assert ready == ["train", "val", "val"]
+
+
+def test_floating_point_images_stay_as_they_are(root):
+    batch = {"image": torch.rand(2, 3, 4, 4), "label": torch.tensor([1, 2]), "key": ["a", "b"]}
+    ready = data_of(root).on_after_batch_transfer(batch, 0)
+    assert torch.equal(ready["image"], batch["image"]) and ready["label"].tolist() == [1, 2]
+    levels = torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1)
+    ready = data_of(root).prepare_batch(batch | {"image": levels}, "cpu")
+    torch.testing.assert_close(ready["image"].flatten(), torch.tensor([-1.0, 1.0, -0.6]))
+
+
+def test_what_is_said_of_crops(root):
+    facts = data_of(root).describe()
+    assert facts["train_crop"] == "ADM random crop 16 of a short side in 16..20, flip" and "captions" not in facts
+    assert facts["val_crop"] == "ADM centre crop (box halving, bicubic) 16" and facts["image_size"] == 16
+    assert not data_of(root, flip=False).describe()["train_crop"].endswith("flip")
+
+
+def test_mixed_numbers_are_those_of_the_published_runs():
+    """SplitMix64's finaliser, written out: a seed must draw the same images in every version."""
+
+    def splitmix(state):
+        state = (state ^ (state >> 27)) * 0x94D049BB133111EB % 2**64
+        return ((state ^ (state >> 31)) + 0x9E3779B97F4A7C15) % 2**64
+
+    for numbers in ((0,), (1, 2, 3), (-1, 7), (2**70 + 5,)):
+        state = 0x9E3779B97F4A7C15
+        for number in numbers:
+            state = splitmix((state ^ (number % 2**64)) * 0xBF58476D1CE4E5B9 % 2**64)
+        assert mixed(*numbers) == state // 2
+    order = EpochOrder(length=50, seed=3)
+    epoch = torch.randperm(50, generator=torch.Generator().manual_seed(mixed(3, 1, 2)))
+    assert [order[100 + i] for i in range(50)] == epoch.tolist()
+
+
+def test_imagenet_without_classes_or_images(tmp_path):
+    (tmp_path / "train" / "n01").mkdir(parents=True)
+    (tmp_path / "val").mkdir()
+    with pytest.raises(UserError, match="holds no images"):
+        ImageNet(root=str(tmp_path)).split_sources()
+    Image.new("RGB", (9, 9)).save(tmp_path / "train" / "n01" / "x.JPEG")
+    Image.new("RGB", (9, 9)).save(tmp_path / "val" / "v.JPEG")
+    source = ImageNet(root=str(tmp_path))
+    splits = source.split_sources()
+    assert source.class_names == ("n01",) and splits.train.label(0) == 0
+    assert (splits.val.key(0), splits.val.label(0)) == ("val/v.JPEG", -1)
+    assert source.describe() == {"name": "imagenet", "root": str(tmp_path), "split": "ILSVRC2012 train / val"}
+    with pytest.raises(ValueError, match="that is a file"):
+        ImageNet(root=str(tmp_path / "val" / "v.JPEG"))
+
+
+@pytest.mark.parametrize("kind", [Imagenette, Cifar10])
+def test_a_failed_download_says_why(tmp_path, monkeypatch, kind):
+    def refuse(*_, **__):
+        raise OSError("no\nnetwork")
+
+    for name in ("torchvision.datasets.utils.urllib.request.urlopen", "torchvision.datasets.cifar.check_integrity"):
+        monkeypatch.setattr(name, refuse)
+    with pytest.raises(UserError, match=r"the download failed \(no network\); put the folder"):
+        kind(root=str(tmp_path), download=True).split_sources()

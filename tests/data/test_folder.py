@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import numpy as np
@@ -109,3 +110,49 @@ def test_it_says_how_it_was_split_whoever_asks_first(tmp_path):
         "root": str(tmp_path),
         "split": "by the hash of (seed 3, name), 0.1 for validation",
     }
+
+
+def test_a_split_is_that_of_the_published_rule(tmp_path):
+    """A name's place is 8 bytes of BLAKE2b of "seed:name" as a share of 2^64; splits outlive versions."""
+    names = [f"{i:03d}.png" for i in range(100)]
+    fill(tmp_path, names)
+
+    def place(name):
+        return int(hashlib.blake2b(f"3:{name}".encode(), digest_size=8).hexdigest(), 16) / 2**64
+
+    drawn = FolderImages(root=str(tmp_path), seed=3, val_fraction=0.3).split_sources()
+    assert keys(drawn.val) == sorted(n for n in names if place(n) < 0.3)
+    few = FolderImages(root=str(tmp_path), seed=3, val_fraction=0.3, max_val=7).split_sources()
+    assert keys(few.val) == sorted(sorted(names, key=place)[:7]) and len(few.train) == 93
+    most = FolderImages(root=str(tmp_path), val_fraction=0.9999).split_sources()
+    assert len(most.val) == 99 and len(most.train) == 1
+
+
+def test_what_a_split_file_says_and_what_is_none(tmp_path):
+    fill(tmp_path / "images", ["ä.png", "b.png", "c.png"])
+    source, file = FolderImages(root=str(tmp_path / "images"), seed=1), tmp_path / "split.json"
+    source.write_split(tmp_path)
+    split = json.loads(file.read_text(encoding="ascii"))
+    assert (split["format"], split["num_images"], split["num_val"], split["root"]) == (1, 3, 1, str(source.root))
+    assert split["how"] == source.describe()["split"]
+    again = FolderImages(root=str(tmp_path / "images"), split_file=str(file))
+    assert again.describe()["split"] == f"as recorded in {file}"
+    for damage, said in (("{", "not a split.json"), ("{}", "not a split.json"), ("[1]", "not a split.json")):
+        file.write_text(damage)
+        with pytest.raises(UserError, match=f"data.split_file=.*{said}"):
+            again.split_sources()
+    file.unlink()
+    with pytest.raises(UserError, match="no such file"):
+        again.split_sources()
+
+
+def test_classes_lie_below_the_folders_of_a_split(tmp_path):
+    fill(tmp_path, ["train/x/1.png", "train/2.png", "val/y/deep/3.png", "val/x/4.png"])
+    source = FolderImages(root=str(tmp_path), max_val=1)
+    images = source.split_sources().all
+    assert {images.key(i): images.label(i) for i in range(4)} == {
+        "train/x/1.png": 0, "train/2.png": -1, "val/y/deep/3.png": 1, "val/x/4.png": 0,
+    }  # fmt: skip
+    assert source.class_names == ("x", "y") and source.describe()["split"] == "the folders train and val"
+    only = FolderImages(root=str(tmp_path / "train")).split_sources().all
+    assert [only.label(i) for i in range(2)] == [-1, -1]

@@ -1,6 +1,8 @@
+import hashlib
 import json
 import os
 import pickle
+import threading
 import time
 import warnings
 
@@ -211,3 +213,97 @@ def test_prompts_are_captions_of_one_object() -> None:
     assert alone
     for scene in alone:
         assert scene.caption in prompts[source.class_names[scene.label]]
+
+
+def test_settings_at_their_limits_and_what_is_said_of_them():
+    source = GeneratedImages(image_size=16, count=1, val_count=1, text_share=1, seed=0, cache=False)
+    splits = source.split_sources()
+    assert splits.all.key(1) == "val_000000" and splits.train.key(0) == "train_000000" and len(splits.all) == 2
+    assert splits.train.label(0) == source.scenes("train")[0].label and splits.train.scene(0).caption
+    assert list(splits.val.captioned()) == [0] and splits.val.read(0).shape == (3, 16, 16)
+    assert source.describe() == {
+        "name": "generated", "root": None, "split": "seeds apart (seed 0, drawing version 1, text in 1)",
+    }  # fmt: skip
+    assert [len(names) for names in source.vocabulary().values()] == [10, 8, 9, 3, 61]
+    with pytest.raises(ValueError, match="val_count=0"):
+        GeneratedImages(val_count=0)
+    with pytest.raises(ValueError, match="text_share=-0"):
+        GeneratedImages(text_share=-0.1)
+
+
+def test_a_recipe_keeps_the_name_of_its_cache():
+    """Another name would have every picture drawn again."""
+    recipe = GeneratedImages(image_size=32, count=4, val_count=2).recipes["val"]
+    facts = {"count": 2, "seed": 0, "size": 32, "split": "val", "text_share": 0.3, "version": recipe.version}
+    digest = hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
+    assert recipe.key == f"val_32px_{digest}" and recipe.shape == (2, 3, 32, 32)
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+def test_every_picture_of_a_cache_is_the_one_that_is_drawn(cache, monkeypatch, cores):
+    monkeypatch.setattr(generated_cache, "usable_cores", lambda: cores)
+    monkeypatch.setattr(generated_cache, "CHUNK", 4)
+    cached, drawn = (
+        GeneratedImages(image_size=16, count=11, val_count=1, cache=c).split_sources() for c in (True, False)
+    )
+    for i in range(11):
+        assert torch.equal(cached.train.read(i), drawn.train.read(i))
+    assert cached.train.file.stat().st_size == 11 * 3 * 16 * 16
+
+
+def test_every_one_of_a_few_pictures_and_the_last_of_many_is_fingerprinted(cache):
+    for count, changed in ((5, 3), (33, 32), (100, 0)):
+        images = GeneratedImages(image_size=16, count=count, val_count=1).split_sources().train
+        before = images.read(changed)
+        with open(images.file, "r+b") as file:
+            file.seek(changed * 3 * 16 * 16)
+            file.write(b"\0" * 50)
+        again = GeneratedImages(image_size=16, count=count, val_count=1).split_sources().train
+        assert torch.equal(again.read(changed), before)
+
+
+def test_remains_of_another_run_on_this_machine_go_at_once(cache):
+    source = GeneratedImages(image_size=16, count=2, val_count=1)
+    left = cache / f".{source.recipes['train'].key}.abc@{generated_cache.HOST}"
+    left.mkdir(parents=True)
+    source.split_sources().train.read(0)
+    assert not left.exists()
+
+
+def test_the_disk_must_have_room_for_the_pictures_and_64_mb(cache, monkeypatch):
+    needed = 2 * 3 * 16 * 16 + 64 * 2**20
+    for free, fits in ((needed, True), (needed - 1, False)):
+        source = GeneratedImages(image_size=16, count=2, val_count=1, seed=int(fits))
+        monkeypatch.setattr(generated_cache.shutil, "disk_usage", lambda _, f=free: type("Usage", (), {"free": f}))
+        images = source.split_sources().train
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            images.prepare()
+        assert images.cached is fits and len(caught) == (not fits)
+
+
+def test_who_draws_the_same_pictures_waits_and_is_told_for_whom(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(generated_cache, "PATIENCE_SECONDS", 0.05)
+    path, entered = tmp_path / "a.lock", threading.Event()
+
+    def second():
+        with generated_cache._locked(path):
+            entered.set()
+
+    with generated_cache._locked(path):
+        assert path.read_text() == f"process {os.getpid()} on {generated_cache.HOST}\n"
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert not entered.wait(0.3)
+    thread.join(30)
+    assert entered.is_set() and "which draws the same images" in capsys.readouterr().err
+
+
+def test_progress_is_shown_where_somebody_waits(monkeypatch, capsys):
+    recipe = GeneratedImages(image_size=16, count=3, val_count=1).recipes["train"]
+    for patience, lines in ((1000.0, 0), (-1.0, 1)):
+        monkeypatch.setattr(generated_cache, "QUIET_SECONDS", patience)
+        with generated_cache._progress(recipe) as advance:
+            for _ in range(3):
+                advance(1)
+        assert capsys.readouterr().err.count("drawing 16 px images (train") == lines

@@ -200,3 +200,59 @@ def test_listing(tmp_path, picture):
     (tmp_path / "b" / "loop").symlink_to(tmp_path, target_is_directory=True)
     found = [p.relative_to(tmp_path).as_posix() for p in list_images(tmp_path)]
     assert found == ["a/deep/er/y.png", "b/x.JPG", "z.webp"]
+
+
+def test_floating_point_pixels_are_scaled_by_their_range(tmp_path):
+    ramp = np.linspace(0, 1, 60 * 80, dtype=np.float32).reshape(60, 80)
+    for top in (1.0, 0.5, 255.0, 200.0):
+        Image.fromarray(ramp * top).save(tmp_path / "a.tiff")
+        expected = ramp * top * (255 if top <= 1 else 1)
+        assert abs(pixels(tmp_path / "a.tiff") - expected[..., None]).max() <= 0.501
+    for wrong in (-1.0, 256.0, np.nan):
+        values = ramp.copy()
+        values[3, 4] = wrong
+        Image.fromarray(values).save(tmp_path / "a.tiff")
+        with pytest.raises(UnreadableImage, match=r"outside 0\.\.1 and 0\.\.255"):
+            read_image(tmp_path / "a.tiff")
+
+
+def test_pixels_of_32_bits_are_read_where_they_fit_into_16(tmp_path):
+    values = np.linspace(0, 65535, 60 * 80).astype(np.int32).reshape(60, 80)
+    Image.fromarray(values).save(tmp_path / "a.tiff")
+    assert abs(pixels(tmp_path / "a.tiff") - (values / 257)[..., None]).max() <= 0.51
+    for wrong in (-1, 65536):
+        values[3, 4] = wrong
+        Image.fromarray(values).save(tmp_path / "a.tiff")
+        with pytest.raises(UnreadableImage, match="unknown range"):
+            read_image(tmp_path / "a.tiff")
+
+
+def test_every_colour_at_every_opacity_is_rounded_over_white(tmp_path):
+    colour, alpha = np.mgrid[0:256, 0:256]
+    Image.fromarray(np.dstack([colour] * 3 + [alpha]).astype(np.uint8)).save(tmp_path / "a.png")
+    expected = np.floor((colour * alpha + 255 * (255 - alpha)) / 255 + 0.5)
+    assert np.array_equal(pixels(tmp_path / "a.png"), expected[..., None].repeat(3, 2))
+
+
+def test_as_many_pixels_as_the_limit_are_read(tmp_path, picture):
+    for name in ("a.jpg", "a.png"):
+        Image.fromarray(picture).save(tmp_path / name)
+        assert pixels(tmp_path / name, max_pixels=80 * 60).shape == (60, 80, 3)
+
+
+@pytest.mark.parametrize("subsampling", [0, 2])
+def test_the_fast_transform_is_a_level_or_two_off(tmp_path, picture, subsampling):
+    Image.fromarray(picture).save(tmp_path / "a.jpg", quality=95, subsampling=subsampling)
+    exact = pixels(tmp_path / "a.jpg")
+    assert abs(pixels(tmp_path / "a.jpg", at_least=60) - exact).max() <= 5
+
+
+def test_hidden_system_and_repeated_folders_are_passed_over(tmp_path):
+    names = ["a/1.jpg", "@eaDir/2.jpg", "$RECYCLE.BIN/3.jpg", "lost+found/4.jpg", "b/5.jpeg", "b/6.jpe", "b/7.jfif"]
+    for name in [*names, "b/8.tif", "b/9.bmp", "b/10.gif"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "c").symlink_to(tmp_path / "a", target_is_directory=True)
+    (tmp_path / "b" / "folder.png").mkdir()
+    found = [p.relative_to(tmp_path).as_posix() for p in list_images(tmp_path)]
+    assert found == ["a/1.jpg", "b/10.gif", "b/5.jpeg", "b/6.jpe", "b/7.jfif", "b/8.tif", "b/9.bmp"]

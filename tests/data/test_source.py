@@ -124,3 +124,22 @@ def test_skipped_images_are_named_once(tmp_path, capsys):
     nowhere.collect(["c: gone"])
     assert nowhere.summary().endswith("; first: c: gone")
     assert len(SkippedImages(folder=tmp_path, fresh=True)) == 0 and not skipped.path.exists()
+
+
+def test_images_in_memory():
+    pixels = torch.arange(2 * 3 * 4, dtype=torch.uint8).view(2, 3, 2, 2)
+    images = ImagesInMemory(name="x", pixels=pixels, labels=torch.tensor([4, 5]))
+    assert torch.equal(images.read(1), pixels[1]) and images.key(1) == "x/00001" and images.label(1) == 5
+    assert images.cached and len(images) == 2 and images.caption(0) is None and list(images.captioned()) == []
+    for wrong in ({"pixels": pixels.float()}, {"labels": torch.tensor([4])}):
+        with pytest.raises(AssertionError):
+            ImagesInMemory(**({"name": "x", "pixels": pixels, "labels": torch.tensor([4, 5])} | wrong))
+
+
+def test_a_joined_list_where_all_have_captions_names_all():
+    class Captioned(Numbers):
+        def captioned(self) -> range:
+            return range(self.count)
+
+    assert Joined(Captioned(0, 2), Captioned(0, 3)).captioned() == range(5)
+    assert list(Joined(Captioned(0, 2), Numbers(0, 3)).captioned()) == [0, 1, 2, 4]

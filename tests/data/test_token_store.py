@@ -1,5 +1,7 @@
 """A folder of tokens: what goes in comes out, in order, also after an interruption."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -99,3 +101,87 @@ def test_the_smallest_type_that_leaves_room_for_the_mask(size, dtype, masked):
     assert packing.masked == masked
     given = torch.tensor([[[0, size - 1], [-1, -1]]])
     assert torch.equal(packing.unpack(packing.pack(given)), given)
+
+
+def stored(folder) -> dict:
+    writer = TokenWriter(folder, layout=ONE, about=ABOUT | {"model_sha256": "x", "inputs": "y"}, shard_size=2)
+    assert TokenWriter.began(folder)
+    for number in range(3):
+        writer.add(indices(ONE, 1, number), keys=[f"ä{number}"], labels=[number], skipped=[])
+    writer.finish()
+    return json.loads((folder / "index.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"format": "other"}, "is not a token store's"),
+        ({"format_version": 2}, "a newer imtok"),
+        ({"keys": ["a", "b"]}, "its shards hold 3 images, its keys 2"),
+        ({"labels": [1, 2]}, "its shards hold 3 images"),
+        ({"shards": [{"file": "tokens_00000.npy", "count": 1}]}, "its shards hold 1 images"),
+        ({"streams": {"main": [1]}}, "is damaged"),
+        ({"image_size": 3}, "is damaged"),
+        ({"labels": None}, "is damaged"),
+    ],
+)
+def test_a_damaged_index_is_one_line(tmp_path, change, said):
+    index = stored(tmp_path)
+    (tmp_path / "index.json").write_text(json.dumps(index | change))
+    with pytest.raises(UserError, match=said) as caught:
+        TokenStore(tmp_path)
+    assert "\n" not in str(caught.value)
+    for text in ("[1]", "{", "{" * 5000):
+        (tmp_path / "index.json").write_text(text)
+        with pytest.raises(UserError, match=r"not a token store's|is not JSON"):
+            TokenStore(tmp_path)
+
+
+def test_a_damaged_shard_is_one_line(tmp_path):
+    stored(tmp_path)
+    assert "ä0" in (tmp_path / "index.json").read_text(encoding="utf-8"), "names stay readable"
+    file = tmp_path / "tokens_00000.npy"
+    rows = np.load(file)
+    assert [len(keys) for keys, _, _ in TokenStore(tmp_path).batches(5)] == [2, 1]
+    np.save(file, rows[:1])
+    with pytest.raises(UserError, match=r"holds 1 images, index\.json says 2"):
+        list(TokenStore(tmp_path).batches(5))
+    np.save(file, np.array([{}, {}], dtype=object), allow_pickle=True)  # would run code of its writer
+    with pytest.raises(UserError, match="cannot be read"):
+        list(TokenStore(tmp_path).batches(5))
+    file.unlink()
+    with pytest.raises(UserError, match="cannot be read"):
+        list(TokenStore(tmp_path).batches(5))
+
+
+def test_whether_a_folder_was_begun(tmp_path):
+    assert not TokenWriter.began(tmp_path)
+    TokenWriter(tmp_path, layout=ONE, about=ABOUT, shard_size=2)
+    assert not TokenWriter.began(tmp_path), "begun.json of something else"
+    stored(tmp_path / "other")
+    (tmp_path / "other" / "begun.json").unlink()
+    assert TokenWriter.began(tmp_path / "other"), "finished"
+    (tmp_path / "other" / "index.json").write_text("[]")
+    assert not TokenWriter.began(tmp_path / "other")
+    (tmp_path / "other" / "mine.txt").write_text("")
+    TokenWriter.clear(tmp_path / "other")
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(("length", "said"), [(60, "y" * 60), (61, "y" * 57 + r"\.\.\.")])
+def test_long_values_of_an_error_are_cut(tmp_path, length, said):
+    TokenWriter(tmp_path, layout=ONE, about=ABOUT, shard_size=2)
+    with pytest.raises(UserError, match=rf"another crop \(centre, now {said}\)"):
+        TokenWriter(tmp_path, layout=ONE, about=ABOUT | {"crop": "y" * length}, shard_size=2)
+
+
+def test_a_shard_of_nothing_but_broken_files_counts_as_done(tmp_path):
+    writer = TokenWriter(tmp_path, layout=ONE, about=ABOUT, shard_size=2)
+    writer.add(None, keys=[], labels=[], skipped=["a", "b"])
+    assert not (tmp_path / "tokens_00000.npy").exists()
+    again = TokenWriter(tmp_path, layout=ONE, about=ABOUT, shard_size=2)
+    assert again.inputs_done == 2
+    again.add(indices(ONE, 1, 0), keys=["c"], labels=[0], skipped=[])
+    index = again.finish()
+    assert index["shards"] == [{"file": "tokens_00001.npy", "count": 1}] and index["skipped"] == ["a", "b"]
+    assert [keys for keys, _, _ in TokenStore(tmp_path).batches(5)] == [["c"]]

@@ -158,3 +158,44 @@ def test_impossible_settings(wrong):
 def test_an_unknown_filter_is_refused(crop):
     with pytest.raises(ValueError, match=r"crop.mode=lanczos: .* takes one of bicubic, bilinear"):
         build({"_target_": f"imtok.data.transforms.{crop.__name__}", "size": 32, "mode": "lanczos"}, key="crop")
+
+
+def test_windows_of_a_random_resized_crop_have_uniform_areas_and_aspects():
+    crop, generator = RandomResizedCrop(size=8, min_area=0.2, max_area=0.4, max_aspect=2.0), torch.Generator()
+    sizes = np.array([crop._window_size(1200, 1200, generator) for _ in range(3000)])
+    area, aspect = sizes.prod(1) / 1200**2, np.log2(sizes[:, 1] / sizes[:, 0])
+    assert 0.199 < area.min() < 0.202 and 0.398 < area.max() < 0.401 and abs(area.mean() - 0.3) < 0.005
+    assert -1.01 < aspect.min() < -0.98 and 0.98 < aspect.max() < 1.01 and abs(aspect.mean()) < 0.05
+    assert abs(np.corrcoef(area, aspect)[0, 1]) < 0.08
+
+
+@pytest.mark.parametrize(("height", "width", "window"), [(10, 1000, (10, 20)), (1000, 10, (20, 10)), (1, 1, (1, 1))])
+def test_a_very_long_image_gives_its_largest_allowed_window(height, width, window):
+    crop = RandomResizedCrop(size=8, min_area=0.9, max_aspect=2.0)
+    assert crop._window_size(height, width, torch.Generator().manual_seed(0)) == window
+
+
+def test_settings_of_a_random_resized_crop_at_their_limits():
+    whole = RandomResizedCrop(size=32, min_area=1.0, max_aspect=1.0)
+    image = chw(noise(32, 32))
+    assert torch.equal(whole(image, torch.Generator().manual_seed(0)), image)
+    assert whole.decode_at_least == 32 and RandomResizedCrop(size=256).decode_at_least == 661  # 256 / sqrt(0.2 * 3/4)
+    for wrong in ({"min_area": 0}, {"max_area": 1.1}, {"min_area": 0.5, "max_area": 0.4}, {"max_aspect": 0.9}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            RandomResizedCrop(size=32, **wrong)
+
+
+def test_every_short_side_of_an_adm_random_crop_is_as_likely():
+    """8 of 8, 9, 10 pixels: windows of 100, 89 and 80 of a picture's 100 rows."""
+    crop, image = AdmRandomCrop(size=8), chw(ramp(100, 100))
+    assert (crop.smallest, crop.largest) == (8, 10)
+    whole = AdmRandomCrop(size=8, min_fraction=1.0)
+    generator = torch.Generator().manual_seed(0)
+    assert torch.equal(whole(image, generator), adm_centre_crop(image, 8))
+    spans = []
+    for _ in range(600):
+        window = crop(image, generator).float()
+        spans.append(round((window[0].max() - window[0].min()).item() * 8 / 7))
+    sides = [min((80, 89, 100), key=lambda side: abs(side - span)) for span in spans]
+    assert all(abs(span - side) < 4 for span, side in zip(spans, sides, strict=True))
+    assert all(150 < sides.count(side) < 250 for side in (80, 89, 100))
