@@ -108,5 +108,6 @@ def test_probes_that_are_wanted() -> None:
 def test_the_words_say_each_thing_once() -> None:
     said = Protocol(metrics=("rfid", "inception_score", "kid")).describe()
     assert len(said) == len(set(said)) and said[0][0] == "pixels" and "round(clip" in said[0][1]
+    assert [name for name, _ in said].count("FID features") == 1 and {"KID", "Inception score"} & {n for n, _ in said}
     assert "floor(clip" in Protocol(rounding="floor").describe()[0][1]
     assert Protocol().is_own_crop({"val_crop": "adm CENTRE crop 256"}) and not Protocol().is_own_crop({})
