@@ -98,7 +98,6 @@ def check_writable(folder: Path) -> None:
     probe = folder / "metrics.json.probe"
     try:
         write_text(probe, " " * 500_000)
+        probe.unlink()
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(folder)) from error
-    finally:
-        probe.unlink(missing_ok=True)

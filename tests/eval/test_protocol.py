@@ -11,7 +11,7 @@ import imtok.configs
 from imtok.common.build import build
 from imtok.common.errors import UserError
 from imtok.common.pixels import to_model_range, to_pixels
-from imtok.eval.protocol import Protocol
+from imtok.eval.protocol import PROBES, Protocol
 
 FILES = sorted((Path(imtok.configs.__file__).parent / "protocol").glob("*.yaml"))
 
@@ -74,3 +74,40 @@ def test_rounding_returns_every_level_and_clamps() -> None:
     assert to_pixels(torch.tensor([-1.2, 1.2])).tolist() == [0, 255]
     halfway = (torch.tensor([10.4, 10.6]) / 127.5) - 1
     assert to_pixels(halfway).tolist() == [10, 11] and to_pixels(halfway, "floor").tolist() == [10, 10]
+
+
+def test_published_settings() -> None:
+    """Those that define a number are under the hash above; these are how much is measured and where files lie."""
+    own = Protocol()
+    assert (own.image_count, own.psnr_cap, own.ssim_data_range) == (50_000, 100.0, 255.0)
+    assert (own.inception_splits, own.inception_seed, own.probe_images, own.small) == (10, 0, 2048, False)
+
+
+def test_a_protocol_comes_back_from_its_results() -> None:
+    for own in (Protocol(), Protocol(weights="random", small=True, metrics=("psnr", "kid"), probes=("knn",))):
+        written = own.as_dict()
+        assert (written["label"], written["hash"]) == (own.label, own.hash)
+        again = Protocol.of_results({"protocol": written})
+        assert again.label == own.label and again.as_dict() == written
+        assert ({"weights", "small"} <= set(written)) == own.small and "settings" not in written
+    chosen = Protocol(metrics=("psnr", "kid"), settings={"kid": {"subset_size": 7}})
+    assert chosen.as_dict()["settings"] == {"kid": {"subset_size": 7}}
+    assert chosen.hash != Protocol(metrics=("psnr", "kid")).hash
+
+
+def test_probes_that_are_wanted() -> None:
+    assert Protocol().wanted_probes == PROBES and Protocol(probes="none").wanted_probes == ()
+    assert Protocol(probes=["knn"]).wanted_probes == ("knn",)
+    assert Protocol(probe_images=1).probe_images == 1
+    with pytest.raises(UserError, match=r"protocol\.probe_images=0: at least 1"):
+        Protocol(probe_images=0)
+    with pytest.raises(UserError, match=r"protocol\.settings\.kid: .* of protocol\.metrics"):
+        Protocol(metrics=("psnr",), settings={"kid": {"subset_size": 7}})
+
+
+def test_the_words_say_each_thing_once() -> None:
+    said = Protocol(metrics=("rfid", "inception_score", "kid")).describe()
+    assert len(said) == len(set(said)) and said[0][0] == "pixels" and "round(clip" in said[0][1]
+    assert [name for name, _ in said].count("FID features") == 1 and {"KID", "Inception score"} & {n for n, _ in said}
+    assert "floor(clip" in Protocol(rounding="floor").describe()[0][1]
+    assert Protocol().is_own_crop({"val_crop": "adm CENTRE crop 256"}) and not Protocol().is_own_crop({})

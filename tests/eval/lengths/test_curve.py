@@ -13,6 +13,7 @@ from pages import Balanced
 
 from imtok.common.build import build
 from imtok.common.pixels import to_model_range, to_uint8
+from imtok.common.types import IndexSegment
 from imtok.eval.evaluate import evaluate
 from imtok.eval.lengths import codecs
 from imtok.eval.lengths.curve import LengthCurve, falling, own_share
@@ -219,3 +220,62 @@ def test_a_decoder_that_samples_says_how(written) -> None:
     assert results["model"]["decoder_facts"] == {"basis": "cosines", "harm": 0.0}
     assert "decoder: basis" in (out / "report.html").read_text()
     assert "- decoder: basis: cosines" in (out / "report.md").read_text()
+
+
+def test_as_many_images_are_decoded_together_as_the_batch_had(tokenizer) -> None:
+    decoder = tokenizer.decoder
+    before = len(decoder.decoded)
+    curve = curve_of(tokenizer, batches_of(pictures(6)), wanted=3, available=6)
+    # Batches of 4 and 2 hold 2 and 1 images of the curve, each at 7 lengths; the pass itself decodes 4 and 2.
+    assert decoder.decoded[before:] == [4, 4, 4, 4, 2, 2, 2, 2, 2, 1]
+    assert curve.images == 3 and curve.result()["images"] == 3
+
+
+def test_pictures_of_few_and_many_images(tokenizer) -> None:
+    for wanted, shown in ((1, [0]), (2, [0, 1]), (3, [0, 1, 2]), (4, [0, 1, 2]), (8, [0, 2, 4]), (9, [0, 3, 6])):
+        curve = curve_of(tokenizer, batches_of(pictures(wanted), 2), wanted=wanted, available=wanted)
+        assert [p.key for p in curve.pictures] == [f"picture_{i:03d}.png" for i in shown]
+    for picture in curve.pictures:
+        errors = [(picture.reference.double() - at).square().mean() for at in picture.reconstructions]
+        assert picture.psnr == pytest.approx([float(10 * torch.log10(255**2 / e)) for e in errors], abs=1e-4)
+
+
+def test_bits_of_a_prefix_of_several_vocabularies(tokenizer) -> None:
+    metrics = ChosenMetrics(MINI, device=torch.device("cpu"))
+    layout = (IndexSegment("a", 3, (8, 4)), IndexSegment("b", 6, (1000,)))
+    metrics.start((32, 32), layout)
+    shapes = Shapes((32, 32), layout, 9)
+    curve = LengthCurve(metrics, tokenizer.token_dropout, shapes=shapes, wanted=None, available=4)
+    assert curve.lengths == [1, 2, 4, 8, 9]
+    thousand = np.log2(1000)
+    assert curve.bits == pytest.approx([5, 10, 15 + thousand, 15 + 5 * thousand, 15 + 6 * thousand])
+    assert curve.codecs[0].budgets == pytest.approx([b / 8 for b in curve.bits])
+
+
+@pytest.mark.parametrize("available", [10, None])
+def test_more_images_than_were_announced(tokenizer, available: int | None) -> None:
+    curve = curve_of(tokenizer, [], wanted=5, available=available)
+    chosen = [at + row for at in range(0, 16, 4) for row in curve.rows(4)]
+    assert chosen == ([0, 2, 4, 6, 8] if available else [0, 1, 2, 3, 4])
+    everything = curve_of(tokenizer, [], wanted=None, available=available)
+    assert [row for _ in range(2) for row in everything.rows(3)] == [0, 1, 2, 0, 1, 2]
+    assert curve_of(tokenizer, [], wanted=50, available=4).rows(6) == [0, 1, 2, 3]
+    assert own_share(None, None, 0, 2) > 10**15 and [own_share(4, 9, rank, 4) for rank in range(4)] == [1] * 4
+
+
+def test_pictures_and_seconds_of_processes(tokenizer, monkeypatch) -> None:
+    first, second = (curve_of(tokenizer, batches_of(pictures(2)), wanted=2, available=2) for _ in range(2))
+    assert first.seconds > 0
+    first.seconds, second.seconds = 2.0, 3.0
+    shares = [(c.pictures, c.seconds) for c in (first, second)]
+    monkeypatch.setattr("imtok.eval.lengths.curve.gather_objects", lambda own: shares)
+    first.join()
+    assert first.pictures == [*shares[0][0], shares[1][0][0]] and first.seconds == 3.0
+
+
+def test_seconds_are_those_of_the_curve_alone(tokenizer, monkeypatch) -> None:
+    ticks = iter(range(0, 10**6, 10))
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))
+    curve = curve_of(tokenizer, batches_of(pictures(6), 2), wanted=6, available=6)
+    assert curve.seconds == 30.0  # three batches, the clock read before and after each
+    assert curve_of(tokenizer, batches_of(pictures(6), 2), wanted=0, available=6).result() is None

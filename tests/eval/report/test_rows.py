@@ -47,9 +47,8 @@ def results(evaluated: dict) -> dict:
 
 def test_groups_stand_in_one_order_whatever_was_asked_for_first(results: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     results["meaning"] = [NUMBER]
-    monkeypatch.setattr(
-        metric_class("rfid", Protocol.of_results(results)), "group", "Faces"
-    )  # a group that imtok does not know, of somebody's own metric
+    distance = metric_class("rfid", Protocol.of_results(results))
+    monkeypatch.setattr(distance, "group", "Faces")  # a group that imtok does not know, of somebody's own metric
     groups = list(dict.fromkeys(row.group for row in metric_rows(results)))
     assert groups == ["Pixels", "Perceptual", "Faces", "Codes", "Rate", "Meaning"]
 
