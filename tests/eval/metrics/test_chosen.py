@@ -90,6 +90,12 @@ def test_a_collection_computes_every_metric_by_itself() -> None:
     assert not collection(found.present)._enable_compute_groups
 
 
+@pytest.mark.parametrize(("device", "states"), [("mps", "cpu"), ("meta", "meta"), ("cpu", "cpu")])
+def test_states_are_where_float64_is(device: str, states: str) -> None:
+    found = ChosenMetrics(Protocol(metrics=("l1",)), device=torch.device(device))
+    assert found.states_on.type == found.asked["l1"].device.type == found.psnr.device.type == states
+
+
 def test_presence_is_by_the_published_name() -> None:
     kid = build_metric("teacher_fd", Protocol())
     assert is_present(["fd[dinov2_b]@9"], kid) and is_present(["fd[dinov2_b]"], kid)

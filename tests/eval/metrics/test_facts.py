@@ -1,5 +1,6 @@
 """What metrics write beside their numbers: facts, notes, words, warnings, and where a set is too small."""
 
+import inspect
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from imtok.common.types import IndexSegment
+from imtok.common.weights import Weights
 from imtok.eval.metrics import (
     L1,
     Dists,
@@ -30,6 +32,7 @@ from imtok.eval.metrics.inception import PUBLISHED, RESIZES, InceptionExtractor,
 from imtok.eval.metrics.inception_score import scores, split_of
 from imtok.eval.metrics.kid import kernel_distances
 from imtok.eval.metrics.ms_ssim import EXPONENTS, ms_ssim_per_image
+from imtok.eval.metrics.precision_recall import radii, share_within
 from imtok.eval.metrics.psnr import histogram
 from imtok.eval.metrics.ssim import ssim_per_image
 from imtok.eval.protocol import Protocol
@@ -93,7 +96,9 @@ def test_entropies_by_position_by_hand() -> None:
     ids = torch.tensor([[0, 0, 1], [0, 1, 2], [0, 2, 3], [0, 3, -1]])
     found = codes(ids, 4)
     facts = found.result()["codebooks"]["main"]
-    assert facts["entropy_bits_by_position"] == [0.0, 2.0, pytest.approx(math.log2(3), abs=5e-5)]
+    assert facts["entropy_bits_by_position"] == [0.0, 2.0, 1.585]
+    once = codes(ids[1:2], 4).result()["codebooks"]["main"]  # one image: each position says one thing
+    assert [str(h) for h in once["entropy_bits_by_position"]] == ["0.0"] * 3  # and not -0.0
     costs = found.rate(pixels=12)
     assert costs["tokens"] == 11 / 4 and costs["bits_per_image"] == 2 * 11 / 4 and costs["bits_per_pixel"] == 11 / 24
     pooled = -sum(n / 11 * math.log2(n / 11) for n in (5, 2, 2, 2))
@@ -321,6 +326,26 @@ def test_precision_and_recall_are_each_the_other_of_swapped_sides() -> None:
     assert one["recall[randconv-64]"] == other["precision[randconv-64]"] and one["recall[randconv-64]"]["k"] == 1
 
 
+def test_equal_features_lie_on_their_balls_of_no_width() -> None:
+    rows = torch.ones(5, 3, dtype=torch.float64)
+    assert share_within(rows, rows, radii(rows, 3)) == 1
+
+
+def test_a_process_without_images_joins_sets_of_either_kind() -> None:
+    for count in (20, 70):  # rows, and moments
+        other = updated(Rfid(extractor=RANDCONV), count)
+        theirs = {name: other.rows_of(name) for name in other._row_types}
+        states = iter(theirs.values())
+
+        def gather(x: torch.Tensor, group: object, states=states) -> list[torch.Tensor]:
+            found = next(states)
+            assert x.shape == (0, *found.shape[1:]) and x.dtype == found.dtype
+            return [x, found]
+
+        empty = Rfid(extractor=RANDCONV, dist_sync_fn=gather, distributed_available_fn=lambda: True)
+        assert empty.result() == other.result()
+
+
 def test_the_inception_score_of_sums_by_hand() -> None:
     p = torch.tensor([[0.5, 0.5], [0.9, 0.1], [0.2, 0.8]], dtype=torch.float64)
     plogp = (p * p.log()).sum(1)
@@ -428,6 +453,21 @@ def test_random_inception_is_kaimings_and_says_so() -> None:
     conv = network.Mixed_7b.branch1x1.conv
     assert float(conv.weight.std()) == pytest.approx((2 / conv.in_channels) ** 0.5, rel=0.02)
     assert isinstance(extractor.trunk, nn.Sequential)
+    for part, options in (
+        (inception_network, {"seed": 0}),
+        (InceptionExtractor, {"seed": 0, "resize": "tf1_bilinear", "pixels": "uint8", "weights": "pretrained"}),
+    ):
+        found = inspect.signature(part).parameters
+        assert {name: found[name].default for name in options} == options
+
+
+def test_the_published_file_gives_the_published_name(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(inception_network(None).state_dict(), tmp_path / "mine.pth")
+    origin = Weights(source="pretrained", path=tmp_path / "mine.pth", sha256="6726825d" + "0" * 56, published=True)
+    monkeypatch.setattr("imtok.eval.metrics.inception.find", lambda *_, **__: origin)
+    extractor = InceptionExtractor()
+    assert extractor.label == "inception-2015" and not extractor.weights_are_random
+    assert extractor.source == f"{tmp_path / 'mine.pth'} (sha256 6726825d)"
 
 
 def test_a_teachers_distance_names_teacher_and_weights() -> None:
