@@ -66,6 +66,7 @@ def test_a_convolutional_teachers_width_is_that_of_its_layer() -> None:
     seen = teacher(torch.rand(1, 3, 64, 64))
     assert seen.tokens_BND.shape[2] == teacher.tokens_dim == 128
     assert seen.pooled_BD.shape == (1, teacher.pooled_dim) == (1, 512)
+    assert TimmTeacher(model="resnet10t", weights="random").image_size == (176, 176)  # timm's own
 
 
 def test_larger_images_are_shrunk_without_aliases_and_other_statistics_are_taken() -> None:
