@@ -45,7 +45,7 @@ class TimmTeacher(SemanticTeacher):
         self.tokens_dim = int(described[layer]["num_chs"])
         self.pooled_dim = int(getattr(self.network, "head_hidden_size", self.network.num_features))
         own = self.network.pretrained_cfg
-        size = image_size or options.get("img_size") or own["input_size"][-2:]
+        size = image_size or options.get("img_size") or own["input_size"]
         self._finish(image_size=size, mean=mean or own["mean"], deviation=deviation or own["std"])
 
     def features(self, prepared: Tensor) -> TeacherFeatures:

@@ -19,7 +19,7 @@ from imtok.losses.feature_alignment import FeatureAlignment, image_grid
 from imtok.losses.feature_match import FeatureMatch
 from imtok.losses.lpips import LPIPS, LPIPSNet
 from imtok.losses.pixel import L1, L2
-from imtok.losses.proxy_codes import ProxyCodes, fingerprints
+from imtok.losses.proxy_codes import ProxyCodes, ProxyNet, fingerprints
 from imtok.losses.quantizer import DecoderTerm, PartTerm, QuantizerTerm
 from imtok.losses.semantic.cosine import SemanticCosine, SemanticMSECosine
 from imtok.losses.source import Reading
@@ -103,8 +103,9 @@ def test_a_target_gets_no_gradient_and_a_random_network_moves_no_random_numbers(
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    nets = [ConvNeXtNet(size="tiny", side=32, weights="random") for _ in range(2)]
+    nets = [ConvNeXtNet(size="tiny", side=32, weights="random")]
     assert torch.equal(torch.rand(2), expected)
+    nets.append(ConvNeXtNet(size="tiny", side=32, weights="random"))  # from another state of the generator
     assert all(torch.equal(a, b) for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True))
     a, b = (torch.rand(1, 3, 32, 32).requires_grad_() for _ in range(2))
     nets[0](a, b).sum().backward()
@@ -338,6 +339,26 @@ def test_stored_codes_serve_training_only() -> None:
     assert term.is_available(output) and not term.is_available(streams(torch.zeros(2, 4, 3)))
     assert term.train().is_available(streams(torch.zeros(2, 4, 3)))  # then it is an error, not a gap
     assert ProxyCodes(weights="random").stored is None
+
+
+@pytest.mark.parametrize(
+    ("precision", "units", "bf16"),
+    [("bf16", False, True), ("fp32", True, False), ("auto", True, True), ("auto", False, False)],
+)
+def test_the_proxys_precision(monkeypatch: pytest.MonkeyPatch, precision: str, units: bool, bf16: bool) -> None:
+    monkeypatch.setattr("imtok.losses.proxy_codes.has_matrix_units", lambda *_: units)
+    seen = []
+
+    class Quantizer(nn.Module):
+        def forward(self, x: torch.Tensor) -> Quantized:
+            seen.append(x.dtype)
+            return Quantized({}, {"main": torch.ones(2, 3, 1, dtype=torch.int64)})
+
+    net = ProxyNet(nn.Conv2d(3, 2, 1), Quantizer(), precision=precision, origin=Weights(source=None))
+    assert not net.training and not any(p.requires_grad for p in net.parameters())
+    codes = net(torch.rand(2, 3, 4, 4))
+    assert seen == [torch.bfloat16 if bf16 else torch.float32]
+    assert codes.shape == (2, 3) and not codes.is_inference()
 
 
 def test_a_fingerprint_is_a_weighted_sum_of_bytes() -> None:

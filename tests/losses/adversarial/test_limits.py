@@ -142,6 +142,17 @@ def test_the_ratio_without_one_of_the_two_gradients(FakeTokenizer, images) -> No
     assert float(ratio) == 0  # a gradient of zeros has no direction
 
 
+def test_a_compiled_decoder_keeps_its_buffers_and_the_discriminators_graph_goes(FakeTokenizer, images) -> None:
+    torch._functorch.config.donated_buffer = True
+    rule, tokenizer = AdaptiveWeight(), FakeTokenizer()
+    assert torch._functorch.config.donated_buffer is False
+    picture = tokenizer(images(2, 8)).reconstruction
+    gan = -nn.Conv2d(3, 1, 3)(picture).square().mean()
+    rule(reconstruction_loss=picture.mean(), gan_loss=gan, reconstruction=picture, last_layer=tokenizer.last_layer)
+    with pytest.raises(RuntimeError, match="second time"):
+        gan.backward()
+
+
 def test_blur_patchgan_pools_only_what_is_larger_than_its_largest_map() -> None:
     discriminator = BlurPatchGAN(ndf=32, stages=1, largest_map=4)
     assert discriminator.smallest_image == 2 and BlurPatchGAN(ndf=32, stages=3).smallest_image == 8

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from imtok.common.errors import UserError
+from imtok.common.weights import left_out
 from imtok.losses.teachers.base import SemanticTeacher
 from imtok.losses.teachers.open_clip_import import create_model
 from imtok.losses.teachers.open_clip_teacher import OpenClipTeacher
@@ -65,6 +66,7 @@ def test_a_convolutional_teachers_width_is_that_of_its_layer() -> None:
     seen = teacher(torch.rand(1, 3, 64, 64))
     assert seen.tokens_BND.shape[2] == teacher.tokens_dim == 128
     assert seen.pooled_BD.shape == (1, teacher.pooled_dim) == (1, 512)
+    assert TimmTeacher(model="resnet10t", weights="random").image_size == (176, 176)  # timm's own
 
 
 def test_larger_images_are_shrunk_without_aliases_and_other_statistics_are_taken() -> None:
@@ -113,8 +115,9 @@ def test_random_clip_towers_are_equal_and_move_no_random_numbers() -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    a, b = OpenClipTeacher(**CLIP), OpenClipTeacher(**CLIP)
+    a = OpenClipTeacher(**CLIP)
     assert torch.equal(torch.rand(2), expected)
+    b = OpenClipTeacher(**CLIP)  # from another state of the generator
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
 
 
@@ -131,6 +134,23 @@ def test_a_named_text_tower_is_open_clips(tmp_path) -> None:
     tower, found = create_model("ViT-S-32-alt", part="text", tag=None, weights=str(tmp_path / "text.pt"))
     assert isinstance(tower, nn.Module) and not found.random
     assert torch.equal(tower.token_embedding.weight, whole.text.token_embedding.weight)
+
+
+def test_published_weights_are_asked_of_open_clip_by_their_tag(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, made = [], open_clip.create_model
+
+    def without_network(model: str, *, pretrained: str | None, **options) -> nn.Module:
+        asked.append(pretrained)
+        return made(model, pretrained=None, **options)
+
+    monkeypatch.setattr(open_clip, "list_pretrained_tags_by_model", lambda model: ["mine"])
+    monkeypatch.setattr(open_clip, "create_model", without_network)
+    _, found = create_model("ViT-S-32-alt", part="text", tag="mine", weights="pretrained")
+    assert asked == ["mine"] and found.published and not found.random
+    with left_out():
+        create_model("ViT-S-32-alt", part="text", tag="mine", weights="pretrained")
+    create_model("ViT-S-32-alt", part="text", tag="mine", weights="random")
+    assert asked == ["mine", None, None]
 
 
 def test_a_text_tower_says_its_origin_only_when_it_is_frozen() -> None:
