@@ -144,9 +144,15 @@ def test_memory_and_utilisation_on_a_gpu(make_run, monkeypatch, name, precision)
     training = run.training
     image = torch.zeros(4, 3, 16, 16)
     fake = SimpleNamespace(
-        batch_ended_at=9.0, logs_now=True, device=SimpleNamespace(type="cuda"), report=reported.update,
-        precision=SimpleNamespace(name=precision), tokenizer=training.tokenizer, train=training.train, eval=training.eval,
-    )  # fmt: skip
+        batch_ended_at=9.0,
+        logs_now=True,
+        device=SimpleNamespace(type="cuda"),
+        report=reported.update,
+        precision=SimpleNamespace(name=precision),
+        tokenizer=training.tokenizer,
+        train=training.train,
+        eval=training.eval,
+    )
     now = iter([10.0, 12.0])
     monkeypatch.setattr(throughput.time, "perf_counter", lambda: next(now))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)

@@ -172,9 +172,10 @@ def test_images_have_the_memory_format_that_was_asked_for(make_run):
     for wanted in (True, False):
         run = make_run(str(wanted), max_updates=1, channels_last=wanted, callbacks=(Validation(),))
         seen = []
-        last = torch.channels_last
         run.tokenizer.register_forward_hook(
-            lambda part, given, _, seen=seen: seen.append((part.training, given[0].is_contiguous(memory_format=last)))
+            lambda part, given, _, seen=seen: seen.append(
+                (part.training, given[0].is_contiguous(memory_format=torch.channels_last))
+            )
         )
         run.fit()
         assert set(seen) == {(True, wanted), (False, wanted)}
