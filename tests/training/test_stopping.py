@@ -19,10 +19,13 @@ from imtok.training.stopping import MAX_TIME, SIGNALS, StopRequest, exit_code, l
 
 
 @pytest.fixture(autouse=True)
-def _torch_watches_loaders_again():
-    before = signal.getsignal(signal.SIGCHLD)
+def _handlers_as_in_a_terminal():
+    """A shell's background jobs ignore Ctrl-C; torch watches its loaders again afterwards."""
+    before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGCHLD)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGCHLD, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(
@@ -155,26 +158,21 @@ def test_an_error_elsewhere_saves_nothing_and_the_handlers_are_back(make_run, to
 
 
 def test_the_first_reason_counts_and_a_second_ctrl_c_leaves_at_once(capsys):
-    request, before = StopRequest(), signal.getsignal(signal.SIGINT)
+    request = StopRequest()
     assert request.of_any_rank(torch.device("cpu")) == 0
     request.listen()
-    try:
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL, "a dying worker raises nothing any more"
-        os.kill(os.getpid(), signal.SIGUSR1)
-        assert request.of_any_rank(torch.device("cpu")) == signal.SIGTERM
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-        assert capsys.readouterr().err.count("imtok: SIGTERM: stopping after this update") == 1
-        request.listen()
-        assert request.of_any_rank(torch.device("cpu")) == 0, "a new training has not been asked yet"
-        os.kill(os.getpid(), signal.SIGINT)  # the first one asks
-        assert request.of_any_rank(torch.device("cpu")) == signal.SIGINT
-    finally:
-        for number in SIGNALS:
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL, "a dying worker raises nothing any more"
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert request.of_any_rank(torch.device("cpu")) == signal.SIGTERM
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+    assert capsys.readouterr().err.count("imtok: SIGTERM: stopping after this update") == 1
+    request.listen()
+    assert request.of_any_rank(torch.device("cpu")) == 0, "a new training has not been asked yet"
+    os.kill(os.getpid(), signal.SIGINT)  # the first one asks
+    assert request.of_any_rank(torch.device("cpu")) == signal.SIGINT
 
 
 def test_a_second_signal_does_not_cut_short_what_tidies_up():
