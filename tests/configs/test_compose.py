@@ -1,13 +1,17 @@
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from torch.distributed import TCPStore
 
 from imtok.common.errors import UserError
+from imtok.configs import compose
 from imtok.configs.compose import apply_tiny, command_line, compose_config, run_stamp
 
 
@@ -168,3 +172,33 @@ def test_ranks_under_torchrun_share_the_stamp_of_rank_0(monkeypatch):
     assert server.get("imtok/run_stamp/0").decode() == stamp
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")  # a restarted run takes a new folder
     assert run_stamp.__wrapped__() and server.get("imtok/run_stamp/1")
+
+
+def test_one_process_needs_no_launcher_and_several_of_slurm_name_a_folder(monkeypatch):
+    for name in ("WORLD_SIZE", "SLURM_NTASKS", "TORCHELASTIC_USE_AGENT_STORE"):
+        monkeypatch.delenv(name, raising=False)
+    assert re.fullmatch(r"[\d_-]{19}", run_stamp.__wrapped__())
+    for name in ("WORLD_SIZE", "SLURM_NTASKS"):
+        monkeypatch.setenv(name, "1")
+        assert re.fullmatch(r"[\d_-]{19}", run_stamp.__wrapped__())
+        monkeypatch.setenv(name, "2")
+        with pytest.raises(UserError, match=r"add hydra\.run\.dir=DIR"):
+            run_stamp.__wrapped__()
+        monkeypatch.delenv(name)
+
+
+def test_a_composition_leaves_hydra_as_it_was_and_names_the_users_folders(tmp_path):
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        for words in ([], ["sead=1"]):
+            with suppress(UserError):
+                compose_config("train", words)
+            assert GlobalHydra.instance().config_loader().get_search_path().get_path()[1].path.endswith(str(tmp_path))
+    assert not GlobalHydra.instance().is_initialized() and compose.folders_of_yaml == []
+    compose_config("train", [f"hydra.searchpath=['file://{tmp_path}']"])
+    assert compose.folders_of_yaml == [tmp_path]
+    assert not GlobalHydra.instance().is_initialized()
+
+
+def test_override_keys_are_those_that_are_set():
+    words = ["a.b=1", "+a/b@c.d=x", "~e", "++f=g=h", "-m", "--cfg", "i"]
+    assert compose.override_keys(words) == ["a.b", "a/b", "e", "f", "i"]

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +15,23 @@ from torch import nn
 
 from imtok.common import files as atomic_file
 from imtok.common.errors import UserError
+from imtok.training import checkpoint
+from imtok.training.callbacks import checkpoint as checkpoint_callback
+from imtok.training.callbacks.checkpoint import point_to
 from imtok.training.callbacks.codebook import Codebook
 from imtok.training.callbacks.samples import Samples
 from imtok.training.callbacks.validation import Validation
-from imtok.training.checkpoint import callback_states, differing_keys, gather, read, trained_state, write
+from imtok.training.checkpoint import (
+    Saved,
+    callback_states,
+    check_fits,
+    differing_keys,
+    gather,
+    read,
+    restore,
+    trained_state,
+    write,
+)
 
 GAN = {
     "start": 1,
@@ -75,6 +89,50 @@ def test_another_architecture_is_refused_by_names(make_run):
     ]
 
 
+def test_the_yaml_s_differences_are_named_four_at_most_and_tiny_is_none():
+    old = {
+        "loss": {"l1": {"weight": 1.0}},
+        "adversary": None,
+        "tokenizer": {"tiny": {"a": 1}} | dict.fromkeys("abcd", 1),
+    }
+    new = {
+        "loss": {"l1": {"weight": 1.0}},
+        "adversary": {"x": 1},
+        "tokenizer": {"tiny": {"a": 2}} | dict.fromkeys("abce", 2),
+    }
+    expected = [f"tokenizer.{n}=1 there, 2 here" for n in "abc"]
+    expected += ["tokenizer.d=1 there, None here", "tokenizer.e=None there, 2 here"]
+    expected += ["adversary=None there, a node here"]
+    assert differing_keys(old, new) == expected and differing_keys(old, old) == []
+    here = SimpleNamespace(tokenizer=nn.Linear(1, 2), losses=nn.Module(), adversary=None)
+    state = {"tokenizer": nn.Linear(1, 3).state_dict(), "losses": {}, "adversary": None, "config": old}
+    with pytest.raises(UserError, match=r"; the YAML differs: (tokenizer\.[abcd]=\w+ there, \w+ here(, )?){4}$"):
+        check_fits(here, Saved(Path("x"), state), config=new)
+    with pytest.raises(UserError, match=r"weight \[3, 1\] instead of \[2, 1\][^;]*$"):
+        check_fits(here, Saved(Path("x"), state), config=old)
+
+
+def test_a_frozen_network_within_a_trained_part_is_not_asked_for(make_run):
+    def with_teacher(name, **how):
+        run = make_run(name, **how)
+        run.training.losses.teacher = nn.Linear(2, 2).requires_grad_(False)
+        return run
+
+    first = with_teacher("a", max_updates=1, ema={"decay": 0.9}).fit()
+    ckpt = first.folder / "checkpoints" / "last.ckpt"
+    second = with_teacher("b", max_updates=2, ckpt=ckpt).fit()  # the mean is turned off
+    assert second.training.update == 2 and second.training.ema is None and read(ckpt)["ema"] is not None
+
+
+def test_more_processes_than_before_keep_the_random_state_they_were_seeded_with(make_run, monkeypatch):
+    first = make_run("a", max_updates=1).fit()
+    saved = Saved(first.folder, read(first.folder / "checkpoints" / "last.ckpt"))
+    for number, known in ((0, True), (1, False), (2, False)):
+        monkeypatch.setattr(checkpoint, "rank", lambda number=number: number)
+        restore(first.training, saved=saved, config={})
+        assert (first.training.rng_to_restore is not None) == known
+
+
 def test_frozen_networks_stay_out():
     teacher = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).requires_grad_(False)
     teacher.register_buffer("mean", torch.zeros(3))
@@ -97,8 +155,16 @@ def test_the_file_loads_without_pickled_code_and_a_torn_one_is_one_line(make_run
         with pytest.raises(UserError, match=r"^ckpt_path=.*torn\.ckpt: cannot be read; it is cut off") as caught:
             read(torn)
         assert len(str(caught.value)) < 300 and "\n" not in str(caught.value)
-    write(torn, read(file) | {"format_version": 99})
-    with pytest.raises(UserError, match="newer than this one"):
+    for version in (2, 99):
+        write(torn, read(file) | {"format_version": version})
+        with pytest.raises(UserError, match="newer than this one"):
+            read(torn)
+    for other in ({"state_dict": {}}, {"format": "imtok-else"}, [1, 2], torch.zeros(2)):
+        torch.save(other, torn)
+        with pytest.raises(UserError, match="not a training checkpoint of imtok; init_from=DIR starts"):
+            read(torn)
+    torch.save(read(file) | {"callbacks": {"x": Path("pickled")}}, torn)
+    with pytest.raises(UserError, match="cannot be read"):
         read(torn)
 
 
@@ -137,6 +203,53 @@ def test_a_real_full_disk(tmp_path):
         assert [p.name for p in mount.iterdir()] == ["last.ckpt"]
     finally:
         subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_without_an_earlier_file_the_line_says_so_and_only_the_newest_is_kept_if_asked(make_run, monkeypatch, capsys):
+    real = checkpoint_callback.write
+
+    def write_later(path, state):
+        if state["update"] < 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, state)
+
+    monkeypatch.setattr(checkpoint_callback, "write", write_later)
+    run = make_run(max_updates=4, checkpoint_every=2, keep_checkpoints=0).fit()
+    assert "update 2 could not be written (there is no earlier one), training goes on" in capsys.readouterr().err
+    assert run.training.failed_writes == 1
+    assert [p.name for p in (run.folder / "checkpoints").iterdir()] == ["last.ckpt"]
+    monkeypatch.setattr(checkpoint_callback, "write", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    ckpt = run.folder / "checkpoints" / "last.ckpt"
+    make_run(max_updates=5, ckpt=ckpt).fit()
+    assert "update 5 could not be written (that of update 4 is good)" in capsys.readouterr().err
+
+
+def test_a_file_is_written_once_an_update_and_by_the_first_process_alone(make_run, monkeypatch):
+    written = []
+    monkeypatch.setattr(checkpoint_callback, "write", lambda path, state: written.append(state["update"]))
+    make_run("a", max_updates=4, checkpoint_every=2, keep_checkpoints=0).fit()
+    assert written == [2, 4]
+    other = make_run("b", max_updates=2)
+    monkeypatch.setattr(type(other.trainer), "is_global_zero", False)
+    other.fit()
+    assert written == [2, 4]
+
+
+def test_the_last_file_is_a_link_or_a_copy_where_there_are_none(tmp_path, monkeypatch):
+    numbered, last = tmp_path / "update_1.ckpt", tmp_path / "last.ckpt"
+    numbered.write_text("one")
+    (tmp_path / "last.linking").write_text("left by a run that was killed")
+    point_to(last, numbered)
+    assert last.samefile(numbered) and sorted(p.name for p in tmp_path.iterdir()) == ["last.ckpt", "update_1.ckpt"]
+
+    def link(*_) -> None:
+        raise OSError(errno.EPERM, "no hard links")
+
+    numbered = tmp_path / "update_2.ckpt"
+    numbered.write_text("two")
+    monkeypatch.setattr(checkpoint_callback.os, "link", link)
+    point_to(last, numbered)
+    assert last.read_text() == "two" and not last.samefile(numbered) and not (tmp_path / "last.linking").exists()
 
 
 def test_numbered_checkpoints_are_pruned(make_run):

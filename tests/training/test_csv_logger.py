@@ -81,3 +81,29 @@ def test_the_last_row_still_grows_after_a_resume(tmp_path):
     again.log_metrics({"lr": 0.5}, step=2)
     again.log_metrics({"x": 3}, step=3)
     assert [tuple(r.values()) for r in rows(again)] == [("1", "1", ""), ("2", "2", "0.5"), ("3", "3", "")]
+
+
+def test_a_row_is_replaced_in_place_and_finished_ones_are_left_alone(tmp_path):
+    logger = CSVLogger(folder=str(tmp_path))
+    logger.log_metrics({"x": 123456, "y": 1}, step=1)
+    logger.log_metrics({"x": 1}, step=1)
+    assert logger.path.read_text() == "update,x,y\n1,1,1\n", "a shorter text leaves nothing of the longer one"
+    for step in (2, 3, 4):
+        logger.log_metrics({"x": step, "y": step}, step=step)
+    logger.path.write_text(logger.path.read_text().replace("1,1,1\n", "1,7,7\n"))  # by hand, of the same length
+    logger.log_metrics({"x": 5, "y": 5}, step=5)
+    assert [r["x"] for r in rows(logger)] == ["7", "2", "3", "4", "5"]
+    assert CSVLogger(folder=str(tmp_path / "none")).cut_back(3) is None
+
+
+def test_each_full_disk_has_a_line_of_its_own(tmp_path, monkeypatch, capsys):
+    logger, real = CSVLogger(folder=str(tmp_path)), CSVLogger._put
+
+    def full(self) -> None:
+        raise OSError(28, "No space left on device")
+
+    for step in range(1, 7):
+        monkeypatch.setattr(CSVLogger, "_put", full if step in (2, 3, 5) else real)
+        logger.log_metrics({"x": step}, step=step)
+    assert [r["x"] for r in rows(logger)] == list("123456")
+    assert capsys.readouterr().err.count("could not be written") == 2

@@ -73,3 +73,33 @@ def test_damaged_weights_are_one_line_for_a_part_as_for_the_whole(make_tokenizer
     for source in (str(tmp_path / "source"), {"encoder": str(tmp_path / "source")}):
         with pytest.raises(UserError, match=r"model\.safetensors cannot be read .*damaged or cut off"):
             init_from(make_tokenizer(0), source)
+
+
+def test_what_was_loaded_is_counted_and_is_not_random_any_more(make_tokenizer, tmp_path, capsys):
+    make_tokenizer(0).save_pretrained(tmp_path / "source")
+    source = str(tmp_path / "source")
+    for given in (source, {"encoder": source}, {"decoder": source, "encoder.conv_in": source}):
+        target = make_tokenizer(1)
+        target.encoder.conv_in.frozen_from_nothing = target.quantizer.frozen_from_nothing = True
+        capsys.readouterr()
+        init_from(target, given)
+        assert target.encoder.conv_in.frozen_from_nothing is False
+        assert target.quantizer.frozen_from_nothing is (given is not source)
+        total, said = len(target.state_dict()), capsys.readouterr().out
+        if given is source:
+            assert f"init_from={source}: all {total} tensors loaded, none fresh" in said
+        else:
+            loaded = sum(name.startswith(tuple(f"{part}." for part in given)) for name in target.state_dict())
+            assert f"init_from: {loaded} tensors loaded ({', '.join(given)}), {total - loaded} fresh: " in said
+
+
+def test_a_part_is_loaded_whole_or_not_at_all(make_tokenizer, tmp_path):
+    source = make_tokenizer(0)
+    source.quantizer.register_buffer("more", torch.zeros(3))
+    source.save_pretrained(tmp_path / "source")
+    with pytest.raises(UserError, match="more"):
+        init_from(make_tokenizer(1), {"quantizer": str(tmp_path / "source")})
+    with pytest.raises(UserError, match=r"^init_from\.quantizer=3: a folder or hub id"):
+        init_from(make_tokenizer(1), {"quantizer": 3})
+    with pytest.raises(UserError, match=r"^init_from\.encoder=.*nowhere"):
+        init_from(make_tokenizer(1), {"encoder": str(tmp_path / "nowhere")})

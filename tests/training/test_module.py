@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from imtok.common.errors import UserError
+from imtok.training.callbacks.validation import Validation
 
 
 def state_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -147,3 +148,87 @@ def test_a_bad_batch_leaves_the_tokenizer_as_it_was(make_run, toy_data, quantize
     assert bad.training.guard.skipped == 1
     for name, tensor in bad.tokenizer.state_dict().items():
         assert torch.equal(tensor, before[name]), name
+
+
+def test_a_parameter_without_a_gradient_in_an_update_stands_still(make_run):
+    """Adam would move it by its running mean, were its gradient a zero."""
+    run = make_run(max_updates=3, quantizer={"revive_below": 0.0})
+    extra = run.tokenizer.decoder.extra = torch.nn.Parameter(torch.ones(()))
+    seen = []
+
+    def add(_, __, output):
+        seen.append(float(extra))
+        if run.training.update == 0:
+            output.reconstruction = output.reconstruction + extra
+        return output
+
+    run.tokenizer.register_forward_hook(add)
+    run.fit()
+    assert seen[0] == 1.0 and seen[1] != 1.0 and seen[2] == seen[1] == float(extra)
+    assert not any(value.requires_grad for value in run.training.sums.values()), "no graph is kept"
+
+
+def test_images_have_the_memory_format_that_was_asked_for(make_run):
+    for wanted in (True, False):
+        run = make_run(str(wanted), max_updates=1, channels_last=wanted, callbacks=(Validation(),))
+        seen = []
+        run.tokenizer.register_forward_hook(
+            lambda part, given, _, seen=seen: seen.append(
+                (part.training, given[0].is_contiguous(memory_format=torch.channels_last))
+            )
+        )
+        run.fit()
+        assert set(seen) == {(True, wanted), (False, wanted)}
+
+
+def test_images_that_could_not_be_read_are_kept_track_of(make_run, toy_data):
+    class Broken(toy_data):
+        def _collate(self, samples):
+            return super()._collate(samples) | {"skipped": [f"bad {samples[0]['key']}"]}
+
+    run = make_run(max_updates=2, data=Broken(), callbacks=(Validation(),)).fit()
+    assert list(run.training.skipped.lines) == ["bad 0", "bad 2", "bad 10000", "bad 10002"]
+    assert (run.folder / "skipped_images.txt").is_file()
+
+
+def test_schedules_within_the_parts_hear_of_every_update(make_run, monkeypatch):
+    run = make_run(max_updates=3, accumulate=2, adversary={"start": 1})
+    heard = {"tokenizer": [], "adversary": []}
+    for name, part in (("tokenizer", run.tokenizer), ("adversary", run.training.adversary)):
+        real = part.set_update
+        monkeypatch.setattr(part, "set_update", lambda n, name=name, real=real: (heard[name].append(n), real(n)))
+    run.fit()
+    assert heard == {"tokenizer": [0, 1, 2], "adversary": [0, 1, 2]}
+
+
+def test_validation_alone_is_of_the_checkpoint_s_mean(make_run):
+    how = {"ema": {"decay": 0.5}, "callbacks": (Validation(),), "optimizer": {"name": "sgd", "lr": 0.3}}
+    first = make_run("a", max_updates=3, **how).fit()
+    decodings = []
+    again = make_run("b", max_updates=3, ckpt=first.folder / "checkpoints" / "last.ckpt", **how)
+    again.tokenizer.decoder.register_forward_hook(
+        lambda *_: decodings.append((torch.is_inference_mode_enabled(), again.tokenizer.training))
+    )
+    (values,) = again.trainer.validate(again.training, datamodule=again.data, verbose=False)
+    assert values["val/psnr"] == pytest.approx(float(first.trainer.callback_metrics["val/psnr"]), rel=1e-5)
+    assert decodings == [(False, False)] * 2, "two batches, decoded once"
+
+
+def test_validation_decodes_where_training_makes_no_image(make_run):
+    run = make_run(max_updates=1, callbacks=(Validation(),), losses=("codebook", "commit"))
+    real = run.tokenizer.forward
+
+    def without_image(*given):
+        output = real(*given)
+        output.reconstruction = None
+        return output
+
+    run.tokenizer.forward = without_image
+    run.fit()
+    run.tokenizer.eval()
+    images = torch.cat([batch["image"] for batch in run.data.val_loader()])
+    with torch.no_grad():
+        made = real(images).reconstruction
+    expected = 10 * (4 / (images - made.clamp(-1, 1)).square().flatten(1).mean(1)).log10().mean()
+    assert float(run.trainer.callback_metrics["val/psnr"]) == pytest.approx(float(expected), rel=1e-4)
+    assert "train/psnr" not in run.rows[0]

@@ -1,9 +1,12 @@
 """The smallest values that the `trainer` node takes, and how it refuses others."""
 
+import inspect
+
 import pytest
 
 from imtok.common.build import build_as
 from imtok.common.errors import UserError
+from imtok.training.objectives import Objectives
 from imtok.training.settings import TrainerSettings
 
 NUMBERS = [
@@ -53,3 +56,9 @@ def test_what_is_refused(given, said):
 def test_max_updates_is_needed():
     with pytest.raises(UserError, match=r"^trainer\.max_updates: TrainerSettings needs it"):
         build_as(TrainerSettings, {}, key="trainer")
+
+
+def test_settings_have_names_and_stay():
+    for cls in (TrainerSettings, Objectives):
+        assert cls.__dataclass_params__.frozen
+        assert all(p.kind is p.KEYWORD_ONLY for p in inspect.signature(cls).parameters.values())

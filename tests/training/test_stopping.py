@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from types import SimpleNamespace
 
@@ -14,14 +15,17 @@ from imtok.common.errors import UserError
 from imtok.configs.compose import compose_config
 from imtok.training.checkpoint import read
 from imtok.training.settings import TrainerSettings
-from imtok.training.stopping import MAX_TIME, exit_code, leaving_at_once, name_of
+from imtok.training.stopping import MAX_TIME, SIGNALS, StopRequest, exit_code, leaving_at_once, name_of
 
 
 @pytest.fixture(autouse=True)
-def _torch_watches_loaders_again():
-    before = signal.getsignal(signal.SIGCHLD)
+def _handlers_as_in_a_terminal():
+    """A shell's background jobs ignore Ctrl-C; torch watches its loaders again afterwards."""
+    before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGCHLD)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGCHLD, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(
@@ -131,3 +135,75 @@ def test_lightning_requeues_no_slurm_job(make_run, monkeypatch):
     with leaving_at_once():
         run.fit()
     assert run.training.stopped_by == signal.SIGUSR1 and run.training.update == 2 and not asked.requeued
+
+
+@pytest.mark.parametrize("where", ["before the first batch", "within an update"])
+def test_an_error_elsewhere_saves_nothing_and_the_handlers_are_back(make_run, toy_data, where):
+    ask = lambda: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    data = DyingData(toy_data(), 0, ask) if where == "before the first batch" else toy_data()
+    run = make_run("cut", data=data, max_updates=6, checkpoint_every=50)
+    if where == "within an update":
+
+        def fail(*_) -> None:
+            if run.training.update == 2:
+                ask()
+                raise RuntimeError("exited unexpectedly")
+
+        run.tokenizer.register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="exited unexpectedly"):
+        run.fit()
+    assert run.training.stopped_by is None and not (run.folder / "checkpoints").exists()
+    assert {number: signal.getsignal(number) for number in SIGNALS} == before
+
+
+def test_the_first_reason_counts_and_a_second_ctrl_c_leaves_at_once(capsys):
+    request = StopRequest()
+    assert request.of_any_rank(torch.device("cpu")) == 0
+    request.listen()
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL, "a dying worker raises nothing any more"
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert request.of_any_rank(torch.device("cpu")) == signal.SIGTERM
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+    assert capsys.readouterr().err.count("imtok: SIGTERM: stopping after this update") == 1
+    request.listen()
+    assert request.of_any_rank(torch.device("cpu")) == 0, "a new training has not been asked yet"
+    os.kill(os.getpid(), signal.SIGINT)  # the first one asks
+    assert request.of_any_rank(torch.device("cpu")) == signal.SIGINT
+
+
+def test_a_second_signal_does_not_cut_short_what_tidies_up():
+    with pytest.raises(SystemExit), leaving_at_once():  # noqa: PT012
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            for number in (signal.SIGUSR1, signal.SIGTERM):
+                assert signal.getsignal(number) is signal.SIG_IGN
+                os.kill(os.getpid(), number)
+    assert signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN
+
+
+def test_threads_leave_signals_alone():
+    before, seen = [signal.getsignal(number) for number in SIGNALS], []
+
+    def work() -> None:
+        request = StopRequest()
+        request.listen()
+        with leaving_at_once():
+            seen.append([signal.getsignal(number) for number in SIGNALS])
+        request.watch_clock(started_at=0.0, max_seconds=0.0)
+        request.hand_back()
+        seen.append(request.of_any_rank(torch.device("cpu")))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before, MAX_TIME]
+
+
+def test_ctrl_c_raises_as_ever_outside_of_updates():
+    with pytest.raises(KeyboardInterrupt), leaving_at_once():
+        os.kill(os.getpid(), signal.SIGINT)
