@@ -18,6 +18,7 @@ from imtok.tokenizers.quality import Quality
 
 LAYOUT = (IndexSegment("a", 2, (4, 6)), IndexSegment("b", 3, (5, 5)), IndexSegment("a", 1, (7, 7), scale=1))
 PROXY = {"codebook_size": 16, "code_dim": 8, "channels": 32, "channel_multipliers": [1, 2], "blocks_per_level": 1}
+STAGES = {"codebook_size": 16, "stages": 2}
 
 
 def test_indices_are_split_in_the_order_of_the_layout() -> None:
@@ -44,7 +45,7 @@ def test_every_index_is_held_against_its_own_codebook() -> None:
     ("quantizer", "size", "bits"),
     [
         ({"_target_": "imtok.tokenizers.quantizers.vq.VQ", "codebook_size": 32}, 32, 64 * 5),
-        ({"_target_": "imtok.tokenizers.quantizers.residual_vq.ResidualVQ", "codebook_size": 16, "stages": 2}, (16, 16), 512),
+        ({"_target_": "imtok.tokenizers.quantizers.residual_vq.ResidualVQ", **STAGES}, (16, 16), 512),
         ({"_target_": "imtok.tokenizers.quantizers.kl.KL"}, (), 0),
     ],
 )  # fmt: skip
@@ -82,8 +83,7 @@ def test_a_model_may_make_some_more_than_its_weights() -> None:
         for _ in range(502):
             nn.Linear(3, 3)
     with pytest.raises(UserError, match="x describes a far larger model"), not_much_larger_than(state, source="x"):
-        for _ in range(503):
-            nn.Linear(3, 3)
+        nn.ModuleList(nn.Linear(3, 3) for _ in range(503))
     with not_much_larger_than(state, source="x"):
         nn.Linear(10_004_000, 1, bias=False)
     with pytest.raises(UserError, match="far larger"), not_much_larger_than(state, source="x"):
