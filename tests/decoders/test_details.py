@@ -91,6 +91,8 @@ def test_shares_of_movq_lie_between_zero_and_one(name: str) -> None:
             CNNMoVQDecoder(dim=4, **MOVQ, **{name: share})
     with pytest.raises(ValueError, match="z_channels=5: the last level's 36 channels"):
         CNNMoVQDecoder(dim=4, **MOVQ, z_channels=5)
+    wider = MOVQ | {"channel_multipliers": [1, 2]}
+    assert CNNMoVQDecoder(dim=4, **wider, z_channels=8).conv_in.out_channels == 72, "its width counts, not another's"
 
 
 def test_alignment_taps_one_of_the_blocks() -> None:
