@@ -149,3 +149,13 @@ def test_log_variances_of_kl_are_bounded(given: float, bounded: float) -> None:
     assert float(KL(dim=6, project=False).train()({"main": Stream(z)}).losses["kl"]) == pytest.approx(
         expected, rel=1e-5
     )
+
+
+def test_a_batch_that_is_not_finite_leaves_the_scale_as_it_was() -> None:
+    scalar = GaussianScalar(dim=4, follow=0.5, per_channel=True).train()
+    scalar({"main": Stream(3 * torch.randn(2, 100, 4) + 1)})
+    before = {name: value.clone() for name, value in scalar.state_dict().items()}
+    z = torch.randn(2, 100, 4)
+    z[1, 7, 2] = torch.inf
+    scalar({"main": Stream(z)})
+    torch.testing.assert_close(scalar.state_dict(), before)
