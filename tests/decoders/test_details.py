@@ -11,6 +11,7 @@ from imtok.decoders.mask_token_vit import MaskTokenViTDecoder
 from imtok.decoders.merged import MergedDecoder
 from imtok.decoders.noise import noise_of_codes, picture_noise
 from imtok.decoders.proxy_codes import ProxyCodeDecoder
+from imtok.decoders.rotary_latents import RotaryLatentDecoder
 from imtok.decoders.vit_queries import QueryViTDecoder
 
 CNN = {"channels": 32, "channel_multipliers": [1, 1], "blocks_per_level": 1}
@@ -90,6 +91,8 @@ def test_shares_of_movq_lie_between_zero_and_one(name: str) -> None:
             CNNMoVQDecoder(dim=4, **MOVQ, **{name: share})
     with pytest.raises(ValueError, match="z_channels=5: the last level's 36 channels"):
         CNNMoVQDecoder(dim=4, **MOVQ, z_channels=5)
+    wider = MOVQ | {"channel_multipliers": [1, 2]}
+    assert CNNMoVQDecoder(dim=4, **wider, z_channels=8).conv_in.out_channels == 72, "its width counts, not another's"
 
 
 def test_alignment_taps_one_of_the_blocks() -> None:
@@ -135,6 +138,11 @@ def test_a_proxys_half_trains_in_the_second_stage_only(trains: str) -> None:
     free = {name.partition(".")[0] for name, p in decoder.named_parameters() if p.requires_grad}
     assert free == {"vit", "to_logits"} | ({"codebook", "pixels"} if trains == "pixels" else set())
     assert decoder.cheap_sample is (trains == "pixels") and decoder.to_logits[0].out_features == 64
+
+
+def test_mask_vectors_of_a_rotary_decoder_start_small() -> None:
+    decoder = RotaryLatentDecoder(dim=4, input_size=(32, 32), width=1536, depth=1, double_after=[], axes=[32, 32, 32])
+    assert float(decoder.mask_vector.detach().std()) == pytest.approx(0.02, rel=0.08)
 
 
 def test_query_decoder_starts_its_tokens_as_published() -> None:

@@ -80,3 +80,9 @@ def test_temperature_sharpens_the_coin_and_nothing_else() -> None:
     share = ((drawn.indices_BNK[..., 0, None] >> torch.arange(3)) & 1).float().mean()
     assert float(share) == pytest.approx(float(torch.tensor(2.0).sigmoid()), abs=0.01)
     torch.testing.assert_close(drawn.losses["variance"], plain.quantize(z).losses["variance"])
+
+
+def test_the_variance_is_that_of_the_coins() -> None:
+    logits = torch.randn(2, 30, 6)
+    loss = Bernoulli(dim=6, bits=6).train().quantize(logits).losses["variance"]
+    torch.testing.assert_close(loss, torch.distributions.Bernoulli(logits=logits).variance.mean())

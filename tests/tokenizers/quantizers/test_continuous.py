@@ -1,6 +1,8 @@
 """Identity, KL, and the scalar grid that quantizes them afterwards; the grid's values are held against TokenBridge's
 vectors in tests/eval."""
 
+import math
+
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
@@ -124,3 +126,36 @@ def test_the_scale_follows_only_in_training_and_when_asked() -> None:
 def test_impossible_settings(settings) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         GaussianScalar(dim=4, **settings)
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_one_update_keeps_the_share_of_the_old_scale_that_is_asked_for(per_channel: bool) -> None:
+    z = torch.randn(2, 200, 4) * torch.tensor([1.0, 2.0, 3.0, 4.0]) + 5
+    scalar = GaussianScalar(dim=4, follow=0.75, per_channel=per_channel).train()
+    scalar({"main": Stream(z)})
+    flat = z.flatten(0, 1)
+    if per_channel:
+        mean, spread = flat.mean(0), flat.std(0, correction=0)
+    else:
+        mean, spread = torch.zeros(4), ((flat.square().mean() - flat.mean().square()).sqrt()).expand(4)
+    torch.testing.assert_close(scalar.mean, 0.25 * mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(scalar.spread, 0.75 + 0.25 * spread, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("given", "bounded"), [(-100.0, -30.0), (-29.0, -29.0), (19.0, 19.0), (100.0, 20.0)])
+def test_log_variances_of_kl_are_bounded(given: float, bounded: float) -> None:
+    z = torch.cat([torch.full((1, 2, 3), 2.0), torch.full((1, 2, 3), given)], dim=-1)
+    expected = 3 * 0.5 * (4 + math.exp(bounded) - 1 - bounded)
+    assert float(KL(dim=6, project=False).train()({"main": Stream(z)}).losses["kl"]) == pytest.approx(
+        expected, rel=1e-5
+    )
+
+
+def test_a_batch_that_is_not_finite_leaves_the_scale_as_it_was() -> None:
+    scalar = GaussianScalar(dim=4, follow=0.5, per_channel=True).train()
+    scalar({"main": Stream(3 * torch.randn(2, 100, 4) + 1)})
+    before = {name: value.clone() for name, value in scalar.state_dict().items()}
+    z = torch.randn(2, 100, 4)
+    z[1, 7, 2] = torch.inf
+    scalar({"main": Stream(z)})
+    torch.testing.assert_close(scalar.state_dict(), before)

@@ -65,3 +65,14 @@ def test_the_basis_settles_while_training() -> None:
 def test_impossible_settings(settings) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         PCAVQ(dim=5, **settings)
+
+
+def test_a_basis_that_was_fitted_is_not_fitted_again() -> None:
+    vq = PCAVQ(dim=5, codebook_size=64, fit_updates=4).train()
+    vq.fit([features(300)])
+    before = vq.basis.clone()
+    vq({"main": Stream(10 * torch.randn(1, 300, 5))})
+    assert torch.equal(vq.basis, before) and int(vq.fitted) == 4
+    untouched = PCAVQ(dim=5, codebook_size=64, components=3).train()
+    untouched({"main": Stream(features(300)[None])})
+    assert torch.equal(untouched.basis, torch.eye(5)[:, :3]) and not untouched.moments_count

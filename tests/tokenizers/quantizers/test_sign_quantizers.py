@@ -140,3 +140,19 @@ def test_bsq_gradient_forms(gradient: str, factor: float) -> None:
 def test_impossible_settings_are_named(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("order", ["lsb_first", "msb_first"])
+def test_a_floored_logarithm_is_that_of_the_whole_table(order: str) -> None:
+    """log(max(p, 1e-5)) of every code of every token, written out; only `table` can do it."""
+    z = torch.randn(1, 40, 6) * 0.3
+    settings = {"bits": 6, "temperature": 0.2, "log_rule": "floor", "entropy_form": "table", "order": order}
+    stats = run(LFQ(dim=6, **settings).train(), z).stats
+    codes = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 6)
+    p = (2 * z[0] @ codes.T / 0.2).softmax(dim=1)
+    entropy = [-(q * q.clamp(min=1e-5).log()).sum(-1) for q in (p, p.mean(0))]
+    assert float((p < 1e-5).float().mean()) > 0.05, "the floor shows"
+    assert float(stats["entropy_per_token"]) == pytest.approx(float(entropy[0].mean()), rel=1e-4)
+    assert float(stats["entropy_of_mean"]) == pytest.approx(float(entropy[1]), rel=1e-4)
+    with pytest.raises(ValueError, match="log_rule=floor"):
+        LFQ(dim=6, bits=6, log_rule="floor")

@@ -7,6 +7,7 @@ from imtok.common.build import build
 from imtok.common.errors import UserError
 from imtok.common.types import Quantized, Stream
 from imtok.tokenizers.token_dropout.base import TokenDropout
+from imtok.tokenizers.token_dropout.prefixes import prefixes
 
 
 class EveryOther(TokenDropout):
@@ -61,3 +62,25 @@ def test_a_prefix_by_its_indices_is_the_prefix_by_its_codes(variable_node, lengt
     images = torch.rand(3, 3, 32, 32) * 2 - 1
     indices = tokenizer.tokenize(images, num_tokens=lengths)
     assert torch.equal(tokenizer.detokenize(indices), tokenizer.reconstruct(images, num_tokens=lengths))
+
+
+def test_lengths_at_their_limits_and_codes_without_indices():
+    dropout, given = EveryOther().eval(), quantized()
+    assert torch.equal(dropout.keep(given, 4).indices["main"], given.indices["main"])
+    assert dropout.keep(given, 1).indices["main"].shape == (3, 1, 1)
+    continuous = dropout.keep(Quantized(given.codes, {}), [1, 2, 4])
+    assert continuous.indices == {} and continuous.codes["main"].mask_BN.sum(1).tolist() == [1, 2, 4]
+    indices = given.indices["main"]
+    assert dropout.padded(indices, 4) is indices and dropout.padded(indices, 3) is indices
+    masked = Stream(given.codes["main"].x_BND, mask_BN=torch.tensor([[False, True, True, True]] * 3))
+    shown = dropout.keep(Quantized({"main": masked}, given.indices), [1, 2, 4])
+    assert shown.codes["main"].mask_BN.sum(1).tolist() == [0, 1, 3], "what was masked stays so"
+
+
+def test_some_images_at_lengths_of_their_own():
+    given = quantized()
+    mask = torch.tensor([[True, True, True, False]] * 3)
+    given.codes["main"] = Stream(given.codes["main"].x_BND, mask_BN=mask)
+    found = prefixes(EveryOther(), given, [2, 0, 2], [1, 3, 4])
+    assert found.indices["main"][..., 0].tolist() == [[8, -1, -1, -1], [0, 1, 2, -1], [8, 9, 10, -1]]
+    assert found.codes["main"].x_BND[2, 1].tolist() == given.codes["main"].x_BND[2, 1].tolist()

@@ -73,3 +73,10 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 def test_more_than_there_are_is_refused() -> None:
     with pytest.raises(ValueError, match=r"tokenizer\.token_dropout\.lengths"):
         NestedDropout(lengths=[4, 32]).draw(2, 16, CPU)
+
+
+def test_settings_at_their_limits() -> None:
+    assert set(shares(NestedDropout(lengths=[1, 16], weights=[0, 2]), 16)) == {16}
+    for weights in ([0, 0], [-1, 2]):
+        with pytest.raises(ValueError, match="weights="):
+            NestedDropout(lengths=[1, 2], weights=weights)

@@ -1,5 +1,6 @@
 """Tail drop: one length a batch, uniform, cut off; in use any length."""
 
+import pytest
 import torch
 
 from imtok.common.types import Stream
@@ -36,3 +37,12 @@ def test_evaluation_shows_all() -> None:
 def test_draw_gives_one_length_to_the_batch() -> None:
     drawn = TailDrop().draw(5, 8, torch.device("cpu"))
     assert drawn.shape == (5,) and len(set(drawn.tolist())) == 1
+
+
+def test_limits_and_masks() -> None:
+    with pytest.raises(ValueError, match="shortest=0"):
+        TailDrop(shortest=0)
+    assert set(lengths(TailDrop(shortest=20).train(), 10)) == {8}, "no image has more"
+    mask = torch.arange(8).expand(4, 8) < 2
+    shown = TailDrop(shortest=1).train()({"main": Stream(torch.zeros(4, 8, 2), (2, 4), mask)})["main"]
+    assert shown.grid is None and torch.equal(shown.mask_BN, mask[:, : shown.x_BND.shape[1]])
