@@ -94,7 +94,7 @@ def test_no_positional_and_no_partial(folder, key: str) -> None:
 def test_other_architecture_is_refused_by_key_names(folder) -> None:
     edit_config(folder, lambda config: config["tokenizer"]["encoder"].update(z_channels=8))
     with pytest.raises(
-        UserError, match=r"other shape: encoder.conv_out.weight \[16, 64, 3, 3\] instead of \[8, 64, 3, 3\]"
+        UserError, match=r"other shape: .*encoder.conv_out.weight \[16, 64, 3, 3\] instead of \[8, 64, 3, 3\]"
     ):
         imtok.from_pretrained(folder)
     edit_config(folder, lambda config: config["tokenizer"]["encoder"].update(z_channels=16, blocks_per_level=2))
