@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from imtok.common.distributed import mean_over_ranks
@@ -31,6 +32,7 @@ torch.testing.assert_close(norm(everything).std((0, 2, 3)), torch.ones(3), atol=
 """
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path):
     environment = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
     environment["MASTER_PORT"] = str(29500 + os.getpid() % 2000)

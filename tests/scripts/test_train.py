@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +26,7 @@ def test_the_whole_config_is_printed_with_values(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_one_after_another(tmp_path: Path) -> None:
     done = train("-m", *TINY, "data.batch_size=1,2", "tokenizer/quantizer=fsq", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -78,6 +78,7 @@ def test_frozen_encoder_and_quantizer_fine_tune_the_decoder(tmp_path):
     assert changed == {"decoder"}
 
 
+@pytest.mark.slow
 def test_all_loggers_write_without_a_network(tmp_path):
     pytest.importorskip("wandb")
     pytest.importorskip("tensorboard")

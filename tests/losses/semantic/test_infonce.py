@@ -60,6 +60,7 @@ torch.save((loss.detach(), weight.grad / 2), f"{folder}/{rank}.pt")  # averaged,
 """
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_with_the_joined_batch(tmp_path) -> None:
     keep = torch.tensor([True, True, False, True, True, True])
     weight, data = torch.randn(4, 4, requires_grad=True), torch.randn(6, 4)
