@@ -51,6 +51,17 @@ def joined_sum(x: Tensor) -> Tensor:
     return _JoinedSum.apply(x) if process_count() > 1 else x
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether other processes hold the rest of it; by its method, since DTensor's module takes long to import."""
+    return hasattr(tensor, "to_local")
+
+
+@torch.no_grad()
+def own_shard(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor, without gradient; all of it where it is not sharded."""
+    return tensor.detach().to_local() if is_sharded(tensor) else tensor.detach()  # type: ignore[operator]
+
+
 def max_over_processes(value: int, device: torch.device | str) -> int:
     return int(sum_over_processes(torch.tensor(value, device=device), "MAX"))
 

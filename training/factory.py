@@ -23,6 +23,7 @@ from ..losses.teachers.registry import NamedTeachers
 from ..losses.total import WeightedLosses
 from ..tokenizers.tokenizer import Tokenizer
 from .callbacks.validation import Validation
+from .fsdp2 import ShardedStrategy, check_sharded
 from .init_from import freeze_parts, init_from
 from .module import TokenizerTraining
 from .randomness import seed_everything
@@ -185,8 +186,10 @@ def build_trainer(
     if strategy == "auto" and processes > 1:
         # Terms of weight 0 and a waiting adversary leave parameters without a gradient in some updates.
         strategy = "ddp_find_unused_parameters_true"
-    if strategy != "auto" and not strategy.startswith("ddp"):  # parameters have to be whole
-        raise UserError(f"trainer.strategy={strategy}: auto, or one of Lightning's that begin with ddp")
+    if strategy not in ("auto", "fsdp2") and not strategy.startswith("ddp"):
+        raise UserError(f"trainer.strategy={strategy}: auto, fsdp2, or one of Lightning's that begin with ddp")
+    if strategy == "fsdp2":
+        check_sharded(settings, processes)
     _quiet_lightning()
     given = settings.lightning or {}
     options: dict[str, Any] = {
@@ -202,7 +205,7 @@ def build_trainer(
             accelerator=accelerator,
             devices=here,
             num_nodes=max(processes // here, 1),
-            strategy=strategy,
+            strategy=ShardedStrategy() if strategy == "fsdp2" else strategy,
             precision="32-true",  # autocast and loss scales are ours
             max_epochs=1,
             logger=loggers or False,

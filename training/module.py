@@ -32,6 +32,7 @@ from ..data.skipped import SkippedImages
 from ..losses.adversarial.adversary import Adversary
 from ..losses.total import WeightedLosses
 from ..tokenizers.tokenizer import Tokenizer
+from .fsdp2 import ShardedStrategy, average_whole, whole_weights
 from .init_from import part_named
 from .objectives import Objectives
 from .optim.ema import EMA
@@ -210,6 +211,9 @@ class TokenizerTraining(LightningModule):
             for stepper, optimizer in zip(self.steppers.values(), wrapped, strict=True)
             if any(p.grad is not None for p in stepper.parameters)
         ]
+        if isinstance(self.trainer.strategy, ShardedStrategy):
+            for stepper, _ in active:
+                average_whole(stepper.parameters)
         norms = [stepper.finish_gradients() for stepper, _ in active]
         finite = self.guard.passes(norms, self.sums, self.named_parameters())
         for stepper, optimizer in active:
@@ -261,7 +265,12 @@ class TokenizerTraining(LightningModule):
     @contextmanager
     def as_exported(self) -> Iterator[None]:
         """Inside, the tokenizer has the weights of the EMA, and random numbers are not those of the training."""
-        with own_randomness(0), self.ema.swapped_in(self.tokenizer) if self.ema is not None else nullcontext():
+        with ExitStack() as stack:
+            stack.enter_context(own_randomness(0))
+            if self.ema is not None:
+                stack.enter_context(self.ema.swapped_in(self.tokenizer))
+            if self._trainer is not None and isinstance(self.trainer.strategy, ShardedStrategy):
+                stack.enter_context(whole_weights(self.tokenizer))
             yield
 
     def on_validation_start(self) -> None:
