@@ -7,6 +7,7 @@ which revival writes into; the last layer, which the adaptive weight differentia
 gradients are fp32, and autocast is the same as without, so losses are those of DDP.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -15,10 +16,10 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
+from ..common.blocks import blocks_of, shared_parameters
 from ..common.console import is_first_rank, say
 from ..common.distributed import from_first_process, is_sharded, sum_over_processes
 from ..common.errors import UserError
-from ..common.repeated_blocks import repeated_blocks, without_shared
 from .settings import TrainerSettings
 
 SMALLEST_BLOCK = 100_000  # parameters; smaller ones cost more messages than memory
@@ -81,14 +82,17 @@ def _shard_network(
     """Returns the number of parameters that are sharded from now on."""
     from torch.distributed.fsdp import fully_shard
 
-    blocks = [b for part in parts for _, b in without_shared(repeated_blocks(part), root)]
-    blocks = [b for b in blocks if _size(b) >= smallest and not any(p is keep for p in b.parameters())]
+    whole_ids = shared_parameters(root) | {id(keep)}
+    found = [block for part in parts for _, block in blocks_of(part)]
+    blocks = [b for b in found if _size(b) >= smallest and whole_ids.isdisjoint(map(id, b.parameters()))]
     count = sum(map(_size, blocks))
     for block in blocks:
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
     if blocks:  # a common root lets the next block's weights travel while one computes
         whole = {p for p in root.parameters() if not is_sharded(p)}
         fully_shard(root, mesh=mesh, ignored_params=whole)
+        # About views among outputs, which matters where weights are to be gathered; those of the root are not sharded.
+        warnings.filterwarnings("ignore", message=rf"FSDP2-wrapped module \({type(root).__name__}\)")
     return count
 
 
