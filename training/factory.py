@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
@@ -23,6 +24,7 @@ from ..losses.teachers.registry import NamedTeachers
 from ..losses.total import WeightedLosses
 from ..tokenizers.tokenizer import Tokenizer
 from .callbacks.validation import Validation
+from .ddp import PerNetworkDDP
 from .fsdp2 import ShardedStrategy, check_sharded
 from .init_from import freeze_parts, init_from
 from .module import TokenizerTraining
@@ -182,14 +184,7 @@ def build_trainer(
             f"trainer.accelerator={settings.accelerator}: {here} processes for {torch.cuda.device_count()} GPU(s); "
             "lower --nproc_per_node or use trainer.accelerator=cpu"
         )
-    strategy = settings.strategy
-    if strategy == "auto" and processes > 1:
-        # Terms of weight 0 and a waiting adversary leave parameters without a gradient in some updates.
-        strategy = "ddp_find_unused_parameters_true"
-    if strategy not in ("auto", "fsdp2") and not strategy.startswith("ddp"):
-        raise UserError(f"trainer.strategy={strategy}: auto, fsdp2, or one of Lightning's that begin with ddp")
-    if strategy == "fsdp2":
-        check_sharded(settings, processes)
+    strategy = strategy_of(settings, processes)
     _quiet_lightning()
     given = settings.lightning or {}
     options: dict[str, Any] = {
@@ -205,7 +200,7 @@ def build_trainer(
             accelerator=accelerator,
             devices=here,
             num_nodes=max(processes // here, 1),
-            strategy=ShardedStrategy() if strategy == "fsdp2" else strategy,
+            strategy=strategy,
             precision="32-true",  # autocast and loss scales are ours
             max_epochs=1,
             logger=loggers or False,
@@ -225,9 +220,27 @@ def build_trainer(
         if not given:
             raise
         raise UserError(f"trainer.lightning={dict(given)}: Lightning refuses this: {one_line(error)}") from error
+    # Before every batch Lightning would ask rank 0 whether it received SIGTERM, and wait for the device; stopping.py
+    # asks all ranks, together with the check of an update's numbers.
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
     if given.get("overfit_batches"):  # ImageData repeats them; Lightning would stop after the first time
         trainer.limit_train_batches = 1.0
     return trainer
+
+
+def strategy_of(settings: TrainerSettings, processes: int) -> DDPStrategy | str:
+    """torchrun has started the processes, so that of Lightning's names only what follows `ddp` matters."""
+    name = settings.strategy
+    if name == "auto":
+        return PerNetworkDDP() if processes > 1 else name
+    if name == "fsdp2":
+        check_sharded(settings, processes)
+        return ShardedStrategy()
+    known = [n for n in StrategyRegistry.available_strategies() if n.startswith("ddp")]
+    if name not in known:
+        raise UserError(f"trainer.strategy={name}: auto, fsdp2, or one of Lightning's that begin with ddp")
+    said = {"true": True, "false": False}
+    return PerNetworkDDP(search=said.get(name.rpartition("_")[2]))
 
 
 def _quiet_lightning() -> None:

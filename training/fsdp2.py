@@ -9,7 +9,7 @@ gradients are fp32, and autocast is the same as without, so losses are those of 
 
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from ..common.blocks import blocks_of, shared_parameters
 from ..common.console import is_first_rank, say
 from ..common.distributed import from_first_process, is_sharded, sum_over_processes
 from ..common.errors import UserError
+from .objectives import InOneProcess
 from .settings import TrainerSettings
 
 SMALLEST_BLOCK = 100_000  # parameters; smaller ones cost more messages than memory
@@ -33,15 +34,21 @@ class ShardedStrategy(DDPStrategy):
         training: Any = self.lightning_module
         shard(training, device=self.root_device)
 
-    def block_backward_sync(self) -> Any:
-        """Gradients are reduced in every micro-batch: unreduced ones would be whole again."""
-        return nullcontext()
+    def wrapped(self, objective: nn.Module) -> "ShardedObjective":
+        return ShardedObjective(objective)
 
     def teardown(self) -> None:
         """Shards stay on their device, where export gathers them; Lightning would move them to the CPU."""
         module, self._lightning_module = self._lightning_module, None
         super().teardown()
         self._lightning_module = module
+
+
+class ShardedObjective(InOneProcess):
+    """Blocks reduce their gradients in the backward of every micro-batch: unreduced ones would be whole again."""
+
+    def finish(self) -> None:
+        average_whole([p for p in self.objective.parameters() if p.requires_grad])
 
 
 def check_sharded(settings: TrainerSettings, processes: int) -> None:
@@ -100,10 +107,11 @@ def _size(block: nn.Module) -> int:
     return sum(p.numel() for p in block.parameters())
 
 
+@torch.no_grad()
 def average_whole(parameters: Iterable[nn.Parameter]) -> None:
-    """Gradients of parameters that are not sharded, averaged over processes; the others were, block by block.
+    """Gradients of parameters that are not sharded, averaged over processes in one message; the others were, by block.
 
-    A parameter without a gradient on all processes has none afterwards.
+    Where no process has a gradient, there is none afterwards.
     """
     trained = [p for p in parameters if not is_sharded(p)]
     if not trained:
@@ -113,11 +121,12 @@ def average_whole(parameters: Iterable[nn.Parameter]) -> None:
     flat = [torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(trained, given, strict=True)]
     joined = sum_over_processes(torch.cat([*flat, flags])) / torch.distributed.get_world_size()
     *means, seen = joined.split([*(f.numel() for f in flat), len(flags)])
-    for index, (parameter, gradient) in enumerate(zip(trained, given, strict=True)):
+    anywhere = seen.tolist() if None in given else [1.0] * len(given)  # the host waits only where it has to
+    for parameter, gradient, mean, count in zip(trained, given, means, anywhere, strict=True):
         if gradient is not None:
-            gradient.copy_(means[index].view_as(gradient))
-        elif bool(seen[index]):
-            parameter.grad = means[index].view_as(parameter).clone()
+            gradient.copy_(mean.view_as(gradient))
+        elif count:
+            parameter.grad = mean.view_as(parameter).clone()
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """One generator update, then perhaps one adversary update. Knows no architecture and no loss by name.
 
-Of Lightning this uses: processes, devices and DDP; the loops over `ImageData`'s loaders (`trainer.fit(training,
+Of Lightning this uses: processes and devices; the loops over `ImageData`'s loaders (`trainer.fit(training,
 datamodule=data)`, `trainer.validate`); `validation_step`; `self.optimizers()`, so that `on_before_optimizer_step` and
 the step counters work; `self.log` and `trainer.callback_metrics`; callbacks, loggers, profilers. Two networks are
 trained in turn, which Lightning allows in manual optimisation only, so clipping, accumulation, loss scales and learning
@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from ..common.console import is_first_rank
@@ -32,14 +31,15 @@ from ..data.skipped import SkippedImages
 from ..losses.adversarial.adversary import Adversary
 from ..losses.total import WeightedLosses
 from ..tokenizers.tokenizer import Tokenizer
-from .fsdp2 import ShardedStrategy, average_whole, whole_weights
+from .fsdp2 import whole_weights
 from .init_from import part_named
-from .objectives import Objectives
+from .objectives import InOneProcess, Objectives
 from .optim.ema import EMA
 from .optim.nonfinite import NonFiniteGuard, advice
 from .optim.stepper import Stepper, networks_of
 from .randomness import own_randomness, set_rng_state
 from .settings import TrainerSettings
+from .stopping import StopRequest
 from .validation_means import ValidationMeans
 
 
@@ -73,6 +73,7 @@ class TokenizerTraining(LightningModule):
         self.objectives = Objectives(tokenizer=tokenizer, losses=losses, adversary=adversary)
         self.networks = networks_of(self.objectives, optimizer)
         self.steppers: dict[str, Stepper] = {}
+        self.trained: dict[str, InOneProcess | Any] = {}  # the objectives, by the names of the steppers
         self.ema: EMA | None = None
         self.update = self.samples = self.micro_batch = 0
         self.started_at = time.monotonic()
@@ -87,6 +88,7 @@ class TokenizerTraining(LightningModule):
         # Set by callbacks, run.py and checkpoint.py.
         self.resume: Callable[[TokenizerTraining], None] | None = None  # fills in a checkpoint, all being on the device
         self.rng_to_restore: dict[str, Any] | None = None
+        self.stop = StopRequest()  # of the Checkpoint callback, which acts on it
         self.stopped_by: int | None = None  # what ended the run early, as stopping.py numbers it
         self.failed_writes = 0
         self.batch_ended_at = 0.0
@@ -106,6 +108,8 @@ class TokenizerTraining(LightningModule):
 
     def on_fit_start(self) -> None:
         self.fill_in()
+        wrapped = getattr(self.trainer.strategy, "wrapped", InOneProcess)  # what several processes need: ddp.py
+        self.trained = {name: wrapped(objective) for name, objective in self.objectives.modules.items()}
         for stepper in self.steppers.values():
             stepper.set_rate(self.update)
         left = (self.settings.max_updates - self.update) * self.settings.accumulate
@@ -155,18 +159,16 @@ class TokenizerTraining(LightningModule):
         self._set_memory_format(batch)
         if self.micro_batch == 0:
             self._begin_update()
-        strategy = self.trainer.strategy
-        # DDP averages gradients in every backward; before the last micro-batch of an update that would be for nothing.
-        with strategy.block_backward_sync() if isinstance(strategy, DDPStrategy) and not last else nullcontext():
+        with self.precision.autocast():
+            conditions = self.tokenizer.conditions_of(batch)
+            total, made = self.trained["generator"](batch, conditions, self.update, last=last)
+        output, logs = made.output, made.logs
+        self._backward("generator", total, last=last)
+        if self.objectives.trains_discriminator(self.update):
             with self.precision.autocast():
-                conditions = self.tokenizer.conditions_of(batch)
-                total, output, logs = self.objectives.generator(batch, conditions, self.update)
-            self._backward("generator", total)
-            if self.objectives.trains_discriminator(self.update):
-                with self.precision.autocast():
-                    loss, more = self.objectives.discriminator(batch, output)
-                self._backward("adversary", loss)
-                logs = logs | more
+                loss, made = self.trained["adversary"](batch, output, last=last)
+            self._backward("adversary", loss, last=last)
+            logs = logs | made.logs
         logs["total"] = total
         if output.reconstruction is not None:
             logs["psnr"] = mean_psnr(batch["image"], output.reconstruction.detach())
@@ -200,8 +202,10 @@ class TokenizerTraining(LightningModule):
         self.guard.begin()
         self.sums = {}
 
-    def _backward(self, network: str, loss: torch.Tensor) -> None:
+    def _backward(self, network: str, loss: torch.Tensor, *, last: bool) -> None:
         self.manual_backward(self.steppers[network].scaled(loss / self.settings.accumulate))
+        if last:
+            self.trained[network].finish()
 
     def _finish_update(self, batch: Mapping[str, Any]) -> None:
         optimizers = self.optimizers()
@@ -211,11 +215,10 @@ class TokenizerTraining(LightningModule):
             for stepper, optimizer in zip(self.steppers.values(), wrapped, strict=True)
             if any(p.grad is not None for p in stepper.parameters)
         ]
-        if isinstance(self.trainer.strategy, ShardedStrategy):
-            for stepper, _ in active:
-                average_whole(stepper.parameters)
         norms = [stepper.finish_gradients() for stepper, _ in active]
-        finite = self.guard.passes(norms, self.sums, self.named_parameters())
+        self.stop.watch_clock(started_at=self.started_at, max_seconds=self.settings.max_seconds)
+        asked = self.stop.asked_by or 0
+        finite = self.guard.passes(norms, self.sums, self.named_parameters(), asked=asked)
         for stepper, optimizer in active:
             assert isinstance(optimizer, LightningOptimizer)
             stepper.step(optimizer, finite=finite)
@@ -269,8 +272,7 @@ class TokenizerTraining(LightningModule):
             stack.enter_context(own_randomness(0))
             if self.ema is not None:
                 stack.enter_context(self.ema.swapped_in(self.tokenizer))
-            if self._trainer is not None and isinstance(self.trainer.strategy, ShardedStrategy):
-                stack.enter_context(whole_weights(self.tokenizer))
+            stack.enter_context(whole_weights(self.tokenizer))
             yield
 
     def on_validation_start(self) -> None:

@@ -22,7 +22,8 @@ def in_module_order(optimizer: torch.optim.Optimizer, modules: Sequence[nn.Modul
     new = _numbers(joined)
     settings = {group["weight_decay"]: group for group in state["param_groups"]}
     groups = [
-        group | {"params": [new[id(p)] for p in params]} for group, params in zip(settings.values(), joined, strict=True)
+        group | {"params": [new[id(p)] for p in params]}
+        for group, params in zip(settings.values(), joined, strict=True)
     ]
     values = {number: state["state"][own[i]] for i, number in new.items() if own[i] in state["state"]}
     return {"state": values, "param_groups": groups}
