@@ -135,6 +135,9 @@ def whole_weights(module: nn.Module) -> Iterator[None]:
 
     For validation and samples, where processes have unequal numbers of images.
     """
+    if not any(is_sharded(parameter) for parameter in module.parameters()):
+        yield
+        return
     from torch.distributed.fsdp import FSDPModule
 
     blocks = [m for m in module.modules() if isinstance(m, FSDPModule)]

@@ -17,9 +17,9 @@ def in_module_order(optimizer: torch.optim.Optimizer, modules: Sequence[nn.Modul
     state = optimizer.state_dict()
     if not _is_split(optimizer):
         return state
-    joined = _joined(optimizer, modules)
+    in_order = joined(optimizer, modules)
     own = _numbers(group["params"] for group in optimizer.param_groups)
-    new = _numbers(joined)
+    new = _numbers(in_order)
     settings = {group["weight_decay"]: group for group in state["param_groups"]}
     groups = [
         group | {"params": [new[id(p)] for p in params]}
@@ -35,11 +35,11 @@ def in_own_order(
     """The way back, for optimizer.load_state_dict."""
     if not _is_split(optimizer):
         return state
-    joined = _joined(optimizer, modules)
-    if [len(g["params"]) for g in state["param_groups"]] != [len(params) for params in joined]:
+    in_order = joined(optimizer, modules)
+    if [len(g["params"]) for g in state["param_groups"]] != [len(params) for params in in_order]:
         return state  # refused by torch, in its words
     own = _numbers(group["params"] for group in optimizer.param_groups)
-    saved = _numbers(joined)
+    saved = _numbers(in_order)
     values = {own[i]: state["state"][n] for i, n in saved.items() if n in state["state"]}
     return {"state": values, "param_groups": optimizer.state_dict()["param_groups"]}
 
@@ -48,7 +48,7 @@ def _is_split(optimizer: torch.optim.Optimizer) -> bool:
     return any(is_sharded(p) for group in optimizer.param_groups for p in group["params"])
 
 
-def _joined(optimizer: torch.optim.Optimizer, modules: Sequence[nn.Module]) -> list[list[nn.Parameter]]:
+def joined(optimizer: torch.optim.Optimizer, modules: Sequence[nn.Module]) -> list[list[nn.Parameter]]:
     """Parameters by weight decay, each in the order of the modules."""
     place = {id(p): n for n, p in enumerate(p for module in modules for p in module.parameters())}
     by_decay: dict[float, list[nn.Parameter]] = {}

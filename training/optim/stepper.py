@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..objectives import Objectives
 from .clipping import scale_down, total_norm
 from .optimizers import LearningRate, build_optimizer, learning_rate
-from .state_order import in_module_order, in_own_order
+from .state_order import in_module_order, in_own_order, joined
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +87,11 @@ class Stepper:
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    @property
+    def in_module_order(self) -> list[torch.nn.Parameter]:
+        """As the saved state counts them."""
+        return [p for params in joined(self.optimizer, self.modules) for p in params]
 
     @property
     def gradients(self) -> list[Tensor]:
