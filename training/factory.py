@@ -29,6 +29,7 @@ from .fsdp2 import ShardedStrategy, check_sharded
 from .init_from import freeze_parts, init_from
 from .module import TokenizerTraining
 from .randomness import seed_everything
+from .recompute import checkpoint_activations
 from .settings import TrainerSettings, without_auto
 
 PACKAGES_OF_THEIR_OWN = ("wandb", "tensorboard")  # loggers that need the package of the same name
@@ -60,6 +61,7 @@ def build_training(config: Mapping[str, Any], folder: Path) -> tuple[TokenizerTr
         for part in (tokenizer, adversary):
             if part is not None:
                 part.to(memory_format=torch.channels_last)
+    checkpoint_activations(tokenizer, settings.checkpoint_activations)
     if settings.compile:
         compile_parts(tokenizer, adversary)
     # Each process draws its own noise from here on; weights were drawn alike on all.

@@ -59,6 +59,7 @@ def update_cost(config: Mapping[str, Any]) -> UpdateCost:
     """config: a composed and resolved train config."""
     from ...losses.teachers.registry import NamedTeachers
     from ..init_from import freeze_parts
+    from ..recompute import checkpoint_activations
 
     mode = FakeTensorMode()
     with mode, left_out():  # a cost does not depend on values
@@ -66,6 +67,7 @@ def update_cost(config: Mapping[str, Any]) -> UpdateCost:
     freeze_parts(tokenizer, config.get("freeze") or ())
     parts = dict(tokenizer.named_children())
     settings, _ = without_auto(build_as(TrainerSettings, config["trainer"], key="trainer"))
+    checkpoint_activations(tokenizer, settings.checkpoint_activations)
     cost = UpdateCost(
         parameters={name: count(part) for name, part in parts.items()},
         trained={name: count(part, trained=True) for name, part in parts.items()},
