@@ -56,6 +56,10 @@ def check_sharded(settings: TrainerSettings, processes: int) -> None:
     """What cannot work with it is refused before anything is built."""
     if processes == 1:
         raise UserError("trainer.strategy=fsdp2: one process has nothing to share; start several by torchrun, or auto")
+    if settings.compile:
+        raise UserError(
+            "trainer.compile=true: not with trainer.strategy=fsdp2, which steps in between blocks; set false"
+        )
     if settings.accelerator == "mps":
         raise UserError("trainer.strategy=fsdp2: not on mps; trainer.accelerator=gpu or cpu")
 
@@ -102,8 +106,8 @@ def _shard_network(
     if blocks:  # a common root lets the next block's weights travel while one computes
         whole = {p for p in root.parameters() if not is_sharded(p)}
         fully_shard(root, mesh=mesh, ignored_params=whole)
-        # About views among outputs, which matters where weights are to be gathered; those of the root are not sharded.
-        warnings.filterwarnings("ignore", message=rf"FSDP2-wrapped module \({type(root).__name__}\)")
+    # A view that is then changed in place would not have its weights gathered; no part of ours does that.
+    warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
     return count
 
 
