@@ -1,6 +1,6 @@
 """What one update minimises, the generator's total and the discriminator's loss: for training and to plan its cost."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,11 +31,23 @@ class GeneratorObjective(nn.Module):
         self.tokenizer, self.losses = tokenizer, losses
         self._others = (adversary,)  # in a tuple: no part of this module
 
-    def forward(self, batch: Mapping[str, Any], conditions: Tensor | None, update: int) -> tuple[Tensor, Made]:
+    def forward(
+        self,
+        batch: Mapping[str, Any],
+        conditions: Tensor | None,
+        update: int,
+        between: Callable[[TokenizerOutput], None] | None = None,
+    ) -> tuple[Tensor, Made]:
+        """between: called with the tokenizer's output, before any loss; a discriminator that steps first does so here.
+
+        One forward of one module, since that is what DDP and FSDP wrap.
+        """
         (adversary,) = self._others
         output = self.tokenizer(batch["image"], conditions)
         if output.reconstruction is not None:
             output.reconstruction = output.reconstruction.float()  # differences of pixels in bf16 would be rounded
+        if between is not None:
+            between(output)
         values = self.losses(batch, output, update)
         total, logs = values.total, values.raw
         if adversary is not None and adversary.generator_active(update):
