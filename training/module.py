@@ -107,7 +107,7 @@ class TokenizerTraining(LightningModule):
         self.fill_in()
         for stepper in self.steppers.values():
             stepper.set_rate(self.update)
-        left = (self.settings.max_updates - self.update) * self.settings.accumulate
+        left = (self.settings.max_updates - self.update) * self.settings.micro_batches
         self.data.begin_at(self.samples, num_batches=left, max_val_images=self.settings.val_images)
         self._count_for_lightning(self.update)
         self.train()
@@ -150,7 +150,7 @@ class TokenizerTraining(LightningModule):
             self.rng_to_restore = None
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        self.finished_update = last = self.micro_batch == self.settings.accumulate - 1
+        self.finished_update = last = self.micro_batch == self.settings.micro_batches - 1
         self._set_memory_format(batch)
         if self.micro_batch == 0:
             self._begin_update()
@@ -170,7 +170,7 @@ class TokenizerTraining(LightningModule):
         if output.reconstruction is not None:
             logs["psnr"] = mean_psnr(batch["image"], output.reconstruction.detach())
         for name, value in logs.items():
-            self.sums[name] = self.sums.get(name, 0) + value.detach().float() / self.settings.accumulate
+            self.sums[name] = self.sums.get(name, 0) + value.detach().float() / self.settings.micro_batches
         self.micro_batch = 0 if last else self.micro_batch + 1
         self.samples += len(batch["image"]) * self.trainer.world_size
         self.skipped.collect(batch)
@@ -200,7 +200,7 @@ class TokenizerTraining(LightningModule):
         self.sums = {}
 
     def _backward(self, network: str, loss: torch.Tensor) -> None:
-        self.manual_backward(self.steppers[network].scaled(loss / self.settings.accumulate))
+        self.manual_backward(self.steppers[network].scaled(loss / self.settings.micro_batches))
 
     def _finish_update(self, batch: Mapping[str, Any]) -> None:
         optimizers = self.optimizers()
