@@ -62,6 +62,7 @@ class SingleStreamQuantizer(Quantizer):
 
     out_dim: int
     vocabulary: tuple[int, ...]
+    entropy_images: int | None = None  # of one mean code, where the quantizer has an entropy; None: all of the batch
 
     def __init__(self, *, dim: int, code_dim: int | None = None) -> None:
         super().__init__()
@@ -86,6 +87,11 @@ class SingleStreamQuantizer(Quantizer):
                 f"tokenizer.quantizer: {type(self).__name__} reads one stream, the encoder gives {sorted(latents)}"
             )
         stream = latents["main"]
+        if stream.mask_BN is not None and self.entropy_images is not None:
+            raise ValueError(
+                f"tokenizer.quantizer.entropy_images={self.entropy_images}: this encoder masks tokens, which then have "
+                "no image; give null"
+            )
         with torch.autocast(stream.x_BND.device.type, enabled=False):
             seen = self.seen_tokens(stream)
             seen.x_BND = self.project_in(seen.x_BND.float())

@@ -41,6 +41,7 @@ class VQ(CodebookQuantizer):
         reset: Literal["dead", "clustering"] = "dead",
         usage_decay: float = 0.9,
         entropy_temperature: float | None = None,
+        entropy_images: int | None = None,
     ) -> None:
         super().__init__(
             dim=dim,
@@ -49,6 +50,7 @@ class VQ(CodebookQuantizer):
             unit_length=unit_length,
             rotation_trick=rotation_trick,
             entropy_temperature=entropy_temperature,
+            entropy_images=entropy_images,
         )
         if reset == "clustering" and revive_below > 0:
             raise ValueError(f"revive_below={revive_below}: reset=clustering moves every code; set revive_below to 0")
