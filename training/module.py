@@ -215,6 +215,7 @@ class TokenizerTraining(LightningModule):
         for stepper, optimizer in active:
             assert isinstance(optimizer, LightningOptimizer)
             stepper.step(optimizer, finite=finite)
+        self.losses.after_step()
         lr = self.steppers["generator"].lr
         self.update += 1
         for stepper in self.steppers.values():
