@@ -26,6 +26,7 @@ from ..losses.total import WeightedLosses
 from ..tokenizers.tokenizer import Tokenizer
 from .callbacks.validation import Validation
 from .init_from import freeze_parts, init_from
+from .micro_batches import check_division
 from .module import TokenizerTraining
 from .randomness import seed_everything
 from .settings import TrainerSettings, without_auto
@@ -63,6 +64,7 @@ def build_training(config: Mapping[str, Any], folder: Path) -> tuple[TokenizerTr
     adversary: Adversary | None = build(config["adversary"], key="adversary") if config["adversary"] else None
     if adversary is not None:
         adversary.check(tokenizer, list(losses.terms))
+    check_division(division, tokenizer=tokenizer, losses=losses, adversary=adversary)
     if settings.channels_last:
         for part in (tokenizer, adversary):
             if part is not None:

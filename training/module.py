@@ -66,10 +66,10 @@ class TokenizerTraining(LightningModule):
         arithmetic: str = "",
     ) -> None:
         super().__init__()
-        if adversary is not None and adversary.discriminator_first and settings.accumulate > 1:
+        if adversary is not None and adversary.discriminator_first and settings.micro_batches > 1:
             raise UserError(
                 f"trainer.accumulate={settings.accumulate}: with adversary.order=discriminator_first the generator's "
-                "loss needs the stepped discriminator, so an update is one micro-batch; accumulate=1, or generator_first"
+                "loss needs the stepped discriminator, so an update is one micro-batch: accumulate=1, generator_first"
             )
         self.automatic_optimization = False
         self.tokenizer, self.losses, self.adversary = tokenizer, losses, adversary
@@ -203,6 +203,8 @@ class TokenizerTraining(LightningModule):
 
     def _begin_update(self) -> None:
         self.objectives.set_update(self.update)
+        if self.settings.micro_batches > 1:
+            self.objectives.begin_update()
         for stepper in self.steppers.values():
             for callback in self.callbacks:
                 callback.on_before_zero_grad(self.trainer, self, stepper.optimizer)
@@ -240,6 +242,7 @@ class TokenizerTraining(LightningModule):
         self.manual_backward(self.steppers[network].scaled(loss / self.settings.micro_batches))
 
     def _finish_update(self, batch: Mapping[str, Any]) -> None:
+        self.objectives.finish_update()
         active = {name: s for name, s in self.steppers.items() if any(p.grad is not None for p in s.parameters)}
         norms = [s.norm if name in self.stepped_early else s.finish_gradients() for name, s in active.items()]
         finite = self.guard.passes(norms, self.sums, self.named_parameters())

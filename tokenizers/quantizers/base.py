@@ -9,12 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ...common.once_an_update import MovesOnceAnUpdate
 from ...common.types import IndexSegment, Latents, Quantized, Shapes, Stream
 
 MAX_CODE_DIM = 2**16
 
 
-class Quantizer(nn.Module, ABC):
+class Quantizer(MovesOnceAnUpdate, nn.Module, ABC):
     """Latents to Quantized, always in fp32: a nearest code decided in bf16 is another code."""
 
     dim: int | dict[str, int]  # width it reads, given by the encoder
@@ -29,6 +30,13 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, latents: Latents) -> Quantized: ...
+
+    def micro_batch_misfit(self) -> str | None:
+        """Why the published update cannot be made of micro-batches, to be read after `tokenizer.quantizer`.
+
+        None: it can, with what moves in the forward handed to `once_an_update`.
+        """
+        return None
 
     @abstractmethod
     def index_layout(self, shapes: Shapes) -> tuple[IndexSegment, ...]:

@@ -23,8 +23,8 @@ class LFQ(SignQuantizer):
     temperature: of the soft assignment; 0.01 as published, where only |z| < 0.02 feels the entropy.
     entropy_group_bits: bits of one joint distribution of H(code); all of them by default, which is exact. More than 18
         bits must be split: the sum over groups is an upper bound of the joint entropy.
-    entropy_images: images whose tokens make one mean code of H(code): published code has those of one GPU (Open-MAGVIT2:
-        8). null: all images of all processes.
+    entropy_images: images whose tokens make one mean code of H(code): published code has those of one GPU (8 in
+        Open-MAGVIT2). null: all images of all processes.
     log_rule: "exact"; "offset", the published log(p + 1e-5), which hides the codes rarer than 1e-5; "floor",
         log(max(p, 1e-5)) of vector-quantize-pytorch.
     entropy_form: "factorised", or "table": every code of every token in the published arithmetic, for parity; "floor"

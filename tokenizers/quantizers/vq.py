@@ -72,6 +72,8 @@ class VQ(CodebookQuantizer):
         init = init or ("uniform_unit" if unit_length else "uniform")
         self.codebook = nn.Parameter(codebook_start(init, codebook_size=codebook_size, width=self.code_dim))
 
+        self.learns = self.revival.counts
+
     def effective_codebook(self) -> Tensor:
         codebook = self.codebook.float()
         if self.training and self.revival.counts:
@@ -80,8 +82,6 @@ class VQ(CodebookQuantizer):
 
     @torch.no_grad()
     def learn(self, z_ND: Tensor, indices_N: Tensor) -> None:
-        if not self.revival.counts:
-            return
         if self.reset == "clustering":
             finite = all_finite(z_ND)
             self.revival.count(indices_N, finite)

@@ -49,6 +49,7 @@ class CodebookQuantizer(TokenQuantizer):
     """
 
     loss_names: tuple[str, ...] = ("codebook", "commit")
+    learns: bool = False  # whether `learn` does anything
 
     def __init__(
         self,
@@ -82,7 +83,7 @@ class CodebookQuantizer(TokenQuantizer):
         return nearest_code(z_ND, codebook_KD)
 
     def learn(self, z_ND: Tensor, indices_N: Tensor) -> None:
-        """After the choice, once per training forward: running means, revival. z as it came, before unit length."""
+        """After the choice, once an update: running means, revival. z as it came, before unit length."""
 
     def codes_of(self, indices: Tensor, codebook_KD: Tensor) -> Tensor:
         return F.embedding(indices, codebook_KD)
@@ -106,8 +107,8 @@ class CodebookQuantizer(TokenQuantizer):
 
             per_token, of_mean = grouped_entropies(of_tokens, z, self.entropy_images)
             losses["entropy"] = per_token - of_mean
-        if torch.is_grad_enabled():
-            self.learn(z_BND.detach().flatten(0, 1), indices_BN.flatten())
+        if self.learns and torch.is_grad_enabled():
+            self.once_an_update(self.learn, z_BND.detach().flatten(0, 1), indices_BN.flatten())
         return StreamQuantized(self.cross(z, codes), indices_BN[..., None], losses)
 
     def lookup(self, indices_BNK: Tensor) -> Tensor:
