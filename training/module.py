@@ -66,10 +66,10 @@ class TokenizerTraining(LightningModule):
         arithmetic: str = "",
     ) -> None:
         super().__init__()
-        if adversary is not None and adversary.discriminator_first and settings.accumulate > 1:
+        if adversary is not None and adversary.discriminator_first and settings.micro_batches > 1:
             raise UserError(
                 f"trainer.accumulate={settings.accumulate}: with adversary.order=discriminator_first the generator's "
-                "loss needs the stepped discriminator, so accumulate=1, or order=generator_first"
+                "loss needs the stepped discriminator, so an update is one micro-batch: accumulate=1, generator_first"
             )
         self.automatic_optimization = False
         self.tokenizer, self.losses, self.adversary = tokenizer, losses, adversary
@@ -118,7 +118,7 @@ class TokenizerTraining(LightningModule):
         self.trained = {name: wrapped(objective) for name, objective in self.objectives.modules.items()}
         for stepper in self.steppers.values():
             stepper.set_rate(self.update)
-        left = (self.settings.max_updates - self.update) * self.settings.accumulate
+        left = (self.settings.max_updates - self.update) * self.settings.micro_batches
         self.data.begin_at(self.samples, num_batches=left, max_val_images=self.settings.val_images)
         self._count_for_lightning(self.update)
         self.train()
@@ -161,7 +161,7 @@ class TokenizerTraining(LightningModule):
             self.rng_to_restore = None
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        self.finished_update = last = self.micro_batch == self.settings.accumulate - 1
+        self.finished_update = last = self.micro_batch == self.settings.micro_batches - 1
         self._set_memory_format(batch)
         if self.micro_batch == 0:
             self._begin_update()
@@ -186,7 +186,7 @@ class TokenizerTraining(LightningModule):
         if output.reconstruction is not None:
             logs["psnr"] = mean_psnr(batch["image"], output.reconstruction.detach())
         for name, value in logs.items():
-            self.sums[name] = self.sums.get(name, 0) + value.detach().float() / self.settings.accumulate
+            self.sums[name] = self.sums.get(name, 0) + value.detach().float() / self.settings.micro_batches
         self.micro_batch = 0 if last else self.micro_batch + 1
         self.samples += len(batch["image"]) * self.trainer.world_size
         self.skipped.collect(batch)
@@ -208,6 +208,8 @@ class TokenizerTraining(LightningModule):
 
     def _begin_update(self) -> None:
         self.objectives.set_update(self.update)
+        if self.settings.micro_batches > 1:
+            self.objectives.begin_update()
         for stepper in self.steppers.values():
             for callback in self.callbacks:
                 callback.on_before_zero_grad(self.trainer, self, stepper.optimizer)
@@ -244,11 +246,12 @@ class TokenizerTraining(LightningModule):
         return dict(zip(self.steppers, wrapped, strict=True))  # type: ignore[arg-type]
 
     def _backward(self, network: str, loss: torch.Tensor, *, last: bool) -> None:
-        self.manual_backward(self.steppers[network].scaled(loss / self.settings.accumulate))
+        self.manual_backward(self.steppers[network].scaled(loss / self.settings.micro_batches))
         if last:
             self.trained[network].finish()
 
     def _finish_update(self, batch: Mapping[str, Any]) -> None:
+        self.objectives.finish_update()
         active = {name: s for name, s in self.steppers.items() if any(p.grad is not None for p in s.parameters)}
         norms = [s.norm if name in self.stepped_early else s.finish_gradients() for name, s in active.items()]
         self.stop.watch_clock(started_at=self.started_at, max_seconds=self.settings.max_seconds)
@@ -258,6 +261,7 @@ class TokenizerTraining(LightningModule):
         for name, stepper in active.items():
             if name not in self.stepped_early:
                 stepper.step(optimizers[name], finite=finite)
+        self.losses.after_step()
         lr = self.steppers["generator"].lr
         self.update += 1
         for stepper in self.steppers.values():

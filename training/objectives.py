@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..common.once_an_update import parts_that_move
 from ..common.types import TokenizerOutput
 from ..losses.adversarial.adversary import Adversary
 from ..losses.total import WeightedLosses
@@ -103,6 +104,16 @@ class Objectives:
         self.tokenizer.set_update(update)
         if self.adversary is not None:
             self.adversary.set_update(update)
+
+    def begin_update(self) -> None:
+        """Of an update of several micro-batches: running means and codes wait for `finish_update`."""
+        for part in parts_that_move(self.tokenizer, self.losses, self.adversary):
+            part.begin_update()
+
+    def finish_update(self) -> None:
+        """After the last backward, before the optimizers step."""
+        for part in parts_that_move(self.tokenizer, self.losses, self.adversary):
+            part.finish_update()
 
     def generator(
         self, batch: Mapping[str, Any], conditions: Tensor | None, update: int
