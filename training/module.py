@@ -25,7 +25,7 @@ from ..common.console import is_first_rank
 from ..common.distributed import all_finite, mean_over_ranks
 from ..common.errors import UserError
 from ..common.pixels import mean_psnr
-from ..common.precision import Precision
+from ..common.precision import Precision, tf32
 from ..common.types import TokenizerOutput
 from ..data.datamodule import ImageData
 from ..data.skipped import SkippedImages
@@ -308,7 +308,8 @@ class TokenizerTraining(LightningModule):
     @contextmanager
     def as_exported(self) -> Iterator[None]:
         """Inside, the tokenizer has the weights of the EMA, and random numbers are not those of the training."""
-        with own_randomness(0), self.ema.swapped_in(self.tokenizer) if self.ema is not None else nullcontext():
+        mean = self.ema.swapped_in(self.tokenizer) if self.ema is not None else nullcontext()
+        with own_randomness(0), tf32(False, self.device), mean:
             yield
 
     def on_validation_start(self) -> None:
