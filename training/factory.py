@@ -4,6 +4,7 @@ import logging
 import os
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import nn
 
 from ..common.build import build, build_as
 from ..common.errors import UserError, one_line
+from ..data.batch_division import divide_batch
 from ..data.datamodule import ImageData
 from ..losses.adversarial.adversary import Adversary
 from ..losses.teachers.registry import NamedTeachers
@@ -27,6 +29,7 @@ from .callbacks.validation import Validation
 from .ddp import PerNetworkDDP
 from .fsdp2 import ShardedStrategy, check_sharded
 from .init_from import freeze_parts, init_from
+from .micro_batches import check_division
 from .module import TokenizerTraining
 from .randomness import seed_everything
 from .recompute import checkpoint_activations
@@ -43,17 +46,42 @@ def build_training(config: Mapping[str, Any], folder: Path) -> tuple[TokenizerTr
         torch.set_num_threads(settings.threads)
 
     data: ImageData = build(config["data"], key="data")
+    division = divide_batch(
+        batch_size=data.batch_size,
+        batch_per_device=data.batch_per_device,
+        accumulate=settings.accumulate,
+        processes=int(os.environ.get("WORLD_SIZE", "1")),
+    )
+    data.accumulate = division.accumulate
+    settings = replace(settings, accumulate=division.accumulate)
     tokenizer: Tokenizer = build(config["tokenizer"], key="tokenizer")
     if config["init_from"] is not None and config["ckpt_path"] is None:
         init_from(tokenizer, config["init_from"])
     freeze_parts(tokenizer, list(config["freeze"]))
     check_stage(config, tokenizer)
-    losses = WeightedLosses.from_config(config["loss"], tokenizer, NamedTeachers(config.get("teacher")))
+    training = assemble(config, tokenizer, settings=settings, folder=folder, arithmetic=arithmetic)
+    check_division(division, tokenizer=tokenizer, losses=training.losses, adversary=training.adversary)
     if tokenizer.conditioner is not None:
         data.take_captioned("tokenizer.conditioner")
-    for name, term in losses.terms.items():
+    for name, term in training.losses.terms.items():
         if term.needs_captions:
             data.take_captioned(f"loss.{name}")
+    # Each process draws its own noise from here on; weights were drawn alike on all.
+    seed_everything(config["seed"] + int(os.environ.get("RANK", "0")))
+    return training, data
+
+
+def assemble(
+    config: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    *,
+    settings: TrainerSettings,
+    folder: Path,
+    arithmetic: str = "",
+    teachers: NamedTeachers | None = None,
+) -> TokenizerTraining:
+    """Losses, adversary and optimizers of the config around a tokenizer. teachers: those of cfg.teacher, else built."""
+    losses = WeightedLosses.from_config(config["loss"], tokenizer, teachers or NamedTeachers(config.get("teacher")))
     adversary: Adversary | None = build(config["adversary"], key="adversary") if config["adversary"] else None
     if adversary is not None:
         adversary.check(tokenizer, list(losses.terms))
@@ -64,8 +92,6 @@ def build_training(config: Mapping[str, Any], folder: Path) -> tuple[TokenizerTr
     checkpoint_activations(tokenizer, settings.checkpoint_activations)
     if settings.compile:
         compile_parts(tokenizer, adversary)
-    # Each process draws its own noise from here on; weights were drawn alike on all.
-    seed_everything(config["seed"] + int(os.environ.get("RANK", "0")))
     training = TokenizerTraining(
         tokenizer=tokenizer,
         losses=losses,
@@ -79,7 +105,7 @@ def build_training(config: Mapping[str, Any], folder: Path) -> tuple[TokenizerTr
     for network in training.networks.values():  # a wrong setting is an error before anything is written
         network.build_optimizer()
         network.learning_rate(settings.max_updates)
-    return training, data
+    return training
 
 
 def check_stage(config: Mapping[str, Any], tokenizer: nn.Module) -> None:
@@ -213,7 +239,7 @@ def build_trainer(
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             # The Validation callback decides; these tell EarlyStopping that it happens within the epoch.
-            val_check_interval=settings.validate_every * settings.accumulate,
+            val_check_interval=settings.validate_every * settings.micro_batches,
             check_val_every_n_epoch=None,
             default_root_dir=str(folder),
             **options,

@@ -1,11 +1,12 @@
 """What one update minimises, the generator's total and the discriminator's loss: for training and to plan its cost."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
+from ..common.once_an_update import parts_that_move
 from ..common.types import TokenizerOutput
 from ..losses.adversarial.adversary import Adversary
 from ..losses.total import WeightedLosses
@@ -31,11 +32,23 @@ class GeneratorObjective(nn.Module):
         self.tokenizer, self.losses = tokenizer, losses
         self._others = (adversary,)  # in a tuple: no part of this module
 
-    def forward(self, batch: Mapping[str, Any], conditions: Tensor | None, update: int) -> tuple[Tensor, Made]:
+    def forward(
+        self,
+        batch: Mapping[str, Any],
+        conditions: Tensor | None,
+        update: int,
+        between: Callable[[TokenizerOutput], None] | None = None,
+    ) -> tuple[Tensor, Made]:
+        """between: called with the tokenizer's output, before any loss; a discriminator that steps first does so here.
+
+        One forward of one module, since that is what DDP and FSDP wrap.
+        """
         (adversary,) = self._others
         output = self.tokenizer(batch["image"], conditions)
         if output.reconstruction is not None:
             output.reconstruction = output.reconstruction.float()  # differences of pixels in bf16 would be rounded
+        if between is not None:
+            between(output)
         values = self.losses(batch, output, update)
         total, logs = values.total, values.raw
         if adversary is not None and adversary.generator_active(update):
@@ -91,6 +104,16 @@ class Objectives:
         self.tokenizer.set_update(update)
         if self.adversary is not None:
             self.adversary.set_update(update)
+
+    def begin_update(self) -> None:
+        """Of an update of several micro-batches: running means and codes wait for `finish_update`."""
+        for part in parts_that_move(self.tokenizer, self.losses, self.adversary):
+            part.begin_update()
+
+    def finish_update(self) -> None:
+        """After the last backward, before the optimizers step."""
+        for part in parts_that_move(self.tokenizer, self.losses, self.adversary):
+            part.finish_update()
 
     def generator(
         self, batch: Mapping[str, Any], conditions: Tensor | None, update: int

@@ -56,11 +56,12 @@ class TrainerSettings:
     val_images: int = 512
     log_every: int = 10
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # without_auto settles it
+    tf32: bool = True
     compile: bool = False
     checkpoint_activations: Sequence[str] = field(default_factory=list)
     channels_last: bool | Literal["auto"] = "auto"
     clip: float | None = 1.0
-    accumulate: int = 1
+    accumulate: int | None = None
     ema: Mapping[str, Any] | None = None
     max_nonfinite: int = 20
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
@@ -84,6 +85,11 @@ class TrainerSettings:
             build_as(EMA, self.ema, key="trainer.ema", tokenizer=nn.Identity())
         if self.lightning:
             _check_lightning(self.lightning)
+
+    @property
+    def micro_batches(self) -> int:
+        """Of an update; build_training has settled `accumulate`."""
+        return self.accumulate or 1
 
     @property
     def max_seconds(self) -> int | None:
@@ -113,7 +119,10 @@ def _check_lightning(given: Mapping[str, Any]) -> None:
 def without_auto(settings: TrainerSettings) -> tuple[TrainerSettings, str]:
     """With the precision and memory layout that this machine is fast in, and the line that says so."""
     chosen = chosen_arithmetic(
-        precision=settings.precision, channels_last=settings.channels_last, accelerator=settings.accelerator
+        precision=settings.precision,
+        channels_last=settings.channels_last,
+        accelerator=settings.accelerator,
+        tf32=settings.tf32,
     )
-    settings = replace(settings, precision=chosen.precision, channels_last=chosen.channels_last)  # type: ignore[arg-type]
+    settings = replace(settings, precision=chosen.precision, channels_last=chosen.channels_last, tf32=chosen.tf32)  # type: ignore[arg-type]
     return settings, chosen.line
