@@ -12,7 +12,7 @@ keep the frozen networks of the losses in the file (checkpoint.py, docs/log.md).
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
