@@ -71,7 +71,8 @@ def end_of(run: Run) -> dict[str, Any]:
         "scales": [s.scaler.get_scale() for s in training.steppers.values() if s.scaler],
         "held": sum(own_shard(t).numel() for t in held),
         "all": sum(t.numel() for t in held),
-        "checkpoints": sorted(path.name for path in (run.folder / "checkpoints").iterdir()),
+        # Rank 1 may be here before rank 0 has given the last one its name.
+        "checkpoints": sorted(p.name for p in run.folder.glob("checkpoints/*")) if os.environ["RANK"] == "0" else None,
     }
 
 

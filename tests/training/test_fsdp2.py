@@ -82,7 +82,7 @@ def test_a_process_holds_its_share(ends):
 @pytest.mark.slow
 def test_a_run_that_goes_on_ends_where_the_unbroken_one_does(ends):
     again, whole = ends[0]["again"], ends[0]["plain fsdp2"]
-    assert again["rows"][1:] == whole["rows"][3:]
+    assert [sorted(row.split(",")) for row in again["rows"][1:]] == [sorted(r.split(",")) for r in whole["rows"][3:]]
     for what in ("state", "ema"):
         for name, value in whole[what].items():
             assert torch.equal(again[what][name], value), name
