@@ -48,6 +48,7 @@ def gather(training: TokenizerTraining, config: Mapping[str, Any]) -> dict[str, 
         "config": dict(config),
         "update": training.update,
         "samples": training.samples,
+        "images_per_update": (config.get("data") or {}).get("batch_size"),
         "skipped_updates": training.guard.skipped,
         "tokenizer": dict(training.tokenizer.state_dict()),
         "losses": trained_state(training.losses),
@@ -123,6 +124,7 @@ class Saved(NamedTuple):
 def check_fits(training: TokenizerTraining, saved: Saved, *, config: Mapping[str, Any]) -> None:
     """Another architecture is refused by the names that differ; changes nothing."""
     state = saved.state
+    check_batch(saved, config=config)
     parts = {"tokenizer": dict(training.tokenizer.state_dict()), "losses": trained_state(training.losses)}
     parts["adversary"] = trained_state(training.adversary) if training.adversary is not None else {}
     here = {f"{name}.{k}": v for name, own in parts.items() for k, v in own.items()}
@@ -131,6 +133,21 @@ def check_fits(training: TokenizerTraining, saved: Saved, *, config: Mapping[str
         keys = differing_keys(state["config"], config)
         why = f"; the YAML differs: {', '.join(keys[:4])}" if keys else ""
         raise UserError(f"ckpt_path={saved.source}: the checkpoint is of another model: {problems}{why}")
+
+
+def check_batch(saved: Saved, *, config: Mapping[str, Any]) -> None:
+    """`data.batch_size` was of one process and micro-batch before checkpoints said how many images an update has."""
+    state, there = saved.state, saved.state["config"].get("data") or {}
+    if "images_per_update" in state or (before := there.get("batch_size")) is None:
+        return
+    accumulate = (state["config"].get("trainer") or {}).get("accumulate") or 1
+    together = before * accumulate * len(state["rng"])
+    if together != before and (config.get("data") or {}).get("batch_size") == before:
+        raise UserError(
+            f"data.batch_size={before}: this run's updates had {together} images, {before} for each of "
+            f"{len(state['rng'])} processes and {accumulate} micro-batches; give data.batch_size={together}, which "
+            "now counts them all"
+        )
 
 
 def restore(training: TokenizerTraining, *, saved: Saved, config: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ import logging
 import os
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import nn
 
 from ..common.build import build, build_as
 from ..common.errors import UserError, one_line
+from ..data.batch_division import divide_batch
 from ..data.datamodule import ImageData
 from ..losses.adversarial.adversary import Adversary
 from ..losses.teachers.registry import NamedTeachers
@@ -24,6 +26,7 @@ from ..losses.total import WeightedLosses
 from ..tokenizers.tokenizer import Tokenizer
 from .callbacks.validation import Validation
 from .init_from import freeze_parts, init_from
+from .micro_batches import check_division
 from .module import TokenizerTraining
 from .randomness import seed_everything
 from .settings import TrainerSettings, without_auto
@@ -39,6 +42,14 @@ def build_training(config: Mapping[str, Any], folder: Path) -> tuple[TokenizerTr
         torch.set_num_threads(settings.threads)
 
     data: ImageData = build(config["data"], key="data")
+    division = divide_batch(
+        batch_size=data.batch_size,
+        batch_per_device=data.batch_per_device,
+        accumulate=settings.accumulate,
+        processes=int(os.environ.get("WORLD_SIZE", "1")),
+    )
+    data.accumulate = division.accumulate
+    settings = replace(settings, accumulate=division.accumulate)
     tokenizer: Tokenizer = build(config["tokenizer"], key="tokenizer")
     if config["init_from"] is not None and config["ckpt_path"] is None:
         init_from(tokenizer, config["init_from"])
@@ -53,6 +64,7 @@ def build_training(config: Mapping[str, Any], folder: Path) -> tuple[TokenizerTr
     adversary: Adversary | None = build(config["adversary"], key="adversary") if config["adversary"] else None
     if adversary is not None:
         adversary.check(tokenizer, list(losses.terms))
+    check_division(division, tokenizer=tokenizer, losses=losses, adversary=adversary)
     if settings.channels_last:
         for part in (tokenizer, adversary):
             if part is not None:
@@ -213,7 +225,7 @@ def build_trainer(
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             # The Validation callback decides; these tell EarlyStopping that it happens within the epoch.
-            val_check_interval=settings.validate_every * settings.accumulate,
+            val_check_interval=settings.validate_every * settings.micro_batches,
             check_val_every_n_epoch=None,
             default_root_dir=str(folder),
             **options,

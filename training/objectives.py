@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..common.once_an_update import parts_that_move
 from ..common.types import TokenizerOutput
 from ..losses.adversarial.adversary import Adversary
 from ..losses.total import WeightedLosses
@@ -26,20 +27,41 @@ class Objectives:
         if self.adversary is not None:
             self.adversary.set_update(update)
 
+    def begin_update(self) -> None:
+        """Of an update of several micro-batches: running means and codes wait for `finish_update`."""
+        for part in parts_that_move(self.tokenizer, self.losses, self.adversary):
+            part.begin_update()
+
+    def finish_update(self) -> None:
+        """After the last backward, before the optimizers step."""
+        for part in parts_that_move(self.tokenizer, self.losses, self.adversary):
+            part.finish_update()
+
     def generator(
         self, batch: Mapping[str, Any], conditions: Tensor | None, update: int
     ) -> tuple[Tensor, TokenizerOutput, dict[str, Tensor]]:
         """(total, the tokenizer's output, the unweighted values by name)."""
+        output = self.forward(batch, conditions)
+        total, logs = self.generator_loss(batch, output, update)
+        return total, output, logs
+
+    def forward(self, batch: Mapping[str, Any], conditions: Tensor | None) -> TokenizerOutput:
         output = self.tokenizer(batch["image"], conditions)
         if output.reconstruction is not None:
             output.reconstruction = output.reconstruction.float()  # differences of pixels in bf16 would be rounded
+        return output
+
+    def generator_loss(
+        self, batch: Mapping[str, Any], output: TokenizerOutput, update: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(total, the unweighted values by name)."""
         values = self.losses(batch, output, update)
         total, logs = values.total, values.raw
         if self.adversary is not None and self.adversary.generator_active(update):
             against = values.sum_of(self.adversary.reconstruction_terms)
             gan, more = self.adversary.generator_loss(batch, output, against, self.tokenizer.last_layer)
             total, logs = total + gan, logs | more
-        return total, output, logs
+        return total, logs
 
     def trains_discriminator(self, update: int) -> bool:
         return self.adversary is not None and self.adversary.discriminator_active(update)

@@ -24,6 +24,7 @@ from imtok.training.callbacks.validation import Validation
 from imtok.training.checkpoint import (
     Saved,
     callback_states,
+    check_batch,
     check_fits,
     differing_keys,
     gather,
@@ -122,6 +123,21 @@ def test_a_frozen_network_within_a_trained_part_is_not_asked_for(make_run):
     ckpt = first.folder / "checkpoints" / "last.ckpt"
     second = with_teacher("b", max_updates=2, ckpt=ckpt).fit()  # the mean is turned off
     assert second.training.update == 2 and second.training.ema is None and read(ckpt)["ema"] is not None
+
+
+@pytest.mark.parametrize(("processes", "accumulate"), [(1, 1), (8, 1), (1, 4), (2, 2)])
+def test_a_checkpoint_from_when_the_batch_was_of_one_process(processes, accumulate):
+    old = {"data": {"batch_size": 32}, "trainer": {"accumulate": accumulate}}
+    saved = Saved(Path("x"), {"config": old, "rng": [{}] * processes})
+    together = 32 * processes * accumulate
+    check_batch(saved, config={"data": {"batch_size": together}})
+    check_batch(saved, config={"data": {"batch_size": 24}})  # chosen anew
+    if together == 32:
+        check_batch(saved, config=old)
+        return
+    with pytest.raises(UserError, match=rf"^data.batch_size=32: .* give data.batch_size={together}, which"):
+        check_batch(saved, config=old)
+    check_batch(Saved(Path("x"), saved.state | {"images_per_update": 32}), config=old)
 
 
 def test_more_processes_than_before_keep_the_random_state_they_were_seeded_with(make_run, monkeypatch):
