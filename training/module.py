@@ -23,10 +23,11 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from ..common.console import is_first_rank
-from ..common.distributed import mean_over_ranks
+from ..common.distributed import all_finite, mean_over_ranks
 from ..common.errors import UserError
 from ..common.pixels import mean_psnr
 from ..common.precision import Precision
+from ..common.types import TokenizerOutput
 from ..data.datamodule import ImageData
 from ..data.skipped import SkippedImages
 from ..losses.adversarial.adversary import Adversary
@@ -65,6 +66,11 @@ class TokenizerTraining(LightningModule):
         arithmetic: str = "",
     ) -> None:
         super().__init__()
+        if adversary is not None and adversary.discriminator_first and settings.accumulate > 1:
+            raise UserError(
+                f"trainer.accumulate={settings.accumulate}: with adversary.order=discriminator_first the generator's "
+                "loss needs the stepped discriminator, so an update is one micro-batch; accumulate=1, or generator_first"
+            )
         self.automatic_optimization = False
         self.tokenizer, self.losses, self.adversary = tokenizer, losses, adversary
         self.settings, self.run_folder, self.config = settings, run_folder, config or {}
@@ -78,6 +84,7 @@ class TokenizerTraining(LightningModule):
         self.finished_update = False  # True right after the last micro-batch of an update
         self.between_updates = False  # True while the first batch of an update is waited for
         self.sums: dict[str, torch.Tensor] = {}  # of this update's values, on the device
+        self.stepped_early: set[str] = set()  # networks whose step of this update is over
         self.guard = NonFiniteGuard(limit=settings.max_nonfinite, networks=(tokenizer, losses, adversary))
         self.skipped = SkippedImages(folder=run_folder if is_first_rank() else None)  # run.py joins the ranks' lists
         self.validation = ValidationMeans()
@@ -158,14 +165,18 @@ class TokenizerTraining(LightningModule):
         # DDP averages gradients in every backward; before the last micro-batch of an update that would be for nothing.
         with strategy.block_backward_sync() if isinstance(strategy, DDPStrategy) and not last else nullcontext():
             with self.precision.autocast():
-                conditions = self.tokenizer.conditions_of(batch)
-                total, output, logs = self.objectives.generator(batch, conditions, self.update)
+                output = self.objectives.forward(batch, self.tokenizer.conditions_of(batch))
+            logs = {}
+            first = self.adversary is not None and self.adversary.discriminator_first
+            if first:
+                logs |= self._train_discriminator(batch, output)
+                self._step_early("adversary")
+            with self.precision.autocast():
+                total, more = self.objectives.generator_loss(batch, output, self.update)
             self._backward("generator", total)
-            if self.objectives.trains_discriminator(self.update):
-                with self.precision.autocast():
-                    loss, more = self.objectives.discriminator(batch, output)
-                self._backward("adversary", loss)
-                logs = logs | more
+            logs |= more
+            if not first:
+                logs |= self._train_discriminator(batch, output)
         logs["total"] = total
         if output.reconstruction is not None:
             logs["psnr"] = mean_psnr(batch["image"], output.reconstruction.detach())
@@ -197,24 +208,45 @@ class TokenizerTraining(LightningModule):
                 callback.on_before_zero_grad(self.trainer, self, stepper.optimizer)
             stepper.optimizer.zero_grad(set_to_none=True)
         self.guard.begin()
-        self.sums = {}
+        self.sums, self.stepped_early = {}, set()
+
+    def _train_discriminator(self, batch: Mapping[str, Any], output: TokenizerOutput) -> dict[str, torch.Tensor]:
+        if not self.objectives.trains_discriminator(self.update):
+            return {}
+        with self.precision.autocast():
+            loss, logs = self.objectives.discriminator(batch, output)
+        self._backward("adversary", loss)
+        return logs
+
+    def _step_early(self, network: str) -> None:
+        """Before the other network's loss is computed; `_finish_update` then leaves this one alone.
+
+        Gradients that are not finite skip the whole update. Where only the generator's are not, this step stays.
+        """
+        stepper, optimizer = self.steppers[network], self._wrapped_optimizers()[network]
+        if all(p.grad is None for p in stepper.parameters):
+            return
+        stepper.step(optimizer, finite=all_finite(stepper.finish_gradients()))
+        self.stepped_early.add(network)
+
+    def _wrapped_optimizers(self) -> dict[str, LightningOptimizer]:
+        """Lightning's wrappings, whose steps call the callbacks."""
+        optimizers = self.optimizers()
+        wrapped = optimizers if isinstance(optimizers, list) else [optimizers]
+        assert all(isinstance(optimizer, LightningOptimizer) for optimizer in wrapped)
+        return dict(zip(self.steppers, wrapped, strict=True))  # type: ignore[arg-type]
 
     def _backward(self, network: str, loss: torch.Tensor) -> None:
         self.manual_backward(self.steppers[network].scaled(loss / self.settings.accumulate))
 
     def _finish_update(self, batch: Mapping[str, Any]) -> None:
-        optimizers = self.optimizers()
-        wrapped = optimizers if isinstance(optimizers, list) else [optimizers]
-        active = [
-            (stepper, optimizer)
-            for stepper, optimizer in zip(self.steppers.values(), wrapped, strict=True)
-            if any(p.grad is not None for p in stepper.parameters)
-        ]
-        norms = [stepper.finish_gradients() for stepper, _ in active]
+        active = {name: s for name, s in self.steppers.items() if any(p.grad is not None for p in s.parameters)}
+        norms = [s.norm if name in self.stepped_early else s.finish_gradients() for name, s in active.items()]
         finite = self.guard.passes(norms, self.sums, self.named_parameters())
-        for stepper, optimizer in active:
-            assert isinstance(optimizer, LightningOptimizer)
-            stepper.step(optimizer, finite=finite)
+        optimizers = self._wrapped_optimizers()
+        for name, stepper in active.items():
+            if name not in self.stepped_early:
+                stepper.step(optimizers[name], finite=finite)
         lr = self.steppers["generator"].lr
         self.update += 1
         for stepper in self.steppers.values():

@@ -30,16 +30,27 @@ class Objectives:
         self, batch: Mapping[str, Any], conditions: Tensor | None, update: int
     ) -> tuple[Tensor, TokenizerOutput, dict[str, Tensor]]:
         """(total, the tokenizer's output, the unweighted values by name)."""
+        output = self.forward(batch, conditions)
+        total, logs = self.generator_loss(batch, output, update)
+        return total, output, logs
+
+    def forward(self, batch: Mapping[str, Any], conditions: Tensor | None) -> TokenizerOutput:
         output = self.tokenizer(batch["image"], conditions)
         if output.reconstruction is not None:
             output.reconstruction = output.reconstruction.float()  # differences of pixels in bf16 would be rounded
+        return output
+
+    def generator_loss(
+        self, batch: Mapping[str, Any], output: TokenizerOutput, update: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(total, the unweighted values by name)."""
         values = self.losses(batch, output, update)
         total, logs = values.total, values.raw
         if self.adversary is not None and self.adversary.generator_active(update):
             against = values.sum_of(self.adversary.reconstruction_terms)
             gan, more = self.adversary.generator_loss(batch, output, against, self.tokenizer.last_layer)
             total, logs = total + gan, logs | more
-        return total, output, logs
+        return total, logs
 
     def trains_discriminator(self, update: int) -> bool:
         return self.adversary is not None and self.adversary.discriminator_active(update)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,10 @@ class Adversary(nn.Module):
         weight in `loss`, or with a number of their own: [l1, {l2: 1.0}], or {l1: 0.2, l2: 1.0}.
     optimizer: the discriminator's, as a node; null: like the generator's.
     own_clock: the schedule of its learning rate counts from the discriminator's first update; false: from the run's.
+    order: which network steps first in an update. discriminator_first (IBQ): the generator's loss then comes from the
+        stepped discriminator, on the same reconstruction; an update is one micro-batch then.
+    image_range: of what the discriminator sees: "signed" is [-1, 1], "unit" [0, 1] (TiTok): zero padding is grey in one
+        and black in the other.
     """
 
     keeps_nodes: ClassVar[tuple[str, ...]] = ("optimizer",)  # built when there are parameters
@@ -55,6 +59,8 @@ class Adversary(nn.Module):
         reconstruction_terms: Sequence[str | Mapping[str, float]] | Mapping[str, float] = PIXEL_TERMS,
         optimizer: Mapping[str, Any] | None = None,
         own_clock: bool = True,
+        order: Literal["generator_first", "discriminator_first"] = "generator_first",
+        image_range: Literal["signed", "unit"] = "signed",
     ) -> None:
         super().__init__()
         self.discriminator, self.adaptive = discriminator, adaptive
@@ -77,6 +83,8 @@ class Adversary(nn.Module):
         self.reconstruction_terms = weights_by_name(reconstruction_terms)
         self.optimizer = optimizer
         self.own_clock = own_clock
+        self.discriminator_first = order == "discriminator_first"
+        self.image_range = image_range
         self.update = 0
 
     def check(self, tokenizer: Any, loss_names: Sequence[str]) -> None:
@@ -151,7 +159,7 @@ class Adversary(nn.Module):
         if not self.generator_active(self.update):
             return zero, {"gan_weight": zero, "gan_factor": zero}
         with self._frozen_discriminator():
-            raw = self.generator_form(self.discriminator(reconstruction).float())
+            raw = self.generator_form(self.discriminator(self._seen(reconstruction)).float())
         logged, loss = raw.detach(), raw
         weight = zero + self.weight(self.update)
         if self.adaptive is not None and torch.is_grad_enabled():
@@ -170,8 +178,8 @@ class Adversary(nn.Module):
         """The discriminator's own loss; nothing of the tokenizer gets a gradient."""
         # Two forwards, as in every published system: batch norm then normalises real and fake images apart.
         assert output.reconstruction is not None, "`check` refuses decoders without one"
-        reconstruction = output.reconstruction.detach()
-        real = self.discriminator(batch["image"]).float()
+        images, reconstruction = self._seen(batch["image"]), self._seen(output.reconstruction.detach())
+        real = self.discriminator(images).float()
         fake = self.discriminator(reconstruction).float()
         gan = self.discriminator_form(real, fake)
         logs = {
@@ -186,11 +194,14 @@ class Adversary(nn.Module):
             loss = loss + self.lecam.weight * penalty
         loss = self.discriminator_weight(self.update) * loss
         if self.consistency is not None:
-            apart = self.consistency(self.discriminator, batch["image"], real)
+            apart = self.consistency(self.discriminator, images, real)
             apart = apart + self.consistency(self.discriminator, reconstruction, fake)
             logs["consistency"] = apart.detach()
             loss = loss + self.consistency.weight * apart
         return loss, logs
+
+    def _seen(self, images: Tensor) -> Tensor:
+        return (images + 1) / 2 if self.image_range == "unit" else images
 
     @contextmanager
     def _frozen_discriminator(self) -> Iterator[None]:
