@@ -3,12 +3,12 @@
 Memory is tokens in a chunk x codes, never tokens x codes (softmax_codes.py): 2^18 codes of width 256 train.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import StreamQuantized, TokenQuantizer
 from .shared.codebook import check_codebook_size
+from .shared.codebook_start import CodebookStart, codebook_start
 from .shared.limits import check_positive
 from .shared.softmax_codes import choose_code, dot_entropies
 
@@ -23,6 +23,7 @@ class IBQ(TokenQuantizer):
     temperature: of the softmax that gradients pass through; published: 1.
     entropy_temperature: of the entropies' softmax; null: no such loss.
     unit_length: compare unit vectors (not in the paper); then `temperature` should be about 0.1.
+    init: where the codes start, see codebook_start.py.
     """
 
     loss_names: tuple[str, ...] = ("commit", "codebook")
@@ -37,6 +38,7 @@ class IBQ(TokenQuantizer):
         temperature: float = 1.0,
         entropy_temperature: float | None = 0.01,
         unit_length: bool = False,
+        init: CodebookStart = "normal",
     ) -> None:
         super().__init__(dim=dim, code_dim=code_dim)
         check_codebook_size(codebook_size, self.code_dim)
@@ -45,7 +47,7 @@ class IBQ(TokenQuantizer):
         self.temperature, self.entropy_temperature, self.unit_length = temperature, entropy_temperature, unit_length
         if entropy_temperature is not None:
             self.loss_names = (*IBQ.loss_names, "entropy")
-        self.codebook = nn.Parameter(torch.randn(codebook_size, self.code_dim))
+        self.codebook = nn.Parameter(codebook_start(init, codebook_size=codebook_size, width=self.code_dim))
 
     def effective_codebook(self) -> Tensor:
         codebook = self.codebook.float()

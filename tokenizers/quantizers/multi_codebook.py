@@ -9,6 +9,7 @@ from torch import Tensor
 from ...common.modules import ModuleList
 from ...layers.attention_projection import AttentionProjection
 from .base import StreamQuantized, TokenQuantizer
+from .shared.codebook_start import CodebookStart
 from .vq import VQ
 
 
@@ -19,6 +20,7 @@ class MultiCodebook(TokenQuantizer):
     projection: between `dim` and `code_dim`, where they differ: linear, attention (UniTok's; the decoder then reads
         `dim`-wide codes that know of each other), or causal_attention (its first release).
     projection_heads: of the attention; the ratio of the widths by default.
+    init: where the codes start, see codebook_start.py; null: uniform, of unit length where unit_length is set.
     """
 
     joined_batch_equal = True
@@ -34,6 +36,7 @@ class MultiCodebook(TokenQuantizer):
         rotation_trick: bool = False,
         revive_below: float = 0.0,
         usage_decay: float = 0.9,
+        init: CodebookStart | None = None,
         entropy_temperature: float | None = None,
         projection: Literal["linear", "attention", "causal_attention"] = "linear",
         projection_heads: int | None = None,
@@ -58,6 +61,7 @@ class MultiCodebook(TokenQuantizer):
                 rotation_trick=rotation_trick,
                 revive_below=revive_below,
                 usage_decay=usage_decay,
+                init=init,
                 entropy_temperature=entropy_temperature,
             )
             for _ in range(codebooks)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ...common.types import Grid, IndexSegment, Latents, Quantized, Shapes, Stream
 from .base import StreamQuantized
 from .shared.codebook import check_codebook_size
+from .shared.codebook_start import CodebookStart, codebook_start
 from .shared.depth_dropout import StagedQuantizer, kept_mean
 from .shared.nearest import nearest_code
 from .shared.pyramid import Pyramid, pooled, spread
@@ -143,6 +144,7 @@ class MultiScaleVQ(MultiScaleQuantizer):
     """One codebook for all scales.
 
     unit_length: search by cosine; the code that is added keeps its learned length (ImageFolder).
+    init: where the codes start, see codebook_start.py; null: uniform.
     """
 
     def __init__(
@@ -157,6 +159,7 @@ class MultiScaleVQ(MultiScaleQuantizer):
         unit_length: bool = True,
         revive_below: float = 0.0,
         usage_decay: float = 0.9,
+        init: CodebookStart | None = None,
         quantizer_dropout: float = 0.0,
         least_stages: int = 1,
         commit_reduction: Literal["mean", "sum"] = "mean",
@@ -176,7 +179,7 @@ class MultiScaleVQ(MultiScaleQuantizer):
         self.unit_length = unit_length
         self.revival = Revival(codebook_size=codebook_size, below=revive_below, decay=usage_decay)
         self.codebook = nn.Parameter(
-            torch.empty(codebook_size, self.code_dim).uniform_(-1 / codebook_size, 1 / codebook_size)
+            codebook_start(init or "uniform", codebook_size=codebook_size, width=self.code_dim)
         )
 
     def choose(self, residual_ND: Tensor, scale: int) -> Tensor:
@@ -190,5 +193,6 @@ class MultiScaleVQ(MultiScaleQuantizer):
 
     @torch.no_grad()
     def learn(self, vectors_ND: Tensor, indices_N: Tensor) -> None:
-        dead, vectors = self.revival.replacements(vectors_ND, indices_N)
-        self.codebook[dead] = vectors.to(self.codebook.dtype)
+        if self.revival.counts:
+            _, codes = self.revival.revived(self.codebook, vectors_ND, indices_N)
+            self.codebook.copy_(codes)

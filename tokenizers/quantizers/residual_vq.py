@@ -12,6 +12,7 @@ from ...common.modules import ModuleList
 from ...common.types import Latents, Shapes, Stream
 from .base import StreamQuantized, only_tokens
 from .ema_vq import EmaVQ
+from .shared.codebook_start import CodebookStart
 from .shared.depth_dropout import StagedQuantizer, kept_mean
 from .shared.straight_through import rotate_to, straight_through
 from .vq import VQ
@@ -25,7 +26,9 @@ class ResidualVQ(StagedQuantizer):
     shared: one codebook for all stages (RQ-VAE, VILA-U, DualToken).
     learn_once: all stages see the shared codebook as it was, and it learns from all of them once, after the last
         (DualToken's semantic stream); false: it has moved before the next stage looks (its pixel stream).
-    update: how codebooks learn: `gradient` (losses codebook and commit) or `ema` (commit), with `decay` (EmaVQ's).
+    update: how codebooks learn: `gradient` (losses codebook and commit) or `ema` (commit), with EmaVQ's `decay`,
+        `revive_below_tokens` and `start_counts`.
+    init: where the codes start, see codebook_start.py; null: uniform, or normal with update=ema.
     quantizer_dropout: share of training samples that end after a random number of stages, at least `least_stages`;
         their later indices are -1, and -1 adds nothing in decoding either.
     """
@@ -43,6 +46,9 @@ class ResidualVQ(StagedQuantizer):
         learn_once: bool = False,
         update: Literal["gradient", "ema"] = "gradient",
         decay: float | None = None,
+        revive_below_tokens: float | None = None,
+        start_counts: float | None = None,
+        init: CodebookStart | None = None,
         revive_below: float = 0.0,
         usage_decay: float = 0.9,
         quantizer_dropout: float = 0.0,
@@ -58,16 +64,17 @@ class ResidualVQ(StagedQuantizer):
             quantizer_dropout=quantizer_dropout,
             least_stages=least_stages,
         )
-        if update == "gradient" and decay is not None:
-            raise ValueError(f"decay={decay}: of running means, which only update=ema has")
+        of_ema = {"decay": decay, "revive_below_tokens": revive_below_tokens, "start_counts": start_counts}
+        given = {name: value for name, value in of_ema.items() if value is not None}
+        if update == "gradient" and given:
+            name, value = next(iter(given.items()))
+            raise ValueError(f"{name}={value}: of running means, which only update=ema has")
         if learn_once and not shared:
             raise ValueError(f"learn_once={learn_once}: each stage has a codebook of its own; set shared=true too")
         self.learn_once = learn_once
         self.vocabulary = (codebook_size,) * stages
         self.cross = rotate_to if rotation_trick else straight_through
-        kind: Callable[..., VQ | EmaVQ] = VQ if update == "gradient" else EmaVQ
-        if decay is not None:
-            kind = partial(kind, decay=decay)
+        kind: Callable[..., VQ | EmaVQ] = partial(VQ if update == "gradient" else EmaVQ, init=init, **given)
         self.books = ModuleList(
             kind(dim=self.code_dim, codebook_size=codebook_size, revive_below=revive_below, usage_decay=usage_decay)
             for _ in range(1 if shared else stages)
