@@ -1,5 +1,7 @@
 """Balanced consistency regularisation (bCR; Zhao et al., arXiv:2002.04724): logits stay under augmentation."""
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,6 +17,6 @@ class BalancedConsistency(nn.Module):
         self.weight = weight
         self.augment = augment
 
-    def forward(self, discriminator: nn.Module, images: Tensor, logits: Tensor) -> Tensor:
+    def forward(self, discriminator: Callable[[Tensor], Tensor], images: Tensor, logits: Tensor) -> Tensor:
         seen = images if self.augment is None else self.augment(images.float())
         return F.mse_loss(discriminator(seen).float(), logits)

@@ -175,6 +175,7 @@ class Release:
         tensors = put_together(split_up(tensors, self.packed), self.joined)
         return {ours: self.family.convert(ours, tensors[name]) for name, ours in self.names.items() if name in tensors}
 
+
 def split_up(state: State, packed: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
     """With layers that were published as one apart, where they are there."""
     found = dict(state)
