@@ -34,6 +34,7 @@ class LearningRate:
     min_ratio: where cosine and linear end, at `total` updates.
     drops: updates at which `step` multiplies by drop_factor.
     every: updates between two changes; an epoch's in timm's schedules.
+    length: updates until cosine and linear end, where that is not the end of the run.
     """
 
     total: int
@@ -45,14 +46,16 @@ class LearningRate:
     drops: Sequence[int] = ()
     drop_factor: float = 0.1
     every: int = 1
+    length: int | None = None
 
     def __post_init__(self) -> None:
         if self.shape == "step" and not self.drops:
             raise ValueError("drops: shape=step needs the updates at which it drops, e.g. drops=[10000,20000]")
         if self.warmup < 0:
             raise ValueError(f"warmup={self.warmup}: a number of updates, 0 or more")
-        if self.every < 1:
-            raise ValueError(f"every={self.every}: a number of updates, 1 or more")
+        for name in ("every", "length"):
+            if (updates := getattr(self, name)) is not None and updates < 1:
+                raise ValueError(f"{name}={updates}: a number of updates, 1 or more")
         for name in ("min_ratio", "warmup_start"):
             if (share := getattr(self, name)) is not None and not 0 <= share <= 1:
                 raise ValueError(f"{name}={share}: between 0 and 1, a share of lr")
@@ -66,7 +69,7 @@ class LearningRate:
         if self.shape == "step":
             return self.drop_factor ** sum(update >= drop for drop in self.drops)
         first = 0 if self.warmup_within else self.warmup
-        progress = min((update - first) / max(self.total - first, 1), 1.0)
+        progress = min((update - first) / max((self.length or self.total) - first, 1), 1.0)
         if self.shape == "cosine":
             return self.min_ratio + (1 - self.min_ratio) * (1 + math.cos(math.pi * progress)) / 2
         if self.shape == "linear":

@@ -27,6 +27,7 @@ def test_schedules_have_their_closed_forms():
 def test_schedules_at_their_ends():
     assert factors(2, shape="step", drops=[1]) == pytest.approx([1.0, 0.1, 0.1])
     assert factors(3, shape="cosine", warmup=3) == pytest.approx([1 / 3, 2 / 3, 1.0, 1.0])
+    assert factors(4, shape="linear", length=8) == pytest.approx([1.0, 0.875, 0.75, 0.625, 0.5])
     for shape in ("cosine", "linear"):  # a run that goes on longer than was planned stays at the end
         assert learning_rate({"shape": shape, "min_ratio": 0.3}, total=4, key="x")(9) == pytest.approx(0.3)
     for node in (
@@ -34,6 +35,7 @@ def test_schedules_at_their_ends():
         {"min_ratio": -0.1},
         {"warmup": -1},
         {"every": 0},
+        {"length": 0},
         {"warmup_start": 2},
         {"shape": "step"},
     ):
