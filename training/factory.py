@@ -44,12 +44,28 @@ def build_training(config: Mapping[str, Any], folder: Path) -> tuple[TokenizerTr
         init_from(tokenizer, config["init_from"])
     freeze_parts(tokenizer, list(config["freeze"]))
     check_stage(config, tokenizer)
-    losses = WeightedLosses.from_config(config["loss"], tokenizer, NamedTeachers(config.get("teacher")))
+    training = assemble(config, tokenizer, settings=settings, folder=folder, arithmetic=arithmetic)
     if tokenizer.conditioner is not None:
         data.take_captioned("tokenizer.conditioner")
-    for name, term in losses.terms.items():
+    for name, term in training.losses.terms.items():
         if term.needs_captions:
             data.take_captioned(f"loss.{name}")
+    # Each process draws its own noise from here on; weights were drawn alike on all.
+    seed_everything(config["seed"] + int(os.environ.get("RANK", "0")))
+    return training, data
+
+
+def assemble(
+    config: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    *,
+    settings: TrainerSettings,
+    folder: Path,
+    arithmetic: str = "",
+    teachers: NamedTeachers | None = None,
+) -> TokenizerTraining:
+    """Losses, adversary and optimizers of the config around a tokenizer. teachers: those of cfg.teacher, else built."""
+    losses = WeightedLosses.from_config(config["loss"], tokenizer, teachers or NamedTeachers(config.get("teacher")))
     adversary: Adversary | None = build(config["adversary"], key="adversary") if config["adversary"] else None
     if adversary is not None:
         adversary.check(tokenizer, list(losses.terms))
@@ -59,8 +75,6 @@ def build_training(config: Mapping[str, Any], folder: Path) -> tuple[TokenizerTr
                 part.to(memory_format=torch.channels_last)
     if settings.compile:
         compile_parts(tokenizer, adversary)
-    # Each process draws its own noise from here on; weights were drawn alike on all.
-    seed_everything(config["seed"] + int(os.environ.get("RANK", "0")))
     training = TokenizerTraining(
         tokenizer=tokenizer,
         losses=losses,
@@ -74,7 +88,7 @@ def build_training(config: Mapping[str, Any], folder: Path) -> tuple[TokenizerTr
     for network in training.networks.values():  # a wrong setting is an error before anything is written
         network.build_optimizer()
         network.learning_rate(settings.max_updates)
-    return training, data
+    return training
 
 
 def check_stage(config: Mapping[str, Any], tokenizer: nn.Module) -> None:

@@ -69,7 +69,7 @@ class TokenizerTraining(LightningModule):
         if adversary is not None and adversary.discriminator_first and settings.accumulate > 1:
             raise UserError(
                 f"trainer.accumulate={settings.accumulate}: with adversary.order=discriminator_first the generator's "
-                "loss needs the stepped discriminator, so an update is one micro-batch; accumulate=1, or generator_first"
+                "loss needs the stepped discriminator, so accumulate=1, or order=generator_first"
             )
         self.automatic_optimization = False
         self.tokenizer, self.losses, self.adversary = tokenizer, losses, adversary

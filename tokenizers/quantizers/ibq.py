@@ -66,10 +66,12 @@ class IBQ(TokenQuantizer):
             "commit": F.mse_loss(codes, z) + F.mse_loss(z, hard.detach()),  # the first has no stop-gradient at all
             "codebook": F.mse_loss(hard, z.detach()),
         }
+        stats = {}
         if self.entropy_temperature is not None:
             per_token, of_mean = dot_entropies(z.flatten(0, 1), codebook, self.entropy_temperature)
             losses["entropy"] = per_token - of_mean
-        return StreamQuantized(codes, indices, losses)
+            stats = {"entropy_per_token": per_token.detach(), "entropy_of_mean": of_mean.detach()}
+        return StreamQuantized(codes, indices, losses, stats)
 
     def lookup(self, indices_BNK: Tensor) -> Tensor:
         return F.embedding(indices_BNK[..., 0], self.effective_codebook())
