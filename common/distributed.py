@@ -103,13 +103,22 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     return sum_over_processes(value.detach().clone()) / process_count()  # a sum: gloo has no average
 
 
-def of_all_processes(x_B: Tensor) -> Tensor:
-    """Joined batch; gradients reach a process's own part only, so that their average over processes is the whole's."""
+class _RowsOfAll(torch.autograd.Function):
+    """A row takes part in the losses of all processes, and its gradient is the sum of what they find."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        return gather_over_processes(rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return sum_over_processes(grad.clone(memory_format=torch.contiguous_format)).chunk(process_count())[rank()]
+
+
+def rows_of_all(rows: Tensor) -> Tensor:
+    """Joined batch of ranks that hold equally many rows, with its gradient; `rows` itself where there is one."""
     if process_count() == 1:
-        return x_B
-    if not x_B.is_floating_point():
-        return gather_over_processes(x_B.to(torch.uint8)).to(x_B.dtype)
-    rows = list(gather_over_processes(x_B.detach()).chunk(process_count()))
-    # Every process computes the whole loss and so its own part's whole gradient, which averaging divides by the number.
-    rows[rank()] = x_B.detach() + (x_B - x_B.detach()) * process_count()
-    return torch.cat(rows)
+        return rows
+    if not rows.is_floating_point():
+        return gather_over_processes(rows.to(torch.uint8)).to(rows.dtype)
+    return _RowsOfAll.apply(rows)

@@ -41,6 +41,9 @@ class LossTerm(nn.Module, ABC):
     def set_update(self, update: int) -> None:
         """Called before every forward, for schedules inside the term."""
 
+    def after_step(self) -> None:
+        """Called after every optimizer step, for limits of the term's own parameters."""
+
     def is_available(self, output: TokenizerOutput) -> bool:
         """False where this output has nothing to read: in eval mode parts may leave their training losses out."""
         return True

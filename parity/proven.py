@@ -1,8 +1,8 @@
 """What stored outputs of the references prove about each recipe: forward, objective, optimizer, or nothing.
 
 An experiment is proven by a folder whose reader builds the same classes, and by a stored training step whose experiment
-has the same losses, adversary and optimizer; sizes and their settings may differ. tests/parity/test_proven.py holds both tables against the
-folders, and `imtok parity FOLDER` shows that they are met.
+has the same losses, adversary and optimizer; sizes and their settings may differ. tests/parity/test_proven.py holds
+both tables against the folders, and `imtok parity FOLDER` shows that they are met.
 """
 
 from fnmatch import fnmatchcase

@@ -247,6 +247,7 @@ class TokenizerTraining(LightningModule):
         for name, stepper in active.items():
             if name not in self.stepped_early:
                 stepper.step(optimizers[name], finite=finite)
+        self.losses.after_step()
         lr = self.steppers["generator"].lr
         self.update += 1
         for stepper in self.steppers.values():

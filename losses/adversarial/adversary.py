@@ -196,8 +196,9 @@ class Adversary(nn.Module):
             loss = loss + self.lecam.weight * penalty
         loss = self.discriminator_weight(self.update) * loss
         if self.consistency is not None:
-            apart = self.consistency(self._logits, images, real)
-            apart = apart + self.consistency(self._logits, reconstruction, fake)
+            with autocast_of(self.precision, images.device):
+                apart = self.consistency(self.discriminator, images, real)
+                apart = apart + self.consistency(self.discriminator, reconstruction, fake)
             logs["consistency"] = apart.detach()
             loss = loss + self.consistency.weight * apart
         return loss, logs

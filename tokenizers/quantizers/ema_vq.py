@@ -103,7 +103,8 @@ class EmaVQ(CodebookQuantizer):
         total = self.counts.sum()
         smoothed_K = (self.counts + SMOOTHING) / (total + self.codebook_size * SMOOTHING) * total
         means = self._comparable(self.sums / smoothed_K[:, None])
-        self.codebook.copy_(torch.where(finite > 0, means, self.codebook))
+        known = (self.counts > 0) & (finite > 0)  # a code that nothing has chosen since counts of 0 stays
+        self.codebook.copy_(torch.where(known[:, None], means, self.codebook))
         if self.revival.counts:
             dead, codes = self.revival.revived(self.codebook, z_ND, indices_N, finite)
             self.codebook.copy_(codes)

@@ -69,8 +69,8 @@ class MultiScaleQuantizer(StagedQuantizer):
     def prepare(self, z_BDhw: Tensor) -> Tensor:
         return z_BDhw
 
-    def scale_losses(self, residual_BDhw: Tensor, scale: int, keep_B: Tensor | None) -> dict[str, Tensor]:
-        """Further losses of one scale; means over scales are returned."""
+    def further_losses(self, left: Sequence[tuple[Tensor, Tensor | None]]) -> dict[str, Tensor]:
+        """left: for every scale what those before left over [B, D, h, w], and which samples have this scale."""
         return {}
 
     def learn(self, vectors_ND: Tensor, indices_N: Tensor) -> None:
@@ -88,13 +88,12 @@ class MultiScaleQuantizer(StagedQuantizer):
         f = self.prepare(stream.x_BND.transpose(1, 2).unflatten(2, full))
         so_far, residual = torch.zeros_like(f), f.detach()
         chosen, seen, losses = [], [], dict.fromkeys(self.loss_names, f.new_zeros(()))
+        left: list[tuple[Tensor, Tensor | None]] = []
         for scale, grid in enumerate(self.pyramid.grids(full)):
             keep_B = None if depths_B is None else depths_B > scale
             seen.append(pooled(residual, grid))
             chosen.append(self.choose(seen[-1].flatten(0, 1), scale).view(len(f), -1))
-            if self.training:
-                for name, value in self.scale_losses(f - so_far.detach(), scale, keep_B).items():
-                    losses[name] = losses[name] + value / self.stages
+            left.append((f - so_far.detach(), keep_B))
             part = self._on_full_grid(chosen[-1], scale, grid, full)
             residual = residual - part.detach()
             so_far = so_far + (part if keep_B is None else part * keep_B[:, None, None, None])
@@ -105,6 +104,8 @@ class MultiScaleQuantizer(StagedQuantizer):
                 losses["commit"] = losses["commit"] + kept_mean(commit, keep_B) / count
                 if "codebook" in losses:
                     losses["codebook"] = losses["codebook"] + kept_mean(codebook, keep_B) / self.stages
+        if self.training:
+            losses |= self.further_losses(left)
         indices_BM = torch.cat(chosen, dim=1)
         if self.training and torch.is_grad_enabled():
             self.learn(torch.cat(seen, dim=1).flatten(0, 1), indices_BM.flatten())
