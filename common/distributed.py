@@ -51,10 +51,6 @@ def joined_sum(x: Tensor) -> Tensor:
     return _JoinedSum.apply(x) if process_count() > 1 else x
 
 
-def max_over_processes(value: int, device: torch.device | str) -> int:
-    return int(sum_over_processes(torch.tensor(value, device=device), "MAX"))
-
-
 def gather_objects(own: T) -> list[T]:
     """What every process holds, in the order of ranks; anything that can be pickled, its tensors on the CPU."""
     if process_count() == 1:
@@ -96,6 +92,14 @@ def all_finite(*tensors: Tensor) -> Tensor:
     On the device, to multiply a rate with: codebooks skip such a batch, and the host need not wait for the answer.
     """
     return sum_over_processes(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all().float(), "MIN")
+
+
+@torch.no_grad()
+def finite_and_largest(*scalars: Tensor, number: int) -> tuple[bool, int]:
+    """(whether all scalars of all processes are finite, the largest `number` of any): the host waits once for both."""
+    finite = torch.isfinite(torch.stack([scalar.float() for scalar in scalars])).all().float()
+    least = sum_over_processes(torch.stack([finite, torch.full_like(finite, -number)]), "MIN").tolist()
+    return bool(least[0]), -int(least[1])
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:

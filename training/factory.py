@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
@@ -25,6 +26,7 @@ from ..losses.teachers.registry import NamedTeachers
 from ..losses.total import WeightedLosses
 from ..tokenizers.tokenizer import Tokenizer
 from .callbacks.validation import Validation
+from .ddp import PerNetworkDDP
 from .init_from import freeze_parts, init_from
 from .micro_batches import check_division
 from .module import TokenizerTraining
@@ -56,6 +58,7 @@ def build_training(config: Mapping[str, Any], folder: Path) -> tuple[TokenizerTr
     freeze_parts(tokenizer, list(config["freeze"]))
     check_stage(config, tokenizer)
     training = assemble(config, tokenizer, settings=settings, folder=folder, arithmetic=arithmetic)
+    check_division(division, tokenizer=tokenizer, losses=training.losses, adversary=training.adversary)
     if tokenizer.conditioner is not None:
         data.take_captioned("tokenizer.conditioner")
     for name, term in training.losses.terms.items():
@@ -80,7 +83,6 @@ def assemble(
     adversary: Adversary | None = build(config["adversary"], key="adversary") if config["adversary"] else None
     if adversary is not None:
         adversary.check(tokenizer, list(losses.terms))
-    check_division(division, tokenizer=tokenizer, losses=losses, adversary=adversary)
     if settings.channels_last:
         for part in (tokenizer, adversary):
             if part is not None:
@@ -207,12 +209,7 @@ def build_trainer(
             f"trainer.accelerator={settings.accelerator}: {here} processes for {torch.cuda.device_count()} GPU(s); "
             "lower --nproc_per_node or use trainer.accelerator=cpu"
         )
-    strategy = settings.strategy
-    if strategy == "auto" and processes > 1:
-        # Terms of weight 0 and a waiting adversary leave parameters without a gradient in some updates.
-        strategy = "ddp_find_unused_parameters_true"
-    if strategy != "auto" and not strategy.startswith("ddp"):  # parameters have to be whole
-        raise UserError(f"trainer.strategy={strategy}: auto, or one of Lightning's that begin with ddp")
+    strategy = strategy_of(settings.strategy, processes)
     _quiet_lightning()
     given = settings.lightning or {}
     options: dict[str, Any] = {
@@ -248,9 +245,23 @@ def build_trainer(
         if not given:
             raise
         raise UserError(f"trainer.lightning={dict(given)}: Lightning refuses this: {one_line(error)}") from error
+    # Before every batch Lightning would ask rank 0 whether it received SIGTERM, and wait for the device; stopping.py
+    # asks all ranks, together with the check of an update's numbers.
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
     if given.get("overfit_batches"):  # ImageData repeats them; Lightning would stop after the first time
         trainer.limit_train_batches = 1.0
     return trainer
+
+
+def strategy_of(name: str, processes: int) -> PerNetworkDDP | str:
+    """torchrun has started the processes, so that of Lightning's names only what follows `ddp` matters."""
+    if name == "auto":
+        return PerNetworkDDP() if processes > 1 else name
+    known = [n for n in StrategyRegistry.available_strategies() if n.startswith("ddp")]
+    if name not in known:  # parameters have to be whole
+        raise UserError(f"trainer.strategy={name}: auto, or one of Lightning's that begin with ddp")
+    said = {"true": True, "false": False}
+    return PerNetworkDDP(search=said.get(name.rpartition("_")[2]))
 
 
 def _quiet_lightning() -> None:

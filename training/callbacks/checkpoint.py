@@ -27,13 +27,13 @@ class Checkpoint(LastCallback):  # Lightning runs callbacks of this class after 
     def on_train_start(self, trainer: Trainer, training: TokenizerTraining) -> None:
         self.saved_at = -1
         self.written_at = training.update or None  # a run that goes on has the file it came from
+        training.stop = self.stop
         self.stop.listen()
 
     def on_train_batch_end(self, trainer: Trainer, training: TokenizerTraining, *_: Any) -> None:
         if not training.finished_update:
             return
-        self.stop.watch_clock(started_at=training.started_at, max_seconds=training.settings.max_seconds)
-        asked = self.stop.of_any_rank(training.device)
+        asked = self.stop.of_any_rank(training.guard.asked)
         self.due = bool(asked) or training.update % training.settings.checkpoint_every == 0
         if asked:
             training.stopped_by = asked

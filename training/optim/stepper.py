@@ -77,6 +77,15 @@ class Stepper:
         if self.scaler:
             self.scaler.update()
 
+    def step_if(self, finite: Tensor, optimizer: LightningOptimizer) -> None:
+        """As `step`, without the host waiting for `finite` where the optimizer's kernels can read it themselves."""
+        if not getattr(self.optimizer, "_step_supports_amp_scaling", False):
+            self.step(optimizer, finite=bool(finite))
+            return
+        self.optimizer.found_inf = 1 - finite  # type: ignore[attr-defined]  # GradScaler's way to skip a step
+        self.step(optimizer, finite=True)
+        del self.optimizer.found_inf  # type: ignore[attr-defined]
+
     def clip_gradients(self) -> None:
         if self.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, self.norm)
