@@ -4,6 +4,7 @@ Sizes, the update's number, weights and what stands in for chance and frozen net
 weights, adversary and optimizers from the YAML alone, so that another recipe shows as a row that fails.
 """
 
+import inspect
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..common.build import build, build_as
+from ..common.build import build, build_as, locate
 from ..common.types import Grid, height_width
 from ..configs.compose import compose_config
 from ..tokenizers import released
@@ -35,6 +36,8 @@ from .trunks import fill_perceptual_networks
 
 State = dict[str, Tensor]
 DISCRIMINATOR, TRUNK = "discriminator.", "discriminator_trunk."
+# The stored steps were taken without chance, or with stored draws (stand_ins.py).
+CHANCE = {"drop_path": 0.0, "scale_dropout": 0.0, "augment": None, "crop_chance": 0.0}
 # One process of a CPU, in fp32; the learning rate at its peak, as the folders have it.
 RUN = {
     "trainer.precision": "fp32",
@@ -85,8 +88,10 @@ def run(folder: Mapping[str, Any], io: Mapping[str, Tensor], weights: State, *, 
     config = compose_config("train", [f"experiment={experiment or step.experiment}", "weights=random"])
     config["tokenizer"], rows = sized(config["tokenizer"], release.node)
     discriminator = _size_discriminator(config, parts[DISCRIMINATOR], folder)
-    for key, value in {**RUN, **step.chance}.items():
+    for key, value in RUN.items():
         put(config, key, value)
+    for part in ("tokenizer", "adversary"):
+        take_out_chance(config[part])
 
     tokenizer = build(config["tokenizer"], key="tokenizer")
     release.fill(tokenizer, without=step.not_stored)
@@ -160,6 +165,16 @@ def put(config: dict[str, Any], key: str, value: Any) -> None:
         node = node.get(part) if isinstance(node, Mapping) else None
     if isinstance(node, dict):
         node[name] = value
+
+
+def take_out_chance(node: Any) -> None:
+    """Also where the YAML leaves a setting at its default."""
+    if isinstance(node, dict):
+        target = node.get("_target_")
+        taken = inspect.signature(locate(target, key="_target_").__init__).parameters if target else {}
+        node |= {name: value for name, value in CHANCE.items() if name in taken}
+        for child in node.values():
+            take_out_chance(child)
 
 
 def _size_discriminator(
