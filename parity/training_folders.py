@@ -42,6 +42,7 @@ class StoredStep:
     update: the number of finished updates.
     constant: what our total has more than theirs, a term's constant part. beside: parameters of loss terms,
     {theirs: ours}. not_stored: beginnings of names of parts of our tokenizer that this update does not read.
+    as_stored: settings that the weights have otherwise than the experiment, {key: why that is the same}.
     """
 
     reader: str
@@ -51,6 +52,7 @@ class StoredStep:
     constant: Value | None = None
     beside: Mapping[str, str] = field(default_factory=dict)
     not_stored: tuple[str, ...] = ()
+    as_stored: Mapping[str, str] = field(default_factory=dict)
 
 
 QUANTIZER = {"quantizer_loss": weighted("codebook", "commit"), "quant_loss": weighted("codebook", "commit")}
@@ -174,6 +176,7 @@ STEPS["unitok"] = StoredStep(
     },
     update=lambda folder, config: _all_ramps_over(config) if "discriminator_optimizer" in folder else 0,
     beside={"logit_scale": "clip_infonce.log_scale"},
+    as_stored={"tokenizer.encoder.tower.positions": "zero there, and frozen"},
 )
 
 

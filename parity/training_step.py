@@ -30,7 +30,7 @@ from .discriminators import PublishedDiscriminator, fill_trunk, published
 from .rows import Row
 from .seen import Seen
 from .sizes import sized
-from .stand_ins import Step, StoredTeachers, put_in_place, stored_noise
+from .stand_ins import Flip, Step, StoredTeachers, put_in_place, stored_noise
 from .training_folders import StoredStep, step_of
 from .trunks import fill_perceptual_networks
 
@@ -86,12 +86,15 @@ def run(folder: Mapping[str, Any], io: Mapping[str, Tensor], weights: State, *, 
     release = released.find(step.reader).read(own, image_size=_image_size(folder), constructor=said(folder))
 
     config = compose_config("train", [f"experiment={experiment or step.experiment}", "weights=random"])
-    config["tokenizer"], rows = sized(config["tokenizer"], release.node)
+    config["tokenizer"], rows = sized(config["tokenizer"], release.node, as_stored=step.as_stored)
     discriminator = _size_discriminator(config, parts[DISCRIMINATOR], folder)
+    if "text_features" in io:
+        shrink_text_towers(config["loss"], dim=io["text_features"].shape[-1])
     for key, value in RUN.items():
         put(config, key, value)
     for part in ("tokenizer", "adversary"):
         take_out_chance(config[part])
+    put(config, "adversary.consistency.augment", {"_target_": f"{Flip.__module__}.{Flip.__qualname__}"})
 
     tokenizer = build(config["tokenizer"], key="tokenizer")
     release.fill(tokenizer, without=step.not_stored)
@@ -175,6 +178,14 @@ def take_out_chance(node: Any) -> None:
         node |= {name: value for name, value in CHANCE.items() if name in taken}
         for child in node.values():
             take_out_chance(child)
+
+
+def shrink_text_towers(losses: Mapping[str, Any], *, dim: int) -> None:
+    """Their outputs are stored: any tower of that width will do."""
+    for entry in losses.values():
+        if entry is not None and isinstance(entry["term"].get("tower"), Mapping):
+            sizes = {"dim": dim, "width": 8, "layers": 1, "heads": 1}
+            entry["term"]["tower"] |= {"model": None, "tag": None, "weights": "random", **sizes}
 
 
 def _size_discriminator(
