@@ -17,7 +17,9 @@ MODEL, PATCH = "vit_small_patch14_dinov2.lvd142m", 14
 
 
 class DinoV2Discriminator(FrozenTrunkDiscriminator):
-    """Images in [-1, 1] to logits, one per depth and patch; augment, kernel, crop_chance: as in FrozenTrunkDiscriminator.
+    """Images in [-1, 1] to logits, one per depth and patch.
+
+    augment, kernel, crop_chance: as in FrozenTrunkDiscriminator.
 
     weights: "pretrained" (through timm's hub), PATH of a state dict (Meta's dinov2_vits14_pretrain.pth or timm's), or
         "random" (seeded). taps: blocks after which a head reads.
