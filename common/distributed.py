@@ -51,8 +51,15 @@ def joined_sum(x: Tensor) -> Tensor:
     return _JoinedSum.apply(x) if process_count() > 1 else x
 
 
-def max_over_processes(value: int, device: torch.device | str) -> int:
-    return int(sum_over_processes(torch.tensor(value, device=device), "MAX"))
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether other processes hold the rest of it; by its method, since DTensor's module takes long to import."""
+    return hasattr(tensor, "to_local")
+
+
+@torch.no_grad()
+def own_shard(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor, without gradient; all of it where it is not sharded."""
+    return tensor.detach().to_local() if is_sharded(tensor) else tensor.detach()  # type: ignore[operator]
 
 
 def gather_objects(own: T) -> list[T]:
@@ -98,18 +105,35 @@ def all_finite(*tensors: Tensor) -> Tensor:
     return sum_over_processes(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all().float(), "MIN")
 
 
+@torch.no_grad()
+def finite_and_largest(*scalars: Tensor, number: int) -> tuple[bool, int]:
+    """(whether all scalars of all processes are finite, the largest `number` of any): the host waits once for both."""
+    finite = torch.isfinite(torch.stack([scalar.float() for scalar in scalars])).all().float()
+    least = sum_over_processes(torch.stack([finite, torch.full_like(finite, -number)]), "MIN").tolist()
+    return bool(least[0]), -int(least[1])
+
+
 def mean_over_ranks(value: Tensor) -> Tensor:
     """The mean of every process's tensor, without gradient."""
     return sum_over_processes(value.detach().clone()) / process_count()  # a sum: gloo has no average
 
 
-def of_all_processes(x_B: Tensor) -> Tensor:
-    """Joined batch; gradients reach a process's own part only, so that their average over processes is the whole's."""
+class _RowsOfAll(torch.autograd.Function):
+    """A row takes part in the losses of all processes, and its gradient is the sum of what they find."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        return gather_over_processes(rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return sum_over_processes(grad.clone(memory_format=torch.contiguous_format)).chunk(process_count())[rank()]
+
+
+def rows_of_all(rows: Tensor) -> Tensor:
+    """Joined batch of ranks that hold equally many rows, with its gradient; `rows` itself where there is one."""
     if process_count() == 1:
-        return x_B
-    if not x_B.is_floating_point():
-        return gather_over_processes(x_B.to(torch.uint8)).to(x_B.dtype)
-    rows = list(gather_over_processes(x_B.detach()).chunk(process_count()))
-    # Every process computes the whole loss and so its own part's whole gradient, which averaging divides by the number.
-    rows[rank()] = x_B.detach() + (x_B - x_B.detach()) * process_count()
-    return torch.cat(rows)
+        return rows
+    if not rows.is_floating_point():
+        return gather_over_processes(rows.to(torch.uint8)).to(rows.dtype)
+    return _RowsOfAll.apply(rows)

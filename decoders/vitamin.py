@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..common.types import Latents
 from ..layers.transformer import init_transformer
-from ..layers.vitamin import Doubling, MBConv, Stem, vitamin_blocks
+from ..layers.vitamin import Doubling, MBConv, Stem, init_convolutions, vitamin_blocks
 from .base import Decoder
 
 
@@ -16,6 +16,7 @@ class ViTaminDecoder(Decoder):
 
     dim: width of the codes, which is the transformer's.
     conv_widths, conv_depths: as in the tower, from the pixels inwards; the stages run the other way.
+    conv_gain: convolutions start by xavier's rule, so many times as large (UniTok: 0.5); null: as PyTorch starts them.
     """
 
     needs_grid = True
@@ -32,6 +33,7 @@ class ViTaminDecoder(Decoder):
         conv_depths: Sequence[int] = (2, 4),
         activation: str = "gelu_tanh",
         drop_path: float = 0.0,
+        conv_gain: float | None = None,
     ) -> None:
         super().__init__()
         self.dim = dim
@@ -54,6 +56,10 @@ class ViTaminDecoder(Decoder):
             self.stages.append(nn.Sequential(first, *(MBConv(channels, channels) for _ in range(count - 1))))
             before = channels
         self.stem = Stem(before, 3, outward=True)
+        if conv_gain is not None:
+            if not conv_gain > 0:
+                raise ValueError(f"conv_gain={conv_gain}: a number above 0, or null")
+            init_convolutions(self, gain=conv_gain)
 
     def forward(self, codes: Latents) -> Tensor:
         stream = codes["main"]

@@ -99,6 +99,15 @@ class ConvTrunk(nn.Module):
         return self.pool["proj"](self.pool["norm"](x))
 
 
+def init_convolutions(module: nn.Module, *, gain: float) -> None:
+    """Weights from a normal by Glorot and Bengio's rule (xavier), times `gain`; biases zero."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.xavier_normal_(part.weight, gain=gain)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
 def vitamin_blocks(
     *, width: int, depth: int, num_heads: int, mlp_ratio: float, activation: str, drop_path: float
 ) -> nn.Sequential:

@@ -128,6 +128,10 @@ class WeightedLosses(nn.Module):
         terms = ((name, term) for name, term in self.terms.items() if isinstance(term, LossTerm))
         return {name: term(batch, output) for name, term in terms if term.is_available(output)}
 
+    def after_step(self) -> None:
+        for term in self.terms.values():
+            cast(LossTerm, term).after_step()
+
     @property
     def random_weights(self) -> list[str]:
         """Terms whose frozen network has random weights: their numbers mean nothing, and reports say so."""

@@ -122,8 +122,9 @@ class FrozenTrunkDiscriminator(nn.Module):
             for _ in range(trunk.depths)
         )
 
-    def forward(self, images: Tensor) -> Tensor:
-        if self.augment is not None and self.training:
+    def forward(self, images: Tensor, *, augmented: bool = False) -> Tensor:
+        """augmented: the images are, by something else."""
+        if self.augment is not None and self.training and not augmented:
             images = self.augment(images.float())
         features = self.trunk(self._to_side(images.float()))
         return torch.cat([head(x).flatten(1) for head, x in zip(self.heads, features, strict=True)], dim=1)

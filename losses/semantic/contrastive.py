@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...common.distributed import of_all_processes
+from ...common.distributed import rank, rows_of_all
 from ...common.errors import UserError
 from ...common.types import TokenizerOutput
 from ..base import LossTerm
 from ..source import Reading
 from ..teacher_term import projection
 from ..teachers.text_tower import TextTower
+from .pairs import symmetric_infonce
 
 
 class ContrastiveTerm(LossTerm):
@@ -64,14 +65,19 @@ class ContrastiveTerm(LossTerm):
         if captions is None or any(c is None for c in captions):
             raise UserError("data: a contrastive loss needs captions, and these images have none; see data.captions")
         pair = self.images(output), self.texts(captions)
-        # Only in training: the processes' shares of the validation images differ in number.
-        joined = of_all_processes if self.training else (lambda x: x)
         with torch.autocast(pair[0].device.type, enabled=False):
-            return self.loss(*(joined(F.normalize(x.float(), dim=-1)) for x in pair))
+            # Only in training: the processes' shares of the validation images differ in number.
+            return self.loss(*(F.normalize(x.float(), dim=-1) for x in pair), join=self.training)
+
+    def micro_batch_misfit(self) -> str | None:
+        return ": it contrasts all images of an update, and a micro-batch has only some; more processes instead"
 
     @abstractmethod
-    def loss(self, images_BD: Tensor, texts_BD: Tensor) -> Tensor:
-        """Of unit vectors; row i of one belongs to row i of the other."""
+    def loss(self, images_BD: Tensor, texts_BD: Tensor, *, join: bool = False) -> Tensor:
+        """Of unit vectors; row i of one belongs to row i of the other.
+
+        join: against those of all processes as well; the processes' mean is then the joined batch's loss.
+        """
 
     def images(self, output: TokenizerOutput) -> Tensor:
         return self.projector(self.reading.of(output).mean())
@@ -100,11 +106,13 @@ class ClipInfoNCE(ContrastiveTerm):
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
         self.max_scale = max_scale
 
-    def loss(self, images_BD: Tensor, texts_BD: Tensor) -> Tensor:
-        scale = self.log_scale.clamp(0.0, math.log(self.max_scale)).exp()
-        logits = scale * images_BD @ texts_BD.T
-        partner = torch.arange(len(logits), device=logits.device)
-        return (F.cross_entropy(logits, partner) + F.cross_entropy(logits.T, partner)) / 2
+    def loss(self, images_BD: Tensor, texts_BD: Tensor, *, join: bool = False) -> Tensor:
+        return symmetric_infonce(images_BD, texts_BD, scale=self.log_scale.exp(), join=join)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        # The parameter itself: clamped in the forward it would have no gradient beyond the limit, and stay there.
+        self.log_scale.clamp_(0.0, math.log(self.max_scale))
 
 
 class SigLIP(ContrastiveTerm):
@@ -126,7 +134,9 @@ class SigLIP(ContrastiveTerm):
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
         self.bias = nn.Parameter(torch.tensor(float(bias)))
 
-    def loss(self, images_BD: Tensor, texts_BD: Tensor) -> Tensor:
-        logits = self.log_scale.exp() * images_BD @ texts_BD.T + self.bias
-        sign = 2 * torch.eye(len(logits), device=logits.device) - 1
-        return -F.logsigmoid(sign * logits).sum() / len(logits)
+    def loss(self, images_BD: Tensor, texts_BD: Tensor, *, join: bool = False) -> Tensor:
+        texts_CD, first = (rows_of_all(texts_BD), rank() * len(texts_BD)) if join else (texts_BD, 0)
+        logits_BC = self.log_scale.exp() * images_BD @ texts_CD.T + self.bias
+        partner_B = torch.arange(first, first + len(images_BD), device=images_BD.device)
+        is_pair_BC = torch.arange(len(texts_CD), device=images_BD.device) == partner_B[:, None]
+        return -F.logsigmoid(torch.where(is_pair_BC, logits_BC, -logits_BC)).sum() / len(images_BD)

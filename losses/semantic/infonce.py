@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...common.distributed import of_all_processes
 from ...common.schedule import schedule_of
-from ...common.types import TokenizerOutput, has_values
+from ...common.types import TokenizerOutput
 from ..teacher_term import TeacherTerm
+from .pairs import symmetric_infonce
 
 
 class SemanticInfoNCE(TeacherTerm):
@@ -78,19 +78,8 @@ class SemanticInfoNCE(TeacherTerm):
                 codes, meaning = F.normalize(codes, dim=1), F.normalize(meaning, dim=1)
             return symmetric_infonce(meaning, codes, keep_B, scale=self.scale, join=self.training)
 
+    def micro_batch_misfit(self) -> str | None:
+        return ": it contrasts all images of an update, and a micro-batch has only some; more processes instead"
+
     def set_update(self, update: int) -> None:
         self.scale = self.scales(update)
-
-
-def symmetric_infonce(a_BD: Tensor, b_BD: Tensor, keep_B: Tensor, *, scale: float, join: bool = True) -> Tensor:
-    """Mean cross-entropy of telling each sample's partner from all others of all processes, from either side.
-
-    join: False in validation, where the processes' shares differ in number.
-    """
-    a, b, keep = (of_all_processes(x) if join else x for x in (a_BD, b_BD, keep_B))
-    if has_values(keep):
-        if int(keep.sum()) == 0:
-            return (a_BD.sum() + b_BD.sum()) * 0.0
-        a, b = a[keep], b[keep]
-    logits, partner = scale * a @ b.T, torch.arange(len(a), device=a.device)
-    return (F.cross_entropy(logits, partner) + F.cross_entropy(logits.T, partner)) / 2

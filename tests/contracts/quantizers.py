@@ -139,12 +139,12 @@ def autocast_changes_nothing(node: Node) -> None:
 def training_never_waits_for_the_device(node: Node) -> None:
     """Tensors without values refuse `item`, `bool`, `nonzero`, `bincount`: what would stall a GPU.
 
-    Revival asks once how many codes are dead, PCA while it fits; both are off here.
+    PCA asks while it fits, which is off here.
     """
 
     def calm(node: Any) -> Any:
         if isinstance(node, dict):
-            return {k: 0 if k in ("revive_below", "fit_updates") else calm(v) for k, v in node.items()}
+            return {k: 0 if k == "fit_updates" else calm(v) for k, v in node.items()}
         return node
 
     with FakeTensorMode():

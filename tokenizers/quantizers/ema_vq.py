@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from ...common.distributed import all_finite, from_first_process, gather_equal_rows, sum_over_processes
 from .base import StreamQuantized
 from .shared.codebook import CodebookQuantizer
-from .shared.limits import check_below_one
+from .shared.codebook_start import CodebookStart, codebook_start
+from .shared.limits import check_below_one, check_not_negative
 from .shared.nearest import nearest_code
-from .shared.revival import Revival, tokens_by_code
+from .shared.revival import Revival, tokens_by_code, vectors_for
 
 SMOOTHING = 1e-5  # Laplace smoothing of the counts, as in VQ-VAE-2
 KMEANS_ROUNDS = 10
@@ -26,11 +27,16 @@ class EmaVQ(CodebookQuantizer):
     decay: of the running counts and sums.
     revive_below: codes chosen fewer times than this share of an even spread (running mean) are put on random vectors
         of the batch; 0 is off.
+    revive_below_tokens: the rule of RQ-VAE instead: codes whose running count of tokens an update falls below this
+        start anew from a vector of the batch, with the mass of one token; 0 is off.
+    start_counts: the running counts before the first update; from 0, RQ-VAE's rule puts all codes on vectors at once.
+    init: where the codes start, see codebook_start.py; null: normal, of unit length where unit_length is set.
     kmeans_init: the first batch's clusters instead of random normal codes.
     """
 
     loss_names: tuple[str, ...] = ("commit",)
     joined_batch_equal = True
+    learns = True
 
     def __init__(
         self,
@@ -43,6 +49,9 @@ class EmaVQ(CodebookQuantizer):
         decay: float = 0.99,
         revive_below: float = 0.0,
         usage_decay: float = 0.9,
+        revive_below_tokens: float = 0.0,
+        start_counts: float = 1.0,
+        init: CodebookStart | None = None,
         kmeans_init: bool = False,
         entropy_temperature: float | None = None,
     ) -> None:
@@ -55,11 +64,16 @@ class EmaVQ(CodebookQuantizer):
             entropy_temperature=entropy_temperature,
         )
         check_below_one(decay=decay)
-        self.decay = decay
+        check_not_negative(revive_below_tokens=revive_below_tokens, start_counts=start_counts)
+        if revive_below_tokens > 0 and revive_below > 0:
+            raise ValueError(f"revive_below_tokens={revive_below_tokens}: a rule of its own; set revive_below to 0")
+        if start_counts == 0 and revive_below_tokens == 0:
+            raise ValueError("start_counts=0: codes never chosen have no mean; set revive_below_tokens (RQ-VAE's is 1)")
+        self.decay, self.revive_below_tokens = decay, revive_below_tokens
         self.revival = Revival(codebook_size=codebook_size, below=revive_below, decay=usage_decay)
-        codes = torch.randn(codebook_size, self.code_dim)
-        self.codebook = nn.Buffer(F.normalize(codes, dim=-1) if unit_length else codes)
-        self.counts = nn.Buffer(torch.ones(codebook_size))
+        init = init or ("normal_unit" if unit_length else "normal")
+        self.codebook = nn.Buffer(codebook_start(init, codebook_size=codebook_size, width=self.code_dim))
+        self.counts = nn.Buffer(torch.full((codebook_size,), float(start_counts)))
         self.sums = nn.Buffer(self.codebook.clone())
         self.started = nn.Buffer(torch.tensor(not kmeans_init))
         self.may_start = kmeans_init  # asks the host no question later: `started` lives on the device
@@ -75,6 +89,11 @@ class EmaVQ(CodebookQuantizer):
                 self._start(self._comparable(z_BND.detach().flatten(0, 1)))
         return super().quantize(z_BND)
 
+    def micro_batch_misfit(self) -> str | None:
+        if not self.may_start:
+            return None
+        return ".kmeans_init=true: the codes start from the first update's whole batch; kmeans_init=false"
+
     @torch.no_grad()
     def learn(self, z_ND: Tensor, indices_N: Tensor) -> None:
         finite = all_finite(z_ND)
@@ -83,14 +102,22 @@ class EmaVQ(CodebookQuantizer):
         counts, sums = sums_by_code(z_ND, indices_N, self.codebook_size)
         self.counts.lerp_(counts, rate)
         self.sums.lerp_(sums, rate)
+        if self.revive_below_tokens > 0:
+            dead, vectors = vectors_for((self.counts < self.revive_below_tokens) & (finite > 0), z_ND, repeat=True)
+            self.counts.masked_fill_(dead, 1.0)
+            self.sums.copy_(torch.where(dead[:, None], vectors, self.sums))
         total = self.counts.sum()
         smoothed_K = (self.counts + SMOOTHING) / (total + self.codebook_size * SMOOTHING) * total
         means = self._comparable(self.sums / smoothed_K[:, None])
-        self.codebook.copy_(torch.where(finite > 0, means, self.codebook))
-        dead, vectors = self.revival.replacements(z_ND, indices_N, finite)
-        # As if each had received its even share: a few tokens must not throw it far.
-        share = total / self.codebook_size
-        self.codebook[dead], self.counts[dead], self.sums[dead] = vectors, share, vectors * share
+        known = (self.counts > 0) & (finite > 0)  # a code that nothing has chosen since counts of 0 stays
+        self.codebook.copy_(torch.where(known[:, None], means, self.codebook))
+        if self.revival.counts:
+            dead, codes = self.revival.revived(self.codebook, z_ND, indices_N, finite)
+            self.codebook.copy_(codes)
+            # As if each had received its even share: a few tokens must not throw it far.
+            share = total / self.codebook_size
+            self.counts.copy_(torch.where(dead, share, self.counts))
+            self.sums.copy_(torch.where(dead[:, None], codes * share, self.sums))
 
     def _comparable(self, z: Tensor) -> Tensor:
         return F.normalize(z, dim=-1) if self.unit_length else z

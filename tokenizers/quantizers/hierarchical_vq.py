@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...common.distributed import all_finite, gather_equal_rows
+from ...common.distributed import all_finite, rank, sum_over_processes
 from ...common.types import IndexSegment, Latents, Quantized, Shapes, Stream
 from .base import StreamQuantized, TokenQuantizer
 from .ema_vq import EmaVQ
@@ -15,6 +15,7 @@ from .shared.revival import Revival
 from .shared.straight_through import straight_through
 
 GATHERED_FLOATS = 2**22  # of the sub-codebooks that one chunk of tokens compares with
+NO_TOKEN = 2**62
 
 
 class HierarchicalVQ(TokenQuantizer):
@@ -117,7 +118,7 @@ class HierarchicalVQ(TokenQuantizer):
             "codebook": F.mse_loss(codes, z.detach()),
         }
         if torch.is_grad_enabled() and self.revival.counts:
-            self._revive(z_pixel.detach().flatten(0, 1), joint_BN.flatten())
+            self.once_an_update(self._revive, z_pixel.detach().flatten(0, 1), joint_BN.flatten())
         return StreamQuantized(
             torch.cat([semantic.codes_BND, straight_through(z, codes)], dim=-1), joint_BN[..., None], losses
         )
@@ -144,13 +145,17 @@ class HierarchicalVQ(TokenQuantizer):
         """At most one sub-code of each semantic code an update, put on the first vector that this code holds."""
         finite = all_finite(z_ND)
         self.revival.count(joint_N, finite)
-        z_ND, joint_N = (gather_equal_rows(t) for t in (z_ND, joint_N))
-        least, which = self.revival.usage.view(-1, self.sub_size).min(dim=1)
-        semantic_N = joint_N // self.sub_size
-        first = torch.full_like(which, len(joint_N)).scatter_reduce_(
-            0, semantic_N, torch.arange(len(joint_N), device=z_ND.device), "amin"
-        )
-        opened = ((least < self.revival.below) & (finite > 0) & (first < len(joint_N))).nonzero()[:, 0]
-        dead = opened * self.sub_size + which[opened]
-        self.sub_codebooks[dead] = z_ND[first[opened]].to(self.sub_codebooks.dtype)
-        self.revival.usage[dead] = 1.0
+        least_S, which_S = self.revival.usage.view(-1, self.sub_size).min(dim=1)
+        # Tokens are numbered over all processes, whose own stay together.
+        own, before = len(joint_N), rank() * 2**40
+        numbers_N = torch.arange(before, before + own, device=z_ND.device)
+        first_S = torch.full_like(which_S, NO_TOKEN).scatter_reduce_(0, joint_N // self.sub_size, numbers_N, "amin")
+        sum_over_processes(first_S, "MIN")
+        mine_S = (first_S >= before) & (first_S < before + own)
+        rows_SD = z_ND[(first_S - before).clamp(0, own - 1)] if own else z_ND.new_zeros(len(first_S), z_ND.shape[1])
+        given_SD = sum_over_processes(torch.where(mine_S[:, None], rows_SD, 0))
+        opened_S = (least_S < self.revival.below) & (finite > 0) & (first_S < NO_TOKEN)
+        at_S = torch.arange(len(which_S), device=z_ND.device) * self.sub_size + which_S
+        codes_SD, usage = self.sub_codebooks[at_S], self.revival.usage
+        self.sub_codebooks[at_S] = torch.where(opened_S[:, None], given_SD.to(codes_SD.dtype), codes_SD)
+        usage[at_S] = torch.where(opened_S, 1.0, usage[at_S])

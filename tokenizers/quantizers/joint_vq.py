@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ...common.types import Grid, IndexSegment, Latents, Quantized, Shapes, Stream
 from .base import Quantizer
 from .shared.codebook import check_codebook_size
+from .shared.codebook_start import CodebookStart, codebook_start
 from .shared.limits import check_positive, check_share
 from .shared.nearest import nearest_code
 from .shared.pyramid import Pyramid, pooled, spread
@@ -30,6 +31,7 @@ class JointVQ(Quantizer):
         their codes scaled up and taken off; the sum is handed on. The last is a side of the full grid; other
         sizes of images have other scales (TokenFlow-B: 8 of them at 224, 9 at 256). null: the full grid alone.
     scale_dropout: chance that a training forward leaves out one scale other than the first.
+    init: where the codes start, see codebook_start.py; null: uniform, of unit length where unit_length is set.
     """
 
     dim: dict[str, int]
@@ -47,6 +49,7 @@ class JointVQ(Quantizer):
         unit_length: bool = True,
         scales: Sequence[int] | None = None,
         scale_dropout: float = 0.0,
+        init: CodebookStart | None = None,
         entropy_temperature: float | None = None,
     ) -> None:
         super().__init__()
@@ -64,8 +67,8 @@ class JointVQ(Quantizer):
             self.loss_names = (*type(self).loss_names, "entropy")
         self.codebooks = nn.ParameterDict()
         for stream, width in self.dim.items():
-            codes = torch.empty(codebook_size, width).uniform_(-1 / codebook_size, 1 / codebook_size)
-            self.codebooks[stream] = nn.Parameter(F.normalize(codes, dim=-1) if unit_length else codes)
+            kind = init or ("uniform_unit" if unit_length else "uniform")
+            self.codebooks[stream] = nn.Parameter(codebook_start(kind, codebook_size=codebook_size, width=width))
         importance = torch.ones(sum(self.dim.values()))
         importance[self.dim["semantic"] :] = pixel_weight**0.5
         self.importance = nn.Buffer(importance, persistent=False)

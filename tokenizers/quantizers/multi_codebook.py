@@ -8,7 +8,10 @@ from torch import Tensor
 
 from ...common.modules import ModuleList
 from ...layers.attention_projection import AttentionProjection
+from ...layers.transformer import init_linear
 from .base import StreamQuantized, TokenQuantizer
+from .shared.codebook_start import CodebookStart
+from .shared.limits import check_positive
 from .vq import VQ
 
 
@@ -19,6 +22,9 @@ class MultiCodebook(TokenQuantizer):
     projection: between `dim` and `code_dim`, where they differ: linear, attention (UniTok's; the decoder then reads
         `dim`-wide codes that know of each other), or causal_attention (its first release).
     projection_heads: of the attention; the ratio of the widths by default.
+    projection_std: the projections' weights start from a normal of this deviation, their biases at 0 (UniTok: 0.02);
+        null: as PyTorch starts them.
+    init: where the codes start, see codebook_start.py; null: uniform, of unit length where unit_length is set.
     """
 
     joined_batch_equal = True
@@ -34,9 +40,11 @@ class MultiCodebook(TokenQuantizer):
         rotation_trick: bool = False,
         revive_below: float = 0.0,
         usage_decay: float = 0.9,
+        init: CodebookStart | None = None,
         entropy_temperature: float | None = None,
         projection: Literal["linear", "attention", "causal_attention"] = "linear",
         projection_heads: int | None = None,
+        projection_std: float | None = None,
     ) -> None:
         super().__init__(dim=dim, code_dim=code_dim)
         if projection_heads is not None and projection_heads < 1:
@@ -47,6 +55,9 @@ class MultiCodebook(TokenQuantizer):
             self.project_in = attention(dim_in=dim, dim_out=self.code_dim)
             self.project_out = attention(dim_in=self.code_dim, dim_out=dim)
             self.prefix_decodes = causal
+        check_positive(projection_std=projection_std)
+        for part in (self.project_in, self.project_out):
+            init_linear(part, projection_std)
         if codebooks < 1 or self.code_dim % codebooks:
             raise ValueError(f"codebooks={codebooks}: the width of the codes, {self.code_dim}, does not divide by it")
         self.vocabulary = (codebook_size,) * codebooks
@@ -58,6 +69,7 @@ class MultiCodebook(TokenQuantizer):
                 rotation_trick=rotation_trick,
                 revive_below=revive_below,
                 usage_decay=usage_decay,
+                init=init,
                 entropy_temperature=entropy_temperature,
             )
             for _ in range(codebooks)

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...layers.resnet import to_tokens
 from .multi_scale_vq import MultiScaleQuantizer
-from .shared.binary_entropy import binary_entropies
+from .shared.bit_entropies import bit_entropies
 from .shared.limits import check_positive
 
 
@@ -64,9 +65,10 @@ class MultiScaleBSQ(MultiScaleQuantizer):
         signs = ((indices[..., None] >> place) & 1).float() * 2 - 1
         return signs * (self.scale**scale / self.code_dim**0.5)
 
-    def scale_losses(self, residual_BDhw: Tensor, scale: int, keep_B: Tensor | None) -> dict[str, Tensor]:
-        # Also where this process keeps no sample: the others wait for its part of the sum.
-        kept = residual_BDhw if keep_B is None else residual_BDhw[keep_B]
-        logits_NB = kept.permute(0, 2, 3, 1).flatten(0, 2) * (4 * self.scale**scale / self.code_dim**0.5)
-        per_token, of_mean = binary_entropies(logits_NB, group_bits=1, over_groups="sum")
-        return {"entropy": per_token - of_mean}
+    def further_losses(self, left: Sequence[tuple[Tensor, Tensor | None]]) -> dict[str, Tensor]:
+        sets = []
+        for scale, (residual_BDhw, keep_B) in enumerate(left):
+            logits = to_tokens(residual_BDhw) * (4 * self.scale**scale / self.code_dim**0.5)
+            sets.append((logits, keep_B))
+        found = [per_token - of_mean for per_token, of_mean in bit_entropies(sets)]
+        return {"entropy": torch.stack(found).mean()}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ...common.types import Grid, IndexSegment, Latents, Quantized, Shapes, Stream
 from .base import StreamQuantized
 from .shared.codebook import check_codebook_size
+from .shared.codebook_start import CodebookStart, codebook_start
 from .shared.depth_dropout import StagedQuantizer, kept_mean
 from .shared.nearest import nearest_code
 from .shared.pyramid import Pyramid, pooled, spread
@@ -31,6 +32,7 @@ class MultiScaleQuantizer(StagedQuantizer):
 
     loss_names: tuple[str, ...] = ("codebook", "commit")
     prefix_decodes = False
+    learns: bool = False  # whether `learn` does anything
 
     def __init__(
         self,
@@ -68,12 +70,12 @@ class MultiScaleQuantizer(StagedQuantizer):
     def prepare(self, z_BDhw: Tensor) -> Tensor:
         return z_BDhw
 
-    def scale_losses(self, residual_BDhw: Tensor, scale: int, keep_B: Tensor | None) -> dict[str, Tensor]:
-        """Further losses of one scale; means over scales are returned."""
+    def further_losses(self, left: Sequence[tuple[Tensor, Tensor | None]]) -> dict[str, Tensor]:
+        """left: for every scale what those before left over [B, D, h, w], and which samples have this scale."""
         return {}
 
     def learn(self, vectors_ND: Tensor, indices_N: Tensor) -> None:
-        """Once per training forward, vectors and indices of all scales."""
+        """Once an update, vectors and indices of all scales."""
 
     # -- the pyramid --
 
@@ -87,13 +89,12 @@ class MultiScaleQuantizer(StagedQuantizer):
         f = self.prepare(stream.x_BND.transpose(1, 2).unflatten(2, full))
         so_far, residual = torch.zeros_like(f), f.detach()
         chosen, seen, losses = [], [], dict.fromkeys(self.loss_names, f.new_zeros(()))
+        left: list[tuple[Tensor, Tensor | None]] = []
         for scale, grid in enumerate(self.pyramid.grids(full)):
             keep_B = None if depths_B is None else depths_B > scale
             seen.append(pooled(residual, grid))
             chosen.append(self.choose(seen[-1].flatten(0, 1), scale).view(len(f), -1))
-            if self.training:
-                for name, value in self.scale_losses(f - so_far.detach(), scale, keep_B).items():
-                    losses[name] = losses[name] + value / self.stages
+            left.append((f - so_far.detach(), keep_B))
             part = self._on_full_grid(chosen[-1], scale, grid, full)
             residual = residual - part.detach()
             so_far = so_far + (part if keep_B is None else part * keep_B[:, None, None, None])
@@ -104,9 +105,11 @@ class MultiScaleQuantizer(StagedQuantizer):
                 losses["commit"] = losses["commit"] + kept_mean(commit, keep_B) / count
                 if "codebook" in losses:
                     losses["codebook"] = losses["codebook"] + kept_mean(codebook, keep_B) / self.stages
+        if self.training:
+            losses |= self.further_losses(left)
         indices_BM = torch.cat(chosen, dim=1)
-        if self.training and torch.is_grad_enabled():
-            self.learn(torch.cat(seen, dim=1).flatten(0, 1), indices_BM.flatten())
+        if self.learns and self.training and torch.is_grad_enabled():
+            self.once_an_update(self.learn, torch.cat(seen, dim=1).flatten(0, 1), indices_BM.flatten())
         indices = indices_BM[..., None]
         if not self.training:
             return StreamQuantized(so_far.flatten(2).transpose(1, 2), indices)
@@ -143,6 +146,7 @@ class MultiScaleVQ(MultiScaleQuantizer):
     """One codebook for all scales.
 
     unit_length: search by cosine; the code that is added keeps its learned length (ImageFolder).
+    init: where the codes start, see codebook_start.py; null: uniform.
     """
 
     def __init__(
@@ -157,6 +161,7 @@ class MultiScaleVQ(MultiScaleQuantizer):
         unit_length: bool = True,
         revive_below: float = 0.0,
         usage_decay: float = 0.9,
+        init: CodebookStart | None = None,
         quantizer_dropout: float = 0.0,
         least_stages: int = 1,
         commit_reduction: Literal["mean", "sum"] = "mean",
@@ -175,8 +180,9 @@ class MultiScaleVQ(MultiScaleQuantizer):
         self.vocabulary = (codebook_size,)
         self.unit_length = unit_length
         self.revival = Revival(codebook_size=codebook_size, below=revive_below, decay=usage_decay)
+        self.learns = self.revival.counts
         self.codebook = nn.Parameter(
-            torch.empty(codebook_size, self.code_dim).uniform_(-1 / codebook_size, 1 / codebook_size)
+            codebook_start(init or "uniform", codebook_size=codebook_size, width=self.code_dim)
         )
 
     def choose(self, residual_ND: Tensor, scale: int) -> Tensor:
@@ -190,5 +196,5 @@ class MultiScaleVQ(MultiScaleQuantizer):
 
     @torch.no_grad()
     def learn(self, vectors_ND: Tensor, indices_N: Tensor) -> None:
-        dead, vectors = self.revival.replacements(vectors_ND, indices_N)
-        self.codebook[dead] = vectors.to(self.codebook.dtype)
+        _, codes = self.revival.revived(self.codebook, vectors_ND, indices_N)
+        self.codebook.copy_(codes)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ...common.distributed import sum_over_processes
 from .shared.codebook import CodebookQuantizer
+from .shared.codebook_start import CodebookStart, codebook_start
 from .shared.limits import check_positive
 from .shared.nearest import nearest_code
 from .shared.softmax_codes import chunks
@@ -18,6 +19,7 @@ class OptVQ(CodebookQuantizer):
 
     sharpness: 1 / epsilon of the transport, exp(-sharpness * |z - e|).
     rounds: of row and column normalisation.
+    init: where the codes start, see codebook_start.py.
     sinkhorn_in_eval: SFTok's published behaviour; an image's indices then depend on the batch around it. Off: nearest.
     """
 
@@ -33,6 +35,7 @@ class OptVQ(CodebookQuantizer):
         sharpness: float = 10.0,
         rounds: int = 5,
         sinkhorn_in_eval: bool = False,
+        init: CodebookStart = "normal",
         rotation_trick: bool = False,
         entropy_temperature: float | None = None,
     ) -> None:
@@ -48,7 +51,7 @@ class OptVQ(CodebookQuantizer):
         if rounds < 1:
             raise ValueError(f"rounds={rounds}: at least 1")
         self.sharpness, self.rounds, self.sinkhorn_in_eval = sharpness, rounds, sinkhorn_in_eval
-        self.codebook = nn.Parameter(torch.randn(codebook_size, self.code_dim))
+        self.codebook = nn.Parameter(codebook_start(init, codebook_size=codebook_size, width=self.code_dim))
         self.shared = nn.Linear(self.code_dim, self.code_dim)
         with torch.no_grad():
             self.shared.weight.copy_(torch.eye(self.code_dim))
@@ -57,6 +60,9 @@ class OptVQ(CodebookQuantizer):
     def effective_codebook(self) -> Tensor:
         codebook = self.shared(self.codebook.float())
         return F.normalize(codebook, dim=-1) if self.unit_length else codebook
+
+    def micro_batch_misfit(self) -> str | None:
+        return ": its codes are assigned in balance over the whole batch of an update; another quantizer (vq)"
 
     def assign(self, z_ND: Tensor, codebook_KD: Tensor) -> Tensor:
         if not (self.training or self.sinkhorn_in_eval):

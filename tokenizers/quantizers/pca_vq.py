@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ...common.distributed import all_finite, from_first_process, sum_over_processes
 from .base import StreamQuantized
+from .shared.codebook_start import CodebookStart
 from .vq import VQ
 
 LEAST_WEIGHT = 1e-2  # of the square root: the way back divides by it
@@ -36,6 +37,7 @@ class PCAVQ(VQ):
         rotation_trick: bool = False,
         revive_below: float = 0.0,
         usage_decay: float = 0.9,
+        init: CodebookStart | None = None,
         entropy_temperature: float | None = None,
     ) -> None:
         width = dim if code_dim is None else code_dim
@@ -52,6 +54,7 @@ class PCAVQ(VQ):
             rotation_trick=rotation_trick,
             revive_below=revive_below,
             usage_decay=usage_decay,
+            init=init,
             entropy_temperature=entropy_temperature,
         )
         if kept < width:  # of what VQ has checked
@@ -74,6 +77,11 @@ class PCAVQ(VQ):
             self._add_moments(x.reshape(-1, len(self.mean)))
         self._solve()
         self.fitted.fill_(max(1, self.fit_updates))
+
+    def micro_batch_misfit(self) -> str | None:
+        if not self.may_fit:
+            return None
+        return f".fit_updates={self.fit_updates}: the basis is fitted before an update's codes are chosen; 0, and `fit`"
 
     def quantize(self, z_BND: Tensor) -> StreamQuantized:
         if self.may_fit and self.training and torch.is_grad_enabled():

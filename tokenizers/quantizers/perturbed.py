@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .base import StreamQuantized
+from .shared.codebook_start import CodebookStart
 from .shared.limits import check_share
 from .shared.nearest import CPU_CHUNK_FLOATS, CUDA_CHUNK_FLOATS
 from .vq import VQ
@@ -31,6 +32,7 @@ class PerturbedVQ(VQ):
         code_dim: int | None = None,
         unit_length: bool = False,
         revive_below: float = 0.0,
+        init: CodebookStart | None = None,
         entropy_temperature: float | None = None,
         share: float = 0.1,
         chance: float = 1.0,
@@ -44,6 +46,7 @@ class PerturbedVQ(VQ):
             code_dim=code_dim,
             unit_length=unit_length,
             revive_below=revive_below,
+            init=init,
             entropy_temperature=entropy_temperature,
         )
         check_share(share=share, chance=chance, end_ratio=end_ratio)

@@ -12,6 +12,7 @@ from ...common.modules import ModuleList
 from ...common.types import Latents, Shapes, Stream
 from .base import StreamQuantized, only_tokens
 from .ema_vq import EmaVQ
+from .shared.codebook_start import CodebookStart
 from .shared.depth_dropout import StagedQuantizer, kept_mean
 from .shared.straight_through import rotate_to, straight_through
 from .vq import VQ
@@ -28,7 +29,9 @@ class ResidualVQ(StagedQuantizer):
     learn_from: with learn_once, what a chosen code is pulled towards: the `residual` that its stage coded, or the
         `rest` that all stages leave. DualToken's released code does the latter: it keeps the residuals of all stages
         for the update, and then subtracts in place from the one tensor that they are.
-    update: how codebooks learn: `gradient` (losses codebook and commit) or `ema` (commit), with `decay` (EmaVQ's).
+    update: how codebooks learn: `gradient` (losses codebook and commit) or `ema` (commit), with EmaVQ's `decay`,
+        `revive_below_tokens` and `start_counts`.
+    init: where the codes start, see codebook_start.py; null: uniform, or normal with update=ema.
     quantizer_dropout: share of training samples that end after a random number of stages, at least `least_stages`;
         their later indices are -1, and -1 adds nothing in decoding either.
     """
@@ -47,6 +50,9 @@ class ResidualVQ(StagedQuantizer):
         learn_from: Literal["residual", "rest"] = "residual",
         update: Literal["gradient", "ema"] = "gradient",
         decay: float | None = None,
+        revive_below_tokens: float | None = None,
+        start_counts: float | None = None,
+        init: CodebookStart | None = None,
         revive_below: float = 0.0,
         usage_decay: float = 0.9,
         quantizer_dropout: float = 0.0,
@@ -62,8 +68,11 @@ class ResidualVQ(StagedQuantizer):
             quantizer_dropout=quantizer_dropout,
             least_stages=least_stages,
         )
-        if update == "gradient" and decay is not None:
-            raise ValueError(f"decay={decay}: of running means, which only update=ema has")
+        of_ema = {"decay": decay, "revive_below_tokens": revive_below_tokens, "start_counts": start_counts}
+        given = {name: value for name, value in of_ema.items() if value is not None}
+        if update == "gradient" and given:
+            name, value = next(iter(given.items()))
+            raise ValueError(f"{name}={value}: of running means, which only update=ema has")
         if learn_once and not shared:
             raise ValueError(f"learn_once={learn_once}: each stage has a codebook of its own; set shared=true too")
         if learn_from == "rest" and not learn_once:
@@ -71,9 +80,7 @@ class ResidualVQ(StagedQuantizer):
         self.learn_once, self.learn_from = learn_once, learn_from
         self.vocabulary = (codebook_size,) * stages
         self.cross = rotate_to if rotation_trick else straight_through
-        kind: Callable[..., VQ | EmaVQ] = VQ if update == "gradient" else EmaVQ
-        if decay is not None:
-            kind = partial(kind, decay=decay)
+        kind: Callable[..., VQ | EmaVQ] = partial(VQ if update == "gradient" else EmaVQ, init=init, **given)
         self.books = ModuleList(
             kind(dim=self.code_dim, codebook_size=codebook_size, revive_below=revive_below, usage_decay=usage_decay)
             for _ in range(1 if shared else stages)
@@ -83,6 +90,14 @@ class ResidualVQ(StagedQuantizer):
 
     def book(self, stage: int) -> VQ | EmaVQ:
         return self.books[stage % len(self.books)]
+
+    def micro_batch_misfit(self) -> str | None:
+        if len(self.books) > 1 or self.learn_once or self.stages == 1 or not self.book(0).learns:
+            return None
+        return (
+            ".learn_once=false: the shared codebook moves between stages, after the whole batch of an update; "
+            "learn_once=true, or shared=false"
+        )
 
     def quantize_stream(self, stream: Stream, depths_B: Tensor | None = None) -> StreamQuantized:
         z_BND = stream.x_BND
@@ -99,10 +114,10 @@ class ResidualVQ(StagedQuantizer):
             if self.training:
                 commit = commit + kept_mean((residual - codes.detach()).square().mean(dim=(1, 2)), keep_B)
                 codebook = codebook + kept_mean((codes - residual.detach()).square().mean(dim=(1, 2)), keep_B)
-            if learns and self.learn_once:
+            if learns and self.learn_once and book.learns:
                 seen.append((residual.detach().flatten(0, 1), index_BN.flatten()))
-            elif learns:
-                book.learn(residual.detach().flatten(0, 1), index_BN.flatten())
+            elif learns and book.learns:
+                book.once_an_update(book.learn, residual.detach().flatten(0, 1), index_BN.flatten())
             so_far = so_far + codes
             if keep_B is None:
                 total = so_far
@@ -114,7 +129,8 @@ class ResidualVQ(StagedQuantizer):
             rest_ND = (z_BND - so_far).detach().flatten(0, 1)
             seen = [(rest_ND, index_N) for _, index_N in seen]
         if seen:  # a token's stages side by side: the order does not depend on how samples lie on processes
-            self.book(0).learn(*(torch.stack(parts, dim=1).flatten(0, 1) for parts in zip(*seen, strict=True)))
+            of_all = (torch.stack(parts, dim=1).flatten(0, 1) for parts in zip(*seen, strict=True))
+            self.book(0).once_an_update(self.book(0).learn, *of_all)
         stacked = torch.stack(indices, dim=-1)
         if not self.training:
             return StreamQuantized(total, stacked)

@@ -8,12 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .shared.codebook import CodebookQuantizer
+from .shared.codebook_start import CodebookStart, codebook_start
 
 
 class SimVQ(CodebookQuantizer):
     """Codes are W c with c frozen, so that every code moves whenever W does.
 
     bias: a biased map (TA-Tok); SimVQ and DualViTok have none.
+    init: what the frozen codes are, see codebook_start.py.
     """
 
     joined_batch_equal = True
@@ -27,6 +29,7 @@ class SimVQ(CodebookQuantizer):
         bias: bool = False,
         unit_length: bool = False,
         rotation_trick: bool = False,
+        init: CodebookStart = "normal_width",
         entropy_temperature: float | None = None,
     ) -> None:
         super().__init__(
@@ -37,7 +40,7 @@ class SimVQ(CodebookQuantizer):
             rotation_trick=rotation_trick,
             entropy_temperature=entropy_temperature,
         )
-        self.frozen = nn.Buffer(torch.randn(codebook_size, self.code_dim) * self.code_dim**-0.5)
+        self.frozen = nn.Buffer(codebook_start(init, codebook_size=codebook_size, width=self.code_dim))
         self.transform = nn.Linear(self.code_dim, self.code_dim, bias=bias)
 
     def effective_codebook(self) -> Tensor:

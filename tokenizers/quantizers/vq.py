@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from ...common.distributed import all_finite
 from .shared.codebook import CodebookQuantizer
+from .shared.codebook_start import CodebookStart, codebook_start
+from .shared.limits import check_not_negative
 from .shared.revival import Revival, clustering_reset
 
 
@@ -25,6 +27,8 @@ class VQ(CodebookQuantizer):
     reset: `dead` does so; `clustering` moves every code towards its nearest vector instead, the further the less it
         is used (Clustering-VQ); published with usage_decay=0.99.
     usage_decay: of the running mean; with 0.9 and revive_below=0.03 a code is dead after 33 updates unchosen.
+    usage_start: what that mean starts from, 1 the even spread; from 0, `clustering` puts codes on data at once.
+    init: where the codes start, see codebook_start.py; null: uniform, of unit length where unit_length is set.
     """
 
     joined_batch_equal = True
@@ -40,7 +44,10 @@ class VQ(CodebookQuantizer):
         revive_below: float = 0.0,
         reset: Literal["dead", "clustering"] = "dead",
         usage_decay: float = 0.9,
+        usage_start: float = 1.0,
+        init: CodebookStart | None = None,
         entropy_temperature: float | None = None,
+        entropy_images: int | None = None,
     ) -> None:
         super().__init__(
             dim=dim,
@@ -49,19 +56,23 @@ class VQ(CodebookQuantizer):
             unit_length=unit_length,
             rotation_trick=rotation_trick,
             entropy_temperature=entropy_temperature,
+            entropy_images=entropy_images,
         )
         if reset == "clustering" and revive_below > 0:
             raise ValueError(f"revive_below={revive_below}: reset=clustering moves every code; set revive_below to 0")
+        check_not_negative(usage_start=usage_start)
         self.reset = reset
         self.revival = Revival(
-            codebook_size=codebook_size, below=revive_below, decay=usage_decay, counts=reset == "clustering"
+            codebook_size=codebook_size,
+            below=revive_below,
+            decay=usage_decay,
+            counts=reset == "clustering",
+            start=usage_start,
         )
-        self.codebook = nn.Parameter(
-            torch.empty(codebook_size, self.code_dim).uniform_(-1 / codebook_size, 1 / codebook_size)
-        )
-        if unit_length:
-            with torch.no_grad():
-                self.codebook.copy_(F.normalize(self.codebook, dim=-1))
+        init = init or ("uniform_unit" if unit_length else "uniform")
+        self.codebook = nn.Parameter(codebook_start(init, codebook_size=codebook_size, width=self.code_dim))
+
+        self.learns = self.revival.counts
 
     def effective_codebook(self) -> Tensor:
         codebook = self.codebook.float()
@@ -71,13 +82,11 @@ class VQ(CodebookQuantizer):
 
     @torch.no_grad()
     def learn(self, z_ND: Tensor, indices_N: Tensor) -> None:
-        if not self.revival.counts:
-            return
         if self.reset == "clustering":
             finite = all_finite(z_ND)
             self.revival.count(indices_N, finite)
             moved = clustering_reset(self.codebook.float(), z_ND, self.revival.usage, self.revival.decay)
             self.codebook.copy_(torch.where(finite > 0, moved, self.codebook))
             return
-        dead, vectors = self.revival.replacements(z_ND, indices_N)
-        self.codebook[dead] = vectors.to(self.codebook.dtype)
+        _, codes = self.revival.revived(self.codebook, z_ND, indices_N)
+        self.codebook.copy_(codes)

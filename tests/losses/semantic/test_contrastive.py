@@ -28,11 +28,33 @@ def test_clip_by_hand() -> None:
     rows = sum(math.log(sum(math.exp(x) for x in row)) - row[i] for i, row in enumerate(logits)) / 3
     columns = sum(math.log(sum(math.exp(x) for x in c)) - c[i] for i, c in enumerate(zip(*logits, strict=True))) / 3
     assert float(term.loss(a, b).detach()) == pytest.approx((rows + columns) / 2, rel=1e-5)
+
+
+def test_the_scale_is_kept_in_its_range_and_can_come_back() -> None:
+    term, a = ClipInfoNCE(tower=TextTower(**SMALL)), unit(3, 5)
     with torch.no_grad():
-        term.log_scale.fill_(9.0)  # more than the largest scale
-    assert float(term.loss(a, a).detach()) == pytest.approx(
-        float(torch.nn.functional.cross_entropy(100 * a @ a.T, torch.arange(3))), rel=1e-5
+        term.log_scale.fill_(9.0)  # a step that went too far
+    term.after_step()
+    assert float(term.log_scale.detach()) == pytest.approx(math.log(100))
+    loss = term.loss(a, a[[1, 2, 0]])  # wrong partners: a lower scale is better
+    assert float(loss.detach()) == pytest.approx(
+        float(torch.nn.functional.cross_entropy(100 * a @ a.T, torch.tensor([2, 0, 1]))), rel=1e-4
     )
+    loss.backward()
+    assert float(term.log_scale.grad) > 0
+    with torch.no_grad():
+        term.log_scale.fill_(-1.0)
+    term.after_step()
+    assert float(term.log_scale.detach()) == 0
+
+
+def test_a_training_step_ends_within_the_range(tokenizer_node) -> None:
+    tower = {"_target_": "imtok.losses.teachers.text_tower.TextTower", **SMALL}
+    node = {"clip": {"term": {"_target_": "imtok.losses.semantic.contrastive.ClipInfoNCE", "tower": tower}}}
+    losses = WeightedLosses.from_config(node, build(tokenizer_node, key="tokenizer"))
+    losses.terms["clip"].log_scale.data.fill_(9.0)
+    losses.after_step()
+    assert float(losses.terms["clip"].log_scale.detach()) == pytest.approx(math.log(100))
 
 
 def test_siglip_by_hand() -> None:
@@ -66,11 +88,12 @@ for kind in (ClipInfoNCE, SigLIP):
     loss = term({"caption": given["captions"][mine]}, output)
     loss.backward()
     gradients = {n: p.grad for n, p in term.named_parameters()} | {"weight": weight.grad}
+    loss = loss.detach()
     if rank >= 0:
-        for gradient in gradients.values():  # averaged, as data-parallel training does
-            dist.all_reduce(gradient)
-            gradient /= 2
-    saved[kind.__name__] = (loss.detach(), gradients)
+        for value in (loss, *gradients.values()):  # averaged, as data-parallel training does
+            dist.all_reduce(value)
+            value /= 2
+    saved[kind.__name__] = (loss, gradients)
 torch.save(saved, f"{folder}/{rank}.pt")
 """
 

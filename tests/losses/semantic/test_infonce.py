@@ -5,10 +5,12 @@ import sys
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from imtok.common.build import build
 from imtok.common.errors import UserError
-from imtok.losses.semantic.infonce import SemanticInfoNCE, symmetric_infonce
+from imtok.losses.semantic.infonce import SemanticInfoNCE
+from imtok.losses.semantic.pairs import symmetric_infonce
 from imtok.losses.teachers.registry import NamedTeachers
 from imtok.losses.total import WeightedLosses
 
@@ -41,30 +43,51 @@ def test_against_the_formula_with_left_out_samples() -> None:
     a, b = torch.randn(2, 7, 5)
     keep = torch.tensor([True, False, True, True, False, True, True])
     expected = by_hand(a[keep], b[keep], 2.0)
-    torch.testing.assert_close(symmetric_infonce(a, b, keep, scale=2.0).double(), expected)
-    assert float(symmetric_infonce(a, b, torch.zeros(7, dtype=torch.bool), scale=1.0)) == 0
+    torch.testing.assert_close(symmetric_infonce(a, b, keep, scale=2.0, join=True).double(), expected)
+    torch.testing.assert_close(symmetric_infonce(a, b, scale=2.0, join=True).double(), by_hand(a, b, 2.0))
+
+
+def test_left_out_samples_cost_no_wait() -> None:
+    with FakeTensorMode():  # its tensors have no values: what would ask a GPU for one fails
+        a, b = torch.randn(7, 5, requires_grad=True), torch.randn(7, 5)
+        symmetric_infonce(a, b, torch.rand(7) > 0.5, scale=2.0, join=True).backward()
 
 
 WORKER = """
 import sys, torch, torch.distributed as dist
-from imtok.losses.semantic.infonce import symmetric_infonce
+from imtok.losses.semantic.pairs import symmetric_infonce
+from torch.utils._python_dispatch import TorchDispatchMode
+class Largest(TorchDispatchMode):
+    numel = 0
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for x in out if isinstance(out, (tuple, list)) else [out]:
+            Largest.numel = max(Largest.numel, x.numel() if isinstance(x, torch.Tensor) else 0)
+        return out
 rank, folder = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
 given = torch.load(f"{folder}/given.pt")
-weight, mine = given["weight"].requires_grad_(), slice(3 * rank, 3 * rank + 3)
-data, keep = given["data"][mine], given["keep"][mine]
-loss = symmetric_infonce(data @ weight, data @ weight.T, keep, scale=1.5)
-loss.backward()
-dist.all_reduce(weight.grad)
-torch.save((loss.detach(), weight.grad / 2), f"{folder}/{rank}.pt")  # averaged, as data-parallel training does
+weight, mine = given["weight"].requires_grad_(), slice(20 * rank, 20 * rank + 20)
+data = given["data"][mine]
+with Largest():
+    losses = [
+        symmetric_infonce(data @ weight, data @ weight.T, keep[mine], scale=1.5, join=True) for keep in given["keep"]
+    ]
+    gradients = [torch.autograd.grad(loss, weight)[0] for loss in losses]
+found = torch.stack([loss.detach() for loss in losses]), torch.stack(gradients)
+for averaged in found:  # as data-parallel training does
+    dist.all_reduce(averaged)
+    averaged /= 2
+torch.save((*found, Largest.numel), f"{folder}/{rank}.pt")
 """
 
 
 @pytest.mark.slow
 def test_two_processes_are_one_with_the_joined_batch(tmp_path) -> None:
-    keep = torch.tensor([True, True, False, True, True, True])
-    weight, data = torch.randn(4, 4, requires_grad=True), torch.randn(6, 4)
-    torch.save({"weight": weight.detach(), "data": data, "keep": keep}, tmp_path / "given.pt")
+    some = torch.rand(40) > 0.3
+    keeps = torch.stack([some, some & (torch.arange(40) < 20)])  # of the second batch, one process keeps none
+    weight, data = torch.randn(4, 4, requires_grad=True), torch.randn(40, 4)
+    torch.save({"weight": weight.detach(), "data": data, "keep": keeps}, tmp_path / "given.pt")
     workers = [
         subprocess.Popen([sys.executable, "-c", WORKER, str(rank), str(tmp_path)], stderr=subprocess.PIPE, cwd=tmp_path)
         for rank in range(2)
@@ -72,12 +95,13 @@ def test_two_processes_are_one_with_the_joined_batch(tmp_path) -> None:
     for worker in workers:
         _, errors = worker.communicate(timeout=120)
         assert worker.returncode == 0, errors.decode()[-2000:]
-    expected = symmetric_infonce(data @ weight, data @ weight.T, keep, scale=1.5)
-    expected.backward()
     for rank in range(2):
-        loss, gradient = torch.load(tmp_path / f"{rank}.pt")
-        torch.testing.assert_close(loss, expected.detach())
-        torch.testing.assert_close(gradient, weight.grad)
+        losses, gradients, largest = torch.load(tmp_path / f"{rank}.pt")
+        assert largest == 20 * 40  # own rows against all columns; all pairs would be 40 * 40
+        for loss, gradient, keep in zip(losses, gradients, keeps, strict=True):
+            expected = by_hand((data @ weight)[keep], (data @ weight.T)[keep], 1.5).float()
+            torch.testing.assert_close(loss, expected.detach())
+            torch.testing.assert_close(gradient, torch.autograd.grad(expected, weight)[0], rtol=1e-4, atol=1e-6)
 
 
 TEACHERS = {

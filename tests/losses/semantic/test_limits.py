@@ -12,7 +12,8 @@ from imtok.common.types import Quantized, Stream, TokenizerOutput
 from imtok.common.weights import Weights
 from imtok.losses.semantic.contrastive import ClipInfoNCE, ContrastiveTerm, SigLIP
 from imtok.losses.semantic.gram import SemanticGram
-from imtok.losses.semantic.infonce import SemanticInfoNCE, symmetric_infonce
+from imtok.losses.semantic.infonce import SemanticInfoNCE
+from imtok.losses.semantic.pairs import symmetric_infonce
 from imtok.losses.semantic.tower_cosine import TowerCosine
 from imtok.losses.teachers.base import SemanticTeacher, TeacherFeatures
 from imtok.losses.teachers.text_tower import TextTower
@@ -127,7 +128,7 @@ def test_a_scale_begins_where_its_schedule_does() -> None:
 
 def test_nobody_takes_part_and_gradients_are_zero() -> None:
     a, b = torch.randn(3, 4, requires_grad=True), torch.randn(3, 4, requires_grad=True)
-    loss = symmetric_infonce(a, b, torch.zeros(3, dtype=torch.bool), scale=1.0)
+    loss = symmetric_infonce(a, b, torch.zeros(3, dtype=torch.bool), scale=1.0, join=True)
     loss.backward()
     assert float(loss.detach()) == 0 and not a.grad.any() and not b.grad.any()
     one = torch.tensor([False, True, False])
@@ -170,6 +171,7 @@ def test_clips_scale_stays_above_1() -> None:
     for log_scale, scale in ((-2.0, 1.0), (0.5, 1.6487213), (9.0, 3.0)):
         with torch.no_grad():
             term.log_scale.fill_(log_scale)
+        term.after_step()
         torch.testing.assert_close(term.loss(a, b), infonce(scale * a, b))
 
 

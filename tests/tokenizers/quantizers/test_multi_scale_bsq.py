@@ -2,9 +2,12 @@
 
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from imtok.common.types import Stream
 from imtok.tokenizers.quantizers.multi_scale_bsq import MultiScaleBSQ
+from imtok.tokenizers.quantizers.shared.binary_entropy import binary_entropies
+from imtok.tokenizers.quantizers.shared.bit_entropies import bit_entropies
 
 
 def entropy(p: torch.Tensor) -> torch.Tensor:
@@ -37,3 +40,20 @@ def test_scales_that_no_sample_reaches_add_nothing() -> None:
     p = torch.sigmoid(4 / 6**0.5 * first)
     expected = (entropy(p).sum(dim=1).mean() - entropy(p.mean(dim=0)).sum()) / 3
     torch.testing.assert_close(short.double(), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_samples_that_end_early_cost_no_wait() -> None:
+    with FakeTensorMode():  # its tensors have no values: what would ask a GPU for one fails
+        quantizer = MultiScaleBSQ(dim=6, bits=6, scales=[1, 2, 4], quantizer_dropout=0.5).train()
+        z = torch.randn(4, 16, 6, requires_grad=True)
+        out = quantizer({"main": Stream(z, (4, 4))})
+        (out.codes["main"].x_BND.sum() + sum(out.losses.values())).backward()
+
+
+def test_entropies_of_the_samples_that_count() -> None:
+    logits, keep = 3 * torch.randn(5, 7, 4), torch.tensor([True, False, True, True, False])
+    whole, kept, none = bit_entropies([(logits, None), (logits, keep), (logits, torch.zeros_like(keep))])
+    for (per_token, of_mean), rows in ((whole, logits), (kept, logits[keep])):
+        expected = binary_entropies(rows.flatten(0, 1), group_bits=1)
+        torch.testing.assert_close(torch.stack([per_token, of_mean]), torch.stack(expected))
+    assert none == (0, 0)

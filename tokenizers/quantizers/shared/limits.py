@@ -7,6 +7,12 @@ def check_positive(**settings: float | None) -> None:
             raise ValueError(f"{name}={value}: a number above 0")
 
 
+def check_not_negative(**settings: float) -> None:
+    for name, value in settings.items():
+        if not value >= 0:
+            raise ValueError(f"{name}={value}: a number of 0 or more")
+
+
 def check_share(**settings: float) -> None:
     for name, value in settings.items():
         if not 0 <= value <= 1:
