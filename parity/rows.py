@@ -80,4 +80,4 @@ def scale_of(stored: Tensor) -> float:
 
 
 def largest_difference(a: Tensor, b: Tensor) -> float:
-    return float((a.to(torch.float64) - b.to(torch.float64)).abs().max()) if a.numel() else 0.0
+    return float((a.detach().double() - b.detach().double()).abs().max()) if a.numel() else 0.0

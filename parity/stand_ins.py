@@ -65,7 +65,7 @@ class StoredTeachers(NamedTeachers):
     def __init__(self, nodes: Mapping[str, Any] | None, io: Tensors) -> None:
         super().__init__(nodes)
         tokens = next((io[name] for name in ("teacher_features", "teacher_tokens") if name in io), None)
-        pooled = io["teacher_pooled"] if "teacher_pooled" in io else None
+        pooled = io.get("teacher_pooled")
         there = tokens is not None or pooled is not None
         self.stored = StoredTeacher(tokens_BND=tokens, pooled_BD=pooled) if there else None
 

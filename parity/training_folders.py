@@ -38,7 +38,7 @@ class StoredStep:
     reader: the system's name among the readers of released weights. outputs: in addition to those of every system.
     chance: settings that take chance out, as the stored steps do. update: the number of finished updates.
     constant: what our total has more than theirs, a term's constant part. beside: parameters of loss terms,
-    {theirs: ours}.
+    {theirs: ours}. not_stored: beginnings of names of parts of our tokenizer that this update does not read.
     """
 
     reader: str
@@ -48,6 +48,7 @@ class StoredStep:
     update: Callable[[Settings, Settings], int] = _finished
     constant: Value | None = None
     beside: Mapping[str, str] = field(default_factory=dict)
+    not_stored: tuple[str, ...] = ()
 
 
 QUANTIZER = {"quantizer_loss": weighted("codebook", "commit"), "quant_loss": weighted("codebook", "commit")}
@@ -115,6 +116,38 @@ STEPS["gigatok_early"] = StoredStep(
     update=_one_less,
     constant=STEPS["gigatok"].constant,
 )
+
+TITOK = {
+    "reconstruction_loss": lambda seen: seen.raw["proxy_codes"] if "proxy_codes" in seen.raw else seen.weighted("l2"),
+    "proxy_logits": lambda seen: seen.output.features["proxy_logits"].transpose(1, 2),
+    "convnext": raw("convnext"),
+    "perceptual_loss": weighted("lpips", "convnext"),
+    "perceptual": lambda seen: _perceptual(seen),
+    "kl_loss": weighted("kl"),
+    "kl": raw("kl"),
+    "discriminator.lecam": lambda seen: seen.training.adversary.lecam.weight * seen.raw["lecam"],
+    "codebook_after_forward": lambda seen: seen.before["generator"]["quantizer.codebook"],
+    "usage_after_forward": lambda seen: _usage_shares(seen.training.tokenizer.quantizer),
+    **QUANTIZER,
+}
+PROXY = ("decoder.codebook", "decoder.pixels.")
+for family, reader, s in (("titok", "titok", "titok_b64"), ("one_d_piece", "one_d_piece", "one_d_piece_s256")):
+    STEPS[f"{family}_stage1"] = StoredStep(reader=reader, experiment=f"{s}/stage1", outputs=TITOK, not_stored=PROXY)
+    STEPS[f"{family}_stage2"] = StoredStep(reader=reader, experiment=f"{s}/stage2", outputs=TITOK)
+STEPS["ta_titok_vq"] = StoredStep(reader="ta_titok", experiment="ta_titok_bl64_vq", outputs=TITOK)
+STEPS["titok_vae"] = StoredStep(reader="titok_single_stage", experiment="titok_bl64_vae", outputs=TITOK)
+
+
+def _perceptual(seen: Seen) -> Tensor:
+    """Mean of the perceptual networks, by their own weights 1 and 0.1: without the weight of the whole."""
+    shares = {"lpips": 1.0, "convnext": 0.1}
+    there = {name: share for name, share in shares.items() if name in seen.raw}
+    return sum((share * seen.raw[name] for name, share in there.items()), start=seen.zero) / sum(there.values())
+
+
+def _usage_shares(quantizer: Any) -> Tensor:
+    """Of all tokens there, of an even spread here."""
+    return quantizer.revival.usage / len(quantizer.revival.usage)
 
 
 def step_of(system: str) -> StoredStep:

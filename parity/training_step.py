@@ -89,7 +89,7 @@ def run(folder: Mapping[str, Any], io: Mapping[str, Tensor], weights: State, *, 
         put(config, key, value)
 
     tokenizer = build(config["tokenizer"], key="tokenizer")
-    release.fill(tokenizer)
+    release.fill(tokenizer, without=step.not_stored)
     freeze_parts(tokenizer, list(config["freeze"]))
     settings = build_as(TrainerSettings, config["trainer"], key="trainer")
     with tempfile.TemporaryDirectory() as scratch:

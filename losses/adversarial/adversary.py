@@ -12,6 +12,7 @@ from ...common.errors import UserError, did_you_mean
 from ...common.precision import autocast_of
 from ...common.schedule import schedule_of
 from ...common.types import TokenizerOutput
+from .actnorm import ActNorm
 from .adaptive_weight import AdaptiveWeight
 from .consistency import BalancedConsistency
 from .diff_augment import DiffAugment
@@ -117,6 +118,19 @@ class Adversary(nn.Module):
                 f"adversary.reconstruction_terms={list(self.reconstruction_terms)}: none of them is in "
                 f"loss={list(loss_names)}; add one, or set adversary.adaptive=null"
             )
+
+    def micro_batch_misfit(self) -> str | None:
+        """Why the published update cannot be made of micro-batches, to be read after `adversary`."""
+        if self.adaptive is not None and not self.adaptive.per_device:
+            return (
+                ".adaptive.per_device=false: the weight is of the gradients of a whole update; true lets every "
+                "micro-batch weigh itself, as VQGAN's code does on every GPU, null takes a fixed weight"
+            )
+        if any(isinstance(m, ActNorm) and not m.initialized for m in self.discriminator.modules()):
+            return ".discriminator.norm=act: its statistics start from the first update's whole batch; batch, or group"
+        if self.lecam is not None and (reason := self.lecam.micro_batch_misfit()):
+            return f".lecam{reason}"
+        return None
 
     # -- when -------------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ...common.build import build_as
+from ...common.distributed import is_sharded
 from ...common.errors import UserError, did_you_mean
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -127,6 +128,7 @@ def build_optimizer(node: Mapping[str, Any], modules: Iterable[nn.Module], *, ke
     )
     if not groups:
         raise UserError(f"{key}: nothing is left to train; take a part out of freeze=[...]")
+    groups = [part for group in groups for part in apart(group)]
     fused = all(p.device.type in ("cuda", "cpu") for g in groups for p in g["params"])
     make: Any = OPTIMIZERS[settings.name]
     try:
@@ -155,6 +157,12 @@ def parameter_groups(
         {"params": [p for p, is_decayed in shrinks.items() if not is_decayed], "weight_decay": 0.0},
     ]
     return [g for g in groups if g["params"]]
+
+
+def apart(group: dict[str, Any]) -> list[dict[str, Any]]:
+    """Whole parameters and sharded ones (fsdp2) in groups of their own: no kernel takes both kinds at once."""
+    kinds = [[p for p in group["params"] if is_sharded(p) is kind] for kind in (False, True)]
+    return [group | {"params": params} for params in kinds if params]
 
 
 def _decays(module: nn.Module, name: str, parameter: nn.Parameter, decay: Decay) -> bool:
