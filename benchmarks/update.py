@@ -135,8 +135,8 @@ def benchmark_train(settings: Mapping[str, str], overrides: Sequence[str]) -> di
     compare = settings.get("compare", "auto")
     if compare not in ("auto", "true", "false"):
         raise UserError(f"compare={compare}: expected auto, true or false")
-    words = [*overrides, f"trainer.max_updates={rounds + 1}", f"data.batch_size={batch}", "trainer.accumulate=1"]
-    words += [f"trainer.threads={whole_number(settings, 'threads', 1)}", "weights=random"]
+    words = [*overrides, f"trainer.max_updates={rounds + 1}", f"data.batch_size={batch}", "data.batch_per_device=null"]
+    words += ["trainer.accumulate=1", f"trainer.threads={whole_number(settings, 'threads', 1)}", "weights=random"]
     words.append(f"trainer.precision={settings.get('precision', 'auto')}")
     if not any(word.startswith("data=") for word in overrides):
         words.append("data=generated")  # no data set is needed to measure

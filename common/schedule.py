@@ -27,6 +27,11 @@ class Schedule:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: give a number of updates, 0 or more")
 
+    @property
+    def ever(self) -> bool:
+        """Whether it is other than 0 at any update."""
+        return self.start != 0 or self.end != 0
+
     def __call__(self, update: int) -> float:
         """update: number of finished updates; the first one has number 0."""
         if self.updates == 0:

@@ -162,11 +162,23 @@ def override_keys(overrides: Iterable[str]) -> list[str]:
     return [text.partition("=")[0].lstrip("+~").partition("@")[0] for text in overrides if not text.startswith("-")]
 
 
-# -- the name of a run folder -----------------------------------------------------------------------------------------
+# -- what YAML files compute ------------------------------------------------------------------------------------------
 
 
 def register_resolvers() -> None:
     OmegaConf.register_new_resolver("imtok_run_stamp", run_stamp, replace=True)
+    OmegaConf.register_new_resolver("imtok_lr", learning_rate_for, replace=True)
+
+
+def learning_rate_for(lr: float, images: int, batch_size: int) -> float:
+    """`${imtok_lr:LR,IMAGES,${data.batch_size}}`: LR an update of so many images, and in proportion for another batch.
+
+    For recipes whose reference has this rule; `optimizer.lr=1e-4` by hand stays what it says.
+    """
+    try:
+        return float(f"{float(lr) * int(batch_size) / int(images):.6g}")
+    except (TypeError, ValueError, ZeroDivisionError):
+        raise UserError(f"data.batch_size={batch_size}: a whole number, which the learning rate follows") from None
 
 
 @cache

@@ -12,6 +12,7 @@ from ..common.cores import usable_cores
 from ..common.distributed import process_count, rank
 from ..common.errors import UserError
 from ..common.pixels import to_model_range
+from .batch_division import MOST_EVAL_IMAGES, BatchDivision, divide_batch
 from .loading import EvalImages, ImageLoader, TrainImages, collate
 from .sampling import EpochOrder, TrainBatches
 from .source import Chosen, Images, Source, Splits
@@ -20,6 +21,10 @@ from .transforms import CROPS, AdmCentreCrop, Crop
 
 class ImageData(LightningDataModule):
     """source: where images come from. train_crop / val_crop: a name of CROPS, a Crop; null is the ADM centre crop.
+
+    batch_size: the images of one update, over all processes and micro-batches.
+    batch_per_device: of them, how many a process takes at once; null: its share, in `accumulate` micro-batches.
+    eval_batch_size: of a process; null: batch_per_device or batch_size, at most 64.
 
     Sample s of training (0, 1, 2 ...) is an image of a permutation seeded by (seed, s // len_train), its augmentation
     seeded by (seed, s): nothing depends on the number of workers, and a run resumes exactly where it stopped.
@@ -33,6 +38,7 @@ class ImageData(LightningDataModule):
         source: Source,
         image_size: int = 256,
         batch_size: int = 32,
+        batch_per_device: int | None = None,
         eval_batch_size: int | None = None,
         num_workers: int | str = "auto",
         train_crop: Crop | str | None = None,
@@ -44,6 +50,7 @@ class ImageData(LightningDataModule):
         for key, value in (
             ("image_size", image_size),
             ("batch_size", batch_size),
+            ("batch_per_device", batch_per_device),
             ("eval_batch_size", eval_batch_size),
         ):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
@@ -51,7 +58,9 @@ class ImageData(LightningDataModule):
         if num_workers != "auto" and (not isinstance(num_workers, int) or num_workers < 0):
             raise ValueError(f"num_workers={num_workers}: auto, or a whole number of at least 0")
         self.source, self.image_size, self.seed, self.flip = source, image_size, seed, flip
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
+        self.batch_size, self.batch_per_device = batch_size, batch_per_device
+        self.accumulate: int | None = None  # trainer.accumulate, in a run
+        self.eval_batch_size = eval_batch_size or min(batch_per_device or batch_size, MOST_EVAL_IMAGES)
         self.num_workers = num_workers
         self.train_crop = _crop("train_crop", train_crop, image_size)
         self.val_crop = _crop("val_crop", val_crop, image_size)
@@ -105,12 +114,22 @@ class ImageData(LightningDataModule):
         for images in (self.splits.train, self.splits.val):
             images.prepare()
 
+    @property
+    def division(self) -> BatchDivision:
+        """Over the processes that have started."""
+        return divide_batch(
+            batch_size=self.batch_size,
+            batch_per_device=self.batch_per_device,
+            accumulate=self.accumulate,
+            processes=process_count(),
+        )
+
     def begin_at(self, start_sample: int, *, num_batches: int | None = None, max_val_images: int | None = None) -> None:
         """What a Trainer reads: training from a sample on, one epoch if `num_batches` is None; this much validation."""
         self.start_sample, self.num_batches, self.max_val_images = start_sample, num_batches, max_val_images
 
     def train_dataloader(self) -> ImageLoader:
-        together = self.batch_size * process_count()
+        together = self.division.per_device * process_count()
         batches = self.num_batches if self.num_batches is not None else self.len_train // together
         overfit = getattr(self.trainer, "overfit_batches", 0)  # a number of batches, or a share of an epoch
         repeat = max(1, int(overfit * self.len_train / together)) if isinstance(overfit, float) and overfit else overfit
@@ -129,7 +148,7 @@ class ImageData(LightningDataModule):
         return self.prepare_batch(batch, batch["image"].device)
 
     def train_loader(self, *, start_sample: int = 0, num_batches: int, repeat: int = 0) -> ImageLoader:
-        """`num_batches` batches for this process, the first beginning at sample `start_sample` of all processes.
+        """`num_batches` micro-batches for this process, the first beginning at sample `start_sample` of all processes.
 
         repeat: this many batches over and over.
         """
@@ -138,7 +157,7 @@ class ImageData(LightningDataModule):
             order=EpochOrder(length=len(images), seed=self.seed),
             start_sample=start_sample,
             num_batches=num_batches,
-            batch_size=self.batch_size,
+            batch_size=self.division.per_device,
             rank=rank(),
             world_size=process_count(),
             repeat=repeat,

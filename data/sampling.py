@@ -36,7 +36,11 @@ class EpochOrder:
 
 
 class TrainBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of (sample number, image index) for one of `world_size` interleaved processes."""
+    """Batches of (sample number, image index) for one of `world_size` processes.
+
+    A micro-batch of all processes is a stretch of sample numbers, and a process's part a stretch of it: one process
+    with two micro-batches and two processes with one see the same images in an update, and the same groups of them.
+    """
 
     def __init__(
         self,
@@ -49,7 +53,7 @@ class TrainBatches(Sampler[list[tuple[int, int]]]):
         world_size: int = 1,
         repeat: int = 0,
     ):
-        """repeat: go through this many batches over and over; 0: through the epochs."""
+        """batch_size: of one process. repeat: go through this many batches over and over; 0: through the epochs."""
         assert start_sample >= 0 and num_batches >= 0 and 0 <= rank < world_size
         self.order, self.start_sample, self.num_batches, self.batch_size = order, start_sample, num_batches, batch_size
         self.rank, self.world_size, self.repeat = rank, world_size, repeat
@@ -63,5 +67,5 @@ class TrainBatches(Sampler[list[tuple[int, int]]]):
             first = self.start_sample + batch * together
             if self.repeat:
                 first %= self.repeat * together
-            samples = range(first + self.rank, first + self.rank + together, self.world_size)
-            yield [(sample, self.order[sample]) for sample in samples]
+            first += self.rank * self.batch_size
+            yield [(sample, self.order[sample]) for sample in range(first, first + self.batch_size)]

@@ -44,6 +44,10 @@ class LossTerm(nn.Module, ABC):
     def after_step(self) -> None:
         """Called after every optimizer step, for limits of the term's own parameters."""
 
+    def micro_batch_misfit(self) -> str | None:
+        """Why the mean over an update's micro-batches is not this loss of the update, to be read after `loss.NAME`."""
+        return None
+
     def is_available(self, output: TokenizerOutput) -> bool:
         """False where this output has nothing to read: in eval mode parts may leave their training losses out."""
         return True

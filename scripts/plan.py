@@ -4,28 +4,30 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..common.arguments import take_out, whole_number
 from ..common.console import codebook_words
 
 if TYPE_CHECKING:
     from ..training.cost.update import UpdateCost
 
 HELP = """\
-usage: imtok plan experiment=NAME [key=value ...] [--json]
+usage: imtok plan experiment=NAME [devices=N] [key=value ...] [--json]
 
 {doc}
 Nothing is computed and no weights are read: tensors have shapes only, at the batch size of the run.
+devices=N: of a run of so many processes, which share data.batch_size; memory is that of one device.
 Memory counts tensors; the libraries (CUDA context, convolution workspaces) add to it. A compiled model needs less.
 
 examples:
   imtok plan experiment=llamagen_vq16 data.batch_size=16
+  imtok plan experiment=titok_s128/stage1 devices=8 data.batch_per_device=16
   imtok plan experiment=vqgan_f16_1024 trainer.precision=bf16 --json"""
 
 
 def facts(config: Mapping[str, Any], cost: "UpdateCost") -> dict[str, Any]:
     """Everything that is printed, as plain values."""
-    trainer, batch = config["trainer"], int(config["data"]["batch_size"])
-    images = batch * int(trainer.get("accumulate", 1))
-    updates = int(trainer["max_updates"])
+    division = cost.division
+    images, updates = division.images, int(config["trainer"]["max_updates"])
     return {
         "experiment": config.get("name"),
         "parameters": cost.parameters,
@@ -35,8 +37,12 @@ def facts(config: Mapping[str, Any], cost: "UpdateCost") -> dict[str, Any]:
         "memory_bytes": cost.memory,
         "memory_total_bytes": cost.total_memory,
         "precision": cost.precision,
-        "batch_size": batch,
+        "batch_size": images,
+        "devices": division.processes,
+        "accumulate": division.accumulate,
+        "batch_per_device": division.per_device,
         "images_per_update": images,
+        "lr": config["optimizer"].get("lr"),
         "updates": updates,
         "images_seen": images * updates,
         "tokens_per_image": cost.tokens_per_image,
@@ -74,6 +80,13 @@ def print_plan(plan: Mapping[str, Any]) -> None:
     console = Console()
     console.print(f"[bold]{plan['experiment']}[/bold]\n")
     parameters = {name: amount(n) for name, n in plan["parameters"].items()}
+    batch = {
+        "images of one update": f"{plan['images_per_update']:,}",
+        "devices": f"{plan['devices']:,}",
+        "micro-batches": f"{plan['accumulate']:,}",
+        "images that a device takes at once": f"{plan['batch_per_device']:,}",
+    }
+    table("batch", batch | ({"learning rate": f"{plan['lr']:g}"} if plan["lr"] is not None else {}))
     table("parameters", parameters | {"trained": amount(sum(plan["trained"].values()))})
     table("FLOPs, one forward of one image", {k: amount(v) for k, v in plan["forward_flops_per_image"].items()})
     table(
@@ -82,7 +95,7 @@ def print_plan(plan: Mapping[str, Any]) -> None:
     )
     memory = {name: amount(n, base=1024) for name, n in plan["memory_bytes"].items()}
     memory["total"] = amount(plan["memory_total_bytes"], base=1024)
-    table(f"memory, estimated: batch {plan['batch_size']}, {plan['precision']}", memory)
+    table(f"memory of a device: {plan['batch_per_device']} images, {plan['precision']}", memory)
     table(
         "tokens",
         {
@@ -105,8 +118,10 @@ def main(argv: Sequence[str]) -> int:
     from imtok.configs.compose import command_line, compose_config
     from imtok.training.cost.update import update_cost
 
-    config = compose_config("train", command_line([word for word in argv if word != "--json"], command="plan"))
-    plan = facts(config, update_cost(config))
+    own, words = take_out([word for word in argv if word != "--json"], ["devices"])
+    devices = whole_number(own, "devices", 1)
+    config = compose_config("train", command_line(words, command="plan"))
+    plan = facts(config, update_cost(config, processes=devices))
     if "--json" in argv:
         print(json.dumps(plan, indent=2))
     else:

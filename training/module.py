@@ -1,6 +1,6 @@
 """One generator update, then perhaps one adversary update. Knows no architecture and no loss by name.
 
-Of Lightning this uses: processes, devices and DDP; the loops over `ImageData`'s loaders (`trainer.fit(training,
+Of Lightning this uses: processes and devices; the loops over `ImageData`'s loaders (`trainer.fit(training,
 datamodule=data)`, `trainer.validate`); `validation_step`; `self.optimizers()`, so that `on_before_optimizer_step` and
 the step counters work; `self.log` and `trainer.callback_metrics`; callbacks, loggers, profilers. Two networks are
 trained in turn, which Lightning allows in manual optimisation only, so clipping, accumulation, loss scales and learning
@@ -12,33 +12,35 @@ keep the frozen networks of the losses in the file (checkpoint.py, docs/log.md).
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from ..common.console import is_first_rank
-from ..common.distributed import mean_over_ranks
+from ..common.distributed import all_finite, mean_over_ranks
 from ..common.errors import UserError
 from ..common.pixels import mean_psnr
 from ..common.precision import Precision
+from ..common.types import TokenizerOutput
 from ..data.datamodule import ImageData
 from ..data.skipped import SkippedImages
 from ..losses.adversarial.adversary import Adversary
 from ..losses.total import WeightedLosses
 from ..tokenizers.tokenizer import Tokenizer
+from .fsdp2 import whole_weights
 from .init_from import part_named
-from .objectives import Objectives
+from .objectives import InOneProcess, Objectives
 from .optim.ema import EMA
 from .optim.nonfinite import NonFiniteGuard, advice
 from .optim.stepper import Stepper, networks_of
 from .randomness import own_randomness, set_rng_state
 from .settings import TrainerSettings
+from .stopping import StopRequest
 from .validation_means import ValidationMeans
 
 
@@ -65,6 +67,11 @@ class TokenizerTraining(LightningModule):
         arithmetic: str = "",
     ) -> None:
         super().__init__()
+        if adversary is not None and adversary.discriminator_first and settings.micro_batches > 1:
+            raise UserError(
+                f"trainer.accumulate={settings.accumulate}: with adversary.order=discriminator_first the generator's "
+                "loss needs the stepped discriminator, so an update is one micro-batch: accumulate=1, generator_first"
+            )
         self.automatic_optimization = False
         self.tokenizer, self.losses, self.adversary = tokenizer, losses, adversary
         self.settings, self.run_folder, self.config = settings, run_folder, config or {}
@@ -72,12 +79,14 @@ class TokenizerTraining(LightningModule):
         self.objectives = Objectives(tokenizer=tokenizer, losses=losses, adversary=adversary)
         self.networks = networks_of(self.objectives, optimizer)
         self.steppers: dict[str, Stepper] = {}
+        self.trained: dict[str, InOneProcess | Any] = {}  # the objectives, by the names of the steppers
         self.ema: EMA | None = None
         self.update = self.samples = self.micro_batch = 0
         self.started_at = time.monotonic()
         self.finished_update = False  # True right after the last micro-batch of an update
         self.between_updates = False  # True while the first batch of an update is waited for
         self.sums: dict[str, torch.Tensor] = {}  # of this update's values, on the device
+        self.stepped_early: set[str] = set()  # networks whose step of this update is over
         self.guard = NonFiniteGuard(limit=settings.max_nonfinite, networks=(tokenizer, losses, adversary))
         self.skipped = SkippedImages(folder=run_folder if is_first_rank() else None)  # run.py joins the ranks' lists
         self.validation = ValidationMeans()
@@ -86,6 +95,7 @@ class TokenizerTraining(LightningModule):
         # Set by callbacks, run.py and checkpoint.py.
         self.resume: Callable[[TokenizerTraining], None] | None = None  # fills in a checkpoint, all being on the device
         self.rng_to_restore: dict[str, Any] | None = None
+        self.stop = StopRequest()  # of the Checkpoint callback, which acts on it
         self.stopped_by: int | None = None  # what ended the run early, as stopping.py numbers it
         self.failed_writes = 0
         self.batch_ended_at = 0.0
@@ -105,9 +115,11 @@ class TokenizerTraining(LightningModule):
 
     def on_fit_start(self) -> None:
         self.fill_in()
+        wrapped = getattr(self.trainer.strategy, "wrapped", InOneProcess)  # what several processes need: ddp.py
+        self.trained = {name: wrapped(objective) for name, objective in self.objectives.modules.items()}
         for stepper in self.steppers.values():
             stepper.set_rate(self.update)
-        left = (self.settings.max_updates - self.update) * self.settings.accumulate
+        left = (self.settings.max_updates - self.update) * self.settings.micro_batches
         self.data.begin_at(self.samples, num_batches=left, max_val_images=self.settings.val_images)
         self._count_for_lightning(self.update)
         self.train()
@@ -150,27 +162,32 @@ class TokenizerTraining(LightningModule):
             self.rng_to_restore = None
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        self.finished_update = last = self.micro_batch == self.settings.accumulate - 1
+        self.finished_update = last = self.micro_batch == self.settings.micro_batches - 1
         self._set_memory_format(batch)
         if self.micro_batch == 0:
             self._begin_update()
-        strategy = self.trainer.strategy
-        # DDP averages gradients in every backward; before the last micro-batch of an update that would be for nothing.
-        with strategy.block_backward_sync() if isinstance(strategy, DDPStrategy) and not last else nullcontext():
-            with self.precision.autocast():
-                conditions = self.tokenizer.conditions_of(batch)
-                total, output, logs = self.objectives.generator(batch, conditions, self.update)
-            self._backward("generator", total)
-            if self.objectives.trains_discriminator(self.update):
-                with self.precision.autocast():
-                    loss, more = self.objectives.discriminator(batch, output)
-                self._backward("adversary", loss)
-                logs = logs | more
+        logs: dict[str, torch.Tensor] = {}
+        first = None
+        if self.adversary is not None and self.adversary.discriminator_first:
+
+            def first(output: TokenizerOutput) -> None:
+                with torch.autocast(self.device.type, enabled=False):
+                    logs.update(self._train_discriminator(batch, output, last=last))
+                    self._step_early("adversary")
+
+        with self.precision.autocast():
+            conditions = self.tokenizer.conditions_of(batch)
+            total, made = self.trained["generator"](batch, conditions, self.update, first, last=last)
+        output = made.output
+        self._backward("generator", total, last=last)
+        logs |= made.logs
+        if first is None:
+            logs |= self._train_discriminator(batch, output, last=last)
         logs["total"] = total
         if output.reconstruction is not None:
             logs["psnr"] = mean_psnr(batch["image"], output.reconstruction.detach())
         for name, value in logs.items():
-            self.sums[name] = self.sums.get(name, 0) + value.detach().float() / self.settings.accumulate
+            self.sums[name] = self.sums.get(name, 0) + value.detach().float() / self.settings.micro_batches
         self.micro_batch = 0 if last else self.micro_batch + 1
         self.samples += len(batch["image"]) * self.trainer.world_size
         self.skipped.collect(batch)
@@ -192,29 +209,59 @@ class TokenizerTraining(LightningModule):
 
     def _begin_update(self) -> None:
         self.objectives.set_update(self.update)
+        if self.settings.micro_batches > 1:
+            self.objectives.begin_update()
         for stepper in self.steppers.values():
             for callback in self.callbacks:
                 callback.on_before_zero_grad(self.trainer, self, stepper.optimizer)
             stepper.optimizer.zero_grad(set_to_none=True)
         self.guard.begin()
-        self.sums = {}
+        self.sums, self.stepped_early = {}, set()
 
-    def _backward(self, network: str, loss: torch.Tensor) -> None:
-        self.manual_backward(self.steppers[network].scaled(loss / self.settings.accumulate))
+    def _train_discriminator(
+        self, batch: Mapping[str, Any], output: TokenizerOutput, *, last: bool
+    ) -> dict[str, torch.Tensor]:
+        if not self.objectives.trains_discriminator(self.update):
+            return {}
+        with self.precision.autocast():
+            loss, made = self.trained["adversary"](batch, output, last=last)
+        self._backward("adversary", loss, last=last)
+        return made.logs
 
-    def _finish_update(self, batch: Mapping[str, Any]) -> None:
+    def _step_early(self, network: str) -> None:
+        """Before the other network's loss is computed; `_finish_update` then leaves this one alone.
+
+        Gradients that are not finite skip the whole update. Where only the generator's are not, this step stays.
+        """
+        stepper, optimizer = self.steppers[network], self._wrapped_optimizers()[network]
+        if all(p.grad is None for p in stepper.parameters):
+            return
+        stepper.step_if(all_finite(stepper.finish_gradients()), optimizer)
+        self.stepped_early.add(network)
+
+    def _wrapped_optimizers(self) -> dict[str, LightningOptimizer]:
+        """Lightning's wrappings, whose steps call the callbacks."""
         optimizers = self.optimizers()
         wrapped = optimizers if isinstance(optimizers, list) else [optimizers]
-        active = [
-            (stepper, optimizer)
-            for stepper, optimizer in zip(self.steppers.values(), wrapped, strict=True)
-            if any(p.grad is not None for p in stepper.parameters)
-        ]
-        norms = [stepper.finish_gradients() for stepper, _ in active]
-        finite = self.guard.passes(norms, self.sums, self.named_parameters())
-        for stepper, optimizer in active:
-            assert isinstance(optimizer, LightningOptimizer)
-            stepper.step(optimizer, finite=finite)
+        assert all(isinstance(optimizer, LightningOptimizer) for optimizer in wrapped)
+        return dict(zip(self.steppers, wrapped, strict=True))  # type: ignore[arg-type]
+
+    def _backward(self, network: str, loss: torch.Tensor, *, last: bool) -> None:
+        self.manual_backward(self.steppers[network].scaled(loss / self.settings.micro_batches))
+        if last:
+            self.trained[network].finish()
+
+    def _finish_update(self, batch: Mapping[str, Any]) -> None:
+        self.objectives.finish_update()
+        active = {name: s for name, s in self.steppers.items() if any(p.grad is not None for p in s.parameters)}
+        norms = [s.norm if name in self.stepped_early else s.finish_gradients() for name, s in active.items()]
+        self.stop.watch_clock(started_at=self.started_at, max_seconds=self.settings.max_seconds)
+        asked = self.stop.asked_by or 0
+        finite = self.guard.passes(norms, self.sums, self.named_parameters(), asked=asked)
+        optimizers = self._wrapped_optimizers()
+        for name, stepper in active.items():
+            if name not in self.stepped_early:
+                stepper.step(optimizers[name], finite=finite)
         self.losses.after_step()
         lr = self.steppers["generator"].lr
         self.update += 1
@@ -262,7 +309,11 @@ class TokenizerTraining(LightningModule):
     @contextmanager
     def as_exported(self) -> Iterator[None]:
         """Inside, the tokenizer has the weights of the EMA, and random numbers are not those of the training."""
-        with own_randomness(0), self.ema.swapped_in(self.tokenizer) if self.ema is not None else nullcontext():
+        with ExitStack() as stack:
+            stack.enter_context(own_randomness(0))
+            if self.ema is not None:
+                stack.enter_context(self.ema.swapped_in(self.tokenizer))
+            stack.enter_context(whole_weights(self.tokenizer))
             yield
 
     def on_validation_start(self) -> None:

@@ -59,7 +59,7 @@ class TrainerSettings:
     compile: bool = False
     channels_last: bool | Literal["auto"] = "auto"
     clip: float | None = 1.0
-    accumulate: int = 1
+    accumulate: int | None = None
     ema: Mapping[str, Any] | None = None
     max_nonfinite: int = 20
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
@@ -81,6 +81,11 @@ class TrainerSettings:
             build_as(EMA, self.ema, key="trainer.ema", tokenizer=nn.Identity())
         if self.lightning:
             _check_lightning(self.lightning)
+
+    @property
+    def micro_batches(self) -> int:
+        """Of an update; build_training has settled `accumulate`."""
+        return self.accumulate or 1
 
     @property
     def max_seconds(self) -> int | None:

@@ -41,7 +41,7 @@ class Run:
     @property
     def images_per_update(self) -> int:
         config = yaml.safe_load((self.folder / "config.yaml").read_text())
-        return int(config["data"]["batch_size"]) * int(config["trainer"].get("accumulate", 1))
+        return int(config["data"]["batch_size"])
 
     def speeds(self) -> list[tuple[float, float]]:
         """(update, images a second since the one before)"""

@@ -14,14 +14,18 @@ class AdaptiveWeight:
     reconstruction once, and the little that lies between it and the last layer is run for both; `gan_loss` is handed
     back with its gradient already known, which saves the second backward pass through the discriminator.
     The reference takes each process's own ratio; ours is their mean (one scalar): all ranks use and log the same.
+    per_device: as the reference does, also for each micro-batch, so that eight of them train as eight GPUs would.
     """
 
-    def __init__(self, *, eps: float = 1e-4, minimum: float = 0.0, maximum: float = 1e4) -> None:
+    def __init__(
+        self, *, eps: float = 1e-4, minimum: float = 0.0, maximum: float = 1e4, per_device: bool = False
+    ) -> None:
         if not 0 <= minimum <= maximum:
             raise ValueError(f"minimum={minimum}: give 0 or more, and not above maximum={maximum}")
         self.eps = eps
         self.minimum = minimum
         self.maximum = maximum
+        self.per_device = per_device
         # A compiled decoder is run backwards several times with its graph kept, and AOTAutograd refuses that
         # for graphs that hand their buffers on. Read when the graph is first compiled, which comes later.
         import torch._functorch.config
@@ -40,7 +44,8 @@ class AdaptiveWeight:
             return torch.zeros((), device=reconstruction.device), gan_loss.detach()
         norms = [_norm_at(last_layer, reconstruction, g) for g in (toward_images, toward_discriminator)]
         ratio = (norms[0] / (norms[1] + self.eps)).clamp(self.minimum, self.maximum)
-        return mean_over_ranks(ratio), _WithKnownGradient.apply(reconstruction, gan_loss.detach(), toward_discriminator)
+        ratio = ratio if self.per_device else mean_over_ranks(ratio)
+        return ratio, _WithKnownGradient.apply(reconstruction, gan_loss.detach(), toward_discriminator)
 
 
 def keep_last_layer_out_of_compile(model: nn.Module, last_layer: Tensor) -> None:

@@ -3,14 +3,16 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ...common.errors import UserError, did_you_mean
+from ...common.precision import autocast_of
 from ...common.schedule import schedule_of
 from ...common.types import TokenizerOutput
+from .actnorm import ActNorm
 from .adaptive_weight import AdaptiveWeight
 from .consistency import BalancedConsistency
 from .diff_augment import DiffAugment
@@ -34,6 +36,11 @@ class Adversary(nn.Module):
         weight in `loss`, or with a number of their own: [l1, {l2: 1.0}], or {l1: 0.2, l2: 1.0}.
     optimizer: the discriminator's, as a node; null: like the generator's.
     own_clock: the schedule of its learning rate counts from the discriminator's first update; false: from the run's.
+    order: which network steps first in an update. discriminator_first (IBQ): the generator's loss then comes from the
+        stepped discriminator, on the same reconstruction; an update is one micro-batch then.
+    image_range: of what the discriminator sees: "signed" is [-1, 1], "unit" [0, 1] (TiTok): zero padding is grey in one
+        and black in the other.
+    precision: of the discriminator, auto (trainer.precision) | fp32.
     """
 
     keeps_nodes: ClassVar[tuple[str, ...]] = ("optimizer",)  # built when there are parameters
@@ -55,6 +62,9 @@ class Adversary(nn.Module):
         reconstruction_terms: Sequence[str | Mapping[str, float]] | Mapping[str, float] = PIXEL_TERMS,
         optimizer: Mapping[str, Any] | None = None,
         own_clock: bool = True,
+        order: Literal["generator_first", "discriminator_first"] = "generator_first",
+        image_range: Literal["signed", "unit"] = "signed",
+        precision: Literal["auto", "fp32"] = "auto",
     ) -> None:
         super().__init__()
         self.discriminator, self.adaptive = discriminator, adaptive
@@ -77,6 +87,8 @@ class Adversary(nn.Module):
         self.reconstruction_terms = weights_by_name(reconstruction_terms)
         self.optimizer = optimizer
         self.own_clock = own_clock
+        self.discriminator_first = order == "discriminator_first"
+        self.image_range, self.precision = image_range, precision
         self.update = 0
 
     def check(self, tokenizer: Any, loss_names: Sequence[str]) -> None:
@@ -106,6 +118,19 @@ class Adversary(nn.Module):
                 f"adversary.reconstruction_terms={list(self.reconstruction_terms)}: none of them is in "
                 f"loss={list(loss_names)}; add one, or set adversary.adaptive=null"
             )
+
+    def micro_batch_misfit(self) -> str | None:
+        """Why the published update cannot be made of micro-batches, to be read after `adversary`."""
+        if self.adaptive is not None and not self.adaptive.per_device:
+            return (
+                ".adaptive.per_device=false: the weight is of the gradients of a whole update; true lets every "
+                "micro-batch weigh itself, as VQGAN's code does on every GPU, null takes a fixed weight"
+            )
+        if any(isinstance(m, ActNorm) and not m.initialized for m in self.discriminator.modules()):
+            return ".discriminator.norm=act: its statistics start from the first update's whole batch; batch, or group"
+        if self.lecam is not None and (reason := self.lecam.micro_batch_misfit()):
+            return f".lecam{reason}"
+        return None
 
     # -- when -------------------------------------------------------------------------------------------------------
 
@@ -151,7 +176,7 @@ class Adversary(nn.Module):
         if not self.generator_active(self.update):
             return zero, {"gan_weight": zero, "gan_factor": zero}
         with self._frozen_discriminator():
-            raw = self.generator_form(self.discriminator(reconstruction).float())
+            raw = self.generator_form(self._logits(self._seen(reconstruction)))
         logged, loss = raw.detach(), raw
         weight = zero + self.weight(self.update)
         if self.adaptive is not None and torch.is_grad_enabled():
@@ -170,9 +195,8 @@ class Adversary(nn.Module):
         """The discriminator's own loss; nothing of the tokenizer gets a gradient."""
         # Two forwards, as in every published system: batch norm then normalises real and fake images apart.
         assert output.reconstruction is not None, "`check` refuses decoders without one"
-        reconstruction = output.reconstruction.detach()
-        real = self.discriminator(batch["image"]).float()
-        fake = self.discriminator(reconstruction).float()
+        images, reconstruction = self._seen(batch["image"]), self._seen(output.reconstruction.detach())
+        real, fake = self._logits(images), self._logits(reconstruction)
         gan = self.discriminator_form(real, fake)
         logs = {
             "gan_discriminator": gan.detach(),
@@ -186,11 +210,19 @@ class Adversary(nn.Module):
             loss = loss + self.lecam.weight * penalty
         loss = self.discriminator_weight(self.update) * loss
         if self.consistency is not None:
-            apart = self.consistency(self.discriminator, batch["image"], real)
-            apart = apart + self.consistency(self.discriminator, reconstruction, fake)
+            with autocast_of(self.precision, images.device):
+                apart = self.consistency(self.discriminator, images, real)
+                apart = apart + self.consistency(self.discriminator, reconstruction, fake)
             logs["consistency"] = apart.detach()
             loss = loss + self.consistency.weight * apart
         return loss, logs
+
+    def _logits(self, images: Tensor) -> Tensor:
+        with autocast_of(self.precision, images.device):
+            return self.discriminator(images).float()
+
+    def _seen(self, images: Tensor) -> Tensor:
+        return (images + 1) / 2 if self.image_range == "unit" else images
 
     @contextmanager
     def _frozen_discriminator(self) -> Iterator[None]:

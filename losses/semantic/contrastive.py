@@ -69,6 +69,9 @@ class ContrastiveTerm(LossTerm):
             # Only in training: the processes' shares of the validation images differ in number.
             return self.loss(*(F.normalize(x.float(), dim=-1) for x in pair), join=self.training)
 
+    def micro_batch_misfit(self) -> str | None:
+        return ": it contrasts all images of an update, and a micro-batch has only some; more processes instead"
+
     @abstractmethod
     def loss(self, images_BD: Tensor, texts_BD: Tensor, *, join: bool = False) -> Tensor:
         """Of unit vectors; row i of one belongs to row i of the other.

@@ -78,5 +78,8 @@ class SemanticInfoNCE(TeacherTerm):
                 codes, meaning = F.normalize(codes, dim=1), F.normalize(meaning, dim=1)
             return symmetric_infonce(meaning, codes, keep_B, scale=self.scale, join=self.training)
 
+    def micro_batch_misfit(self) -> str | None:
+        return ": it contrasts all images of an update, and a micro-batch has only some; more processes instead"
+
     def set_update(self, update: int) -> None:
         self.scale = self.scales(update)

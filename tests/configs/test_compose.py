@@ -28,6 +28,18 @@ def test_a_leading_tilde_is_the_home_folder(monkeypatch):
         compose_config("train", ["~sead"])
 
 
+@pytest.mark.parametrize(("name", "rule"), [("vqgan_f16_1024", 4.5e-6), ("xqgan_vq_4096", 3e-5 / 128)])
+def test_a_learning_rate_that_follows_the_batch(name, rule):
+    published = compose_config("train", [f"experiment={name}"])
+    for words, images in (([], published["data"]["batch_size"]), (["data.batch_size=24"], 24)):
+        found = compose_config("train", [f"experiment={name}", *words])
+        assert found["optimizer"]["lr"] == pytest.approx(rule * images, rel=1e-5)
+    by_hand = compose_config("train", [f"experiment={name}", "data.batch_size=24", "optimizer.lr=0.5"])
+    assert by_hand["optimizer"]["lr"] == 0.5
+    with pytest.raises(UserError, match=r"data.batch_size=many: a whole number"):
+        compose_config("train", [f"experiment={name}", "data.batch_size=many"])
+
+
 def test_tiny_yields_to_the_command_line():
     tiny = compose_config("train", ["debug=tiny"])
     assert tiny["trainer"]["max_updates"] == 2 and tiny["weights"] == "random"

@@ -73,6 +73,14 @@ def test_entropies_of_unequal_batches_are_the_joined_ones(form: str, results: di
     torch.testing.assert_close(torch.cat([first["grad"], second["grad"]]), joined["grad"], rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", ["lfq", "ibq"])
+def test_entropies_over_groups_of_images_do_not_see_the_processes(name: str, results: dict[str, Results]) -> None:
+    one, first, second = (results[who]["in groups"][name] for who in ("joined", "first", "second"))
+    assert (first["loss"] + second["loss"]) / 2 == pytest.approx(one["loss"], rel=1e-5)
+    assert first["loss"] != pytest.approx(second["loss"], rel=1e-3)
+    torch.testing.assert_close(torch.cat([first["grad"], second["grad"]]), one["grad"], rtol=1e-4, atol=1e-6)
+
+
 def test_ranks_saw_other_pictures(results: dict[str, Results]) -> None:
     history = [results[who]["lfq"]["history"] for who in ("first", "second")]
     assert [h["commit"] for h in history[0]] != [h["commit"] for h in history[1]]  # they saw different pictures

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from imtok.common.build import build, locate
 from imtok.common.types import Stream
 from imtok.tokenizers.quantizers.base import Quantizer
+from imtok.tokenizers.quantizers.ibq import IBQ
+from imtok.tokenizers.quantizers.lfq import LFQ
 from imtok.tokenizers.quantizers.shared.binary_entropy import binary_entropies
 from imtok.tokenizers.quantizers.shared.binary_entropy_table import table_entropies
 from imtok.tokenizers.quantizers.shared.softmax_codes import distance_entropies
@@ -126,12 +128,31 @@ def unequal_batches(*, rank: int, world: int) -> dict[str, Any]:
     return results
 
 
+def in_groups(*, rank: int, world: int) -> dict[str, Any]:
+    """The loss `entropy` over groups of two images, of four images on each of two ranks, and its gradient."""
+    images = torch.randn(8, 5, 6, generator=torch.Generator().manual_seed(8))
+    results = {}
+    for name, quantizer in {
+        "lfq": LFQ(dim=6, bits=6, temperature=0.5, entropy_images=2),
+        "ibq": IBQ(dim=6, codebook_size=16, entropy_temperature=0.5, entropy_images=2),
+    }.items():
+        torch.manual_seed(0)
+        for parameter in quantizer.parameters():
+            nn.init.normal_(parameter)
+        own = (images if world == 1 else images.split(4)[rank]).clone().requires_grad_()
+        loss = quantizer.train()({"main": Stream(own, None)}).losses["entropy"]
+        loss.backward()
+        results[name] = {"loss": loss.item(), "grad": own.grad / world}  # as DDP
+    return results
+
+
 def main(rank: int, world: int, store: str, out: str) -> None:
     torch.set_num_threads(1)
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
     results = {name: train(name, rank=rank, world=world) for name in names()}
-    torch.save(results | {"unequal batches": unequal_batches(rank=rank, world=world)}, out)
+    results["unequal batches"] = unequal_batches(rank=rank, world=world)
+    torch.save(results | {"in groups": in_groups(rank=rank, world=world)}, out)
     if world > 1:
         dist.destroy_process_group()
 

@@ -299,7 +299,10 @@ def test_workers_follow_from_the_cores_where_nobody_names_them(root, monkeypatch
 def test_settings_at_their_limits(root):
     data = data_of(root, batch_size=1, eval_batch_size=None, num_workers=0)
     assert data.eval_batch_size == 1 and data_of(root, eval_batch_size=3).eval_batch_size == 3
-    for wrong in ({"eval_batch_size": 0}, {"batch_size": True}, {"batch_size": 2.0}, {"num_workers": -1}):
+    assert data_of(root, batch_size=16384, eval_batch_size=None).eval_batch_size == 64
+    assert data_of(root, batch_size=64, batch_per_device=4, eval_batch_size=None).eval_batch_size == 4
+    wrongs = ({"eval_batch_size": 0}, {"batch_per_device": 0}, {"batch_size": True}, {"batch_size": 2.0})
+    for wrong in (*wrongs, {"num_workers": -1}):
         with pytest.raises(ValueError, match=f"^{next(iter(wrong))}="):
             data_of(root, **wrong)
     for size in (15, 17):

@@ -18,6 +18,26 @@ def test_json_holds_together(capsys):
     assert {"encoder", "quantizer", "decoder"} <= set(plan["parameters"])
 
 
+def test_devices_share_the_batch(capsys):
+    words = ["experiment=quickstart", "debug=tiny", "data.batch_size=16", "--json"]
+    plans = []
+    for more in ([], ["devices=8"], ["devices=4", "data.batch_per_device=2"]):
+        assert main([*words, *more]) == 0
+        plans.append(json.loads(capsys.readouterr().out))
+    alone, eight, four = plans
+    assert [p["batch_size"] for p in plans] == [16] * 3 and [p["images_seen"] for p in plans] == [32] * 3
+    assert [p["batch_per_device"] for p in plans] == [16, 2, 2] and four["accumulate"] == 2
+    assert eight["update_flops"] == four["update_flops"] == alone["update_flops"]
+    sizes = [p["memory_bytes"]["activations"] for p in plans]
+    assert sizes[1] == pytest.approx(sizes[2], rel=0.1) and sizes[1] < sizes[0] / 4
+    assert eight["memory_bytes"]["parameters"] == alone["memory_bytes"]["parameters"]
+    main([*words[:-1], "devices=8"])
+    said = capsys.readouterr().out
+    assert "images of one update" in said and "memory of a device: 2 images" in said
+    with pytest.raises(UserError, match=r"^data.batch_size=16: .* 3 processes; give 15 or 18"):
+        main([*words, "devices=3"])
+
+
 def test_table_names_the_parts(capsys):
     main(["experiment=quickstart", "debug=tiny"])
     said = capsys.readouterr().out

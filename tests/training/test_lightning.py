@@ -44,6 +44,7 @@ def test_learning_rate_monitor(start):
     """At n finished updates, the rate of the next: in micro-batches too, and after a resume."""
     monitor = f"+callbacks.lr={{_target_: {LIGHTNING}.LearningRateMonitor, logging_interval: step}}"
     words = ["optimizer.schedule={shape: linear, warmup: 2}", "adversary=patchgan", "trainer.accumulate=2"]
+    words.append("adversary.adaptive=null")
     words += ["trainer.checkpoint_every=3", "trainer.keep_checkpoints=9", monitor]
     folder = start(*words, "trainer.max_updates=5")
     logged, own = column(folder, "lr-Adam"), column(folder, "train/lr")

@@ -128,7 +128,8 @@ def test_two_processes_stay_equal(tmp_path):
         "from imtok.train import main\n"
         "main()\n"
     )
-    arguments = [*TINY, "trainer.max_updates=4", "trainer.accumulate=2", "adversary.start=1", "evaluate_after=true"]
+    arguments = [*TINY, "trainer.max_updates=4", "data.batch_size=8", "trainer.accumulate=2"]
+    arguments += ["adversary.start=1", "adversary.adaptive=null", "evaluate_after=true"]
     launch = [
         sys.executable,
         "-m",

@@ -9,12 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ...common.once_an_update import MovesOnceAnUpdate
 from ...common.types import IndexSegment, Latents, Quantized, Shapes, Stream
 
 MAX_CODE_DIM = 2**16
 
 
-class Quantizer(nn.Module, ABC):
+class Quantizer(MovesOnceAnUpdate, nn.Module, ABC):
     """Latents to Quantized, always in fp32: a nearest code decided in bf16 is another code."""
 
     dim: int | dict[str, int]  # width it reads, given by the encoder
@@ -29,6 +30,13 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, latents: Latents) -> Quantized: ...
+
+    def micro_batch_misfit(self) -> str | None:
+        """Why the published update cannot be made of micro-batches, to be read after `tokenizer.quantizer`.
+
+        None: it can, with what moves in the forward handed to `once_an_update`.
+        """
+        return None
 
     @abstractmethod
     def index_layout(self, shapes: Shapes) -> tuple[IndexSegment, ...]:
@@ -62,6 +70,7 @@ class SingleStreamQuantizer(Quantizer):
 
     out_dim: int
     vocabulary: tuple[int, ...]
+    entropy_images: int | None = None  # of one mean code, where the quantizer has an entropy; None: all of the batch
 
     def __init__(self, *, dim: int, code_dim: int | None = None) -> None:
         super().__init__()
@@ -86,6 +95,11 @@ class SingleStreamQuantizer(Quantizer):
                 f"tokenizer.quantizer: {type(self).__name__} reads one stream, the encoder gives {sorted(latents)}"
             )
         stream = latents["main"]
+        if stream.mask_BN is not None and self.entropy_images is not None:
+            raise ValueError(
+                f"tokenizer.quantizer.entropy_images={self.entropy_images}: this encoder masks tokens, which then have "
+                "no image; give null"
+            )
         with torch.autocast(stream.x_BND.device.type, enabled=False):
             seen = self.seen_tokens(stream)
             seen.x_BND = self.project_in(seen.x_BND.float())

@@ -4,13 +4,14 @@ Ours rather than vector-quantize-pytorch's LFQ(spherical=True): that is 100 time
 another straight-through scale, and no per-bit entropy.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from .base import StreamQuantized
 from .shared.binary_entropy import OverGroups, binary_entropies, check_entropy_weights, check_group_bits
+from .shared.entropy_groups import check_entropy_images, grouped_entropies
 from .shared.limits import check_positive
 from .shared.sign import BitOrder, SignQuantizer
 
@@ -21,6 +22,7 @@ class BSQ(SignQuantizer):
     temperature: of the soft assignment softmax(2 u.c / temperature); a bit's log-odds are 4 u_i / (sqrt(bits) T).
     entropy_group_bits: 1 is the published per-bit form: both entropies are sums over bits. More: joint distributions of
         so many bits, summed over groups; at most 18.
+    entropy_images: images whose tokens make one mean code of H(code); null: all images of all processes.
     sample_weight, batch_weight: gamma_0 and gamma of the published code.
     gradient: "official" passes it straight through the signs +-1 and so scales it by 1 / sqrt(bits); "unit" passes it
         straight through the scaled code.
@@ -37,6 +39,7 @@ class BSQ(SignQuantizer):
         groups: int = 1,
         temperature: float = 1.0,
         entropy_group_bits: int = 1,
+        entropy_images: int | None = None,
         over_groups: OverGroups = "sum",
         sample_weight: float = 1.0,
         batch_weight: float = 1.0,
@@ -46,6 +49,8 @@ class BSQ(SignQuantizer):
         super().__init__(dim=dim, bits=bits, groups=groups, scale=max(bits, 1) ** -0.5, order=order)
         check_positive(temperature=temperature)
         check_entropy_weights(sample_weight, batch_weight)
+        check_entropy_images(entropy_images)
+        self.entropy_images = entropy_images
         self.temperature = temperature
         self.entropy_group_bits = check_group_bits(bits=bits, group_bits=entropy_group_bits)
         self.over_groups: OverGroups = over_groups
@@ -68,8 +73,9 @@ class BSQ(SignQuantizer):
 
     def entropies(self, u_BND: Tensor) -> tuple[Tensor, Tensor]:
         """H(code | token) and H(code) of softmax(2 u.c / temperature), by groups of bits."""
-        return binary_entropies(
-            u_BND.flatten(0, 1) * (4 * self.scale / self.temperature),
-            group_bits=self.entropy_group_bits,
-            over_groups=self.over_groups,
-        )
+        rules: dict[str, Any] = {"group_bits": self.entropy_group_bits, "over_groups": self.over_groups}
+
+        def of_tokens(u_NB: Tensor, joined: bool) -> tuple[Tensor, Tensor]:
+            return binary_entropies(u_NB * (4 * self.scale / self.temperature), joined=joined, **rules)
+
+        return grouped_entropies(of_tokens, u_BND, self.entropy_images)

@@ -36,6 +36,7 @@ class EmaVQ(CodebookQuantizer):
 
     loss_names: tuple[str, ...] = ("commit",)
     joined_batch_equal = True
+    learns = True
 
     def __init__(
         self,
@@ -85,6 +86,11 @@ class EmaVQ(CodebookQuantizer):
             if self.may_start and all_finite(z_BND.detach()):
                 self._start(self._comparable(z_BND.detach().flatten(0, 1)))
         return super().quantize(z_BND)
+
+    def micro_batch_misfit(self) -> str | None:
+        if not self.may_start:
+            return None
+        return ".kmeans_init=true: the codes start from the first update's whole batch; kmeans_init=false"
 
     @torch.no_grad()
     def learn(self, z_ND: Tensor, indices_N: Tensor) -> None:

@@ -117,7 +117,7 @@ class GaussianScalar(TokenQuantizer):
         codes = self.to_values(indices)
         if self.training:
             if self.follow and torch.is_grad_enabled():
-                self._follow(z.detach().flatten(0, 1))
+                self.once_an_update(self._follow, z.detach().flatten(0, 1))
             codes = straight_through(z, codes)
         return StreamQuantized(codes if self.continuous is None else self.continuous.project_out(codes), indices)
 

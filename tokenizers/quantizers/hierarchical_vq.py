@@ -118,7 +118,7 @@ class HierarchicalVQ(TokenQuantizer):
             "codebook": F.mse_loss(codes, z.detach()),
         }
         if torch.is_grad_enabled() and self.revival.counts:
-            self._revive(z_pixel.detach().flatten(0, 1), joint_BN.flatten())
+            self.once_an_update(self._revive, z_pixel.detach().flatten(0, 1), joint_BN.flatten())
         return StreamQuantized(
             torch.cat([semantic.codes_BND, straight_through(z, codes)], dim=-1), joint_BN[..., None], losses
         )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from .base import StreamQuantized, TokenQuantizer
 from .shared.codebook import check_codebook_size
 from .shared.codebook_start import CodebookStart, codebook_start
+from .shared.entropy_groups import check_entropy_images, grouped_entropies
 from .shared.limits import check_positive
 from .shared.softmax_codes import choose_code, dot_entropies
 
@@ -22,6 +23,8 @@ class IBQ(TokenQuantizer):
 
     temperature: of the softmax that gradients pass through; published: 1.
     entropy_temperature: of the entropies' softmax; null: no such loss.
+    entropy_images: images whose tokens make one mean code of H(code): published code means over one GPU's 4. null: all
+        images of all processes.
     unit_length: compare unit vectors (not in the paper); then `temperature` should be about 0.1.
     init: where the codes start, see codebook_start.py.
     """
@@ -37,13 +40,15 @@ class IBQ(TokenQuantizer):
         code_dim: int | None = None,
         temperature: float = 1.0,
         entropy_temperature: float | None = 0.01,
+        entropy_images: int | None = None,
         unit_length: bool = False,
         init: CodebookStart = "normal",
     ) -> None:
         super().__init__(dim=dim, code_dim=code_dim)
         check_codebook_size(codebook_size, self.code_dim)
         check_positive(temperature=temperature, entropy_temperature=entropy_temperature)
-        self.vocabulary = (codebook_size,)
+        check_entropy_images(entropy_images)
+        self.vocabulary, self.entropy_images = (codebook_size,), entropy_images
         self.temperature, self.entropy_temperature, self.unit_length = temperature, entropy_temperature, unit_length
         if entropy_temperature is not None:
             self.loss_names = (*IBQ.loss_names, "entropy")
@@ -66,10 +71,17 @@ class IBQ(TokenQuantizer):
             "commit": F.mse_loss(codes, z) + F.mse_loss(z, hard.detach()),  # the first has no stop-gradient at all
             "codebook": F.mse_loss(hard, z.detach()),
         }
+        stats = {}
         if self.entropy_temperature is not None:
-            per_token, of_mean = dot_entropies(z.flatten(0, 1), codebook, self.entropy_temperature)
+            temperature = self.entropy_temperature
+
+            def of_tokens(z_ND: Tensor, joined: bool) -> tuple[Tensor, Tensor]:
+                return dot_entropies(z_ND, codebook, temperature, joined=joined)
+
+            per_token, of_mean = grouped_entropies(of_tokens, z, self.entropy_images)
             losses["entropy"] = per_token - of_mean
-        return StreamQuantized(codes, indices, losses)
+            stats = {"entropy_per_token": per_token.detach(), "entropy_of_mean": of_mean.detach()}
+        return StreamQuantized(codes, indices, losses, stats)
 
     def lookup(self, indices_BNK: Tensor) -> Tensor:
         return F.embedding(indices_BNK[..., 0], self.effective_codebook())

@@ -12,6 +12,7 @@ from torch import Tensor
 from .base import StreamQuantized
 from .shared.binary_entropy import LogRule, OverGroups, binary_entropies, check_entropy_weights, check_group_bits
 from .shared.binary_entropy_table import table_entropies
+from .shared.entropy_groups import check_entropy_images, grouped_entropies
 from .shared.limits import check_positive
 from .shared.sign import BitOrder, SignQuantizer
 
@@ -22,6 +23,8 @@ class LFQ(SignQuantizer):
     temperature: of the soft assignment; 0.01 as published, where only |z| < 0.02 feels the entropy.
     entropy_group_bits: bits of one joint distribution of H(code); all of them by default, which is exact. More than 18
         bits must be split: the sum over groups is an upper bound of the joint entropy.
+    entropy_images: images whose tokens make one mean code of H(code): published code has those of one GPU (8 in
+        Open-MAGVIT2). null: all images of all processes.
     log_rule: "exact"; "offset", the published log(p + 1e-5), which hides the codes rarer than 1e-5; "floor",
         log(max(p, 1e-5)) of vector-quantize-pytorch.
     entropy_form: "factorised", or "table": every code of every token in the published arithmetic, for parity; "floor"
@@ -43,6 +46,7 @@ class LFQ(SignQuantizer):
         sample_weight: float = 1.0,
         batch_weight: float = 1.0,
         entropy_group_bits: int | None = None,
+        entropy_images: int | None = None,
         log_rule: LogRule = "exact",
         entropy_form: Literal["factorised", "table"] = "factorised",
         bound: bool = False,
@@ -54,6 +58,8 @@ class LFQ(SignQuantizer):
         if log_rule == "floor" and entropy_form == "factorised":
             raise ValueError("log_rule=floor: a floored logarithm does not factorise; set entropy_form=table")
         check_entropy_weights(sample_weight, batch_weight)
+        check_entropy_images(entropy_images)
+        self.entropy_images = entropy_images
         self.temperature, self.sample_weight, self.batch_weight = temperature, sample_weight, batch_weight
         self.log_rule: LogRule = log_rule
         self.entropy_form, self.bound = entropy_form, bound
@@ -76,8 +82,13 @@ class LFQ(SignQuantizer):
 
     def entropies(self, z_BND: Tensor) -> tuple[Tensor, Tensor]:
         """H(code | token) and H(code) of softmax(2 z.c / temperature): 4 z / temperature is a bit's log-odds."""
-        z_NB, rules = z_BND.flatten(0, 1), {"over_groups": self.over_groups, "log_rule": self.log_rule}
+        rules = {"over_groups": self.over_groups, "log_rule": self.log_rule}
         given: dict[str, Any] = {"group_bits": self.entropy_group_bits, **rules}
-        if self.entropy_form == "table":
-            return table_entropies(z_NB, temperature=self.temperature, msb_first=self.order == "msb_first", **given)
-        return binary_entropies(z_NB * (4 / self.temperature), **given)
+
+        def of_tokens(z_NB: Tensor, joined: bool) -> tuple[Tensor, Tensor]:
+            if self.entropy_form == "factorised":
+                return binary_entropies(z_NB * (4 / self.temperature), joined=joined, **given)
+            order = {"msb_first": self.order == "msb_first"}
+            return table_entropies(z_NB, temperature=self.temperature, joined=joined, **order, **given)
+
+        return grouped_entropies(of_tokens, z_BND, self.entropy_images)

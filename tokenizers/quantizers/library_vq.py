@@ -64,6 +64,9 @@ class LibraryVQ(TokenQuantizer):
     def codebook(self) -> Tensor:
         return self.vq.codebook
 
+    def micro_batch_misfit(self) -> str | None:
+        return ": the library's codebook moves in every forward; ours, tokenizer/quantizer=ema_vq"
+
     def quantize(self, z_BND: Tensor) -> StreamQuantized:
         self._join_processes()
         learns = self.training and torch.is_grad_enabled() and bool(all_finite(z_BND.detach()))

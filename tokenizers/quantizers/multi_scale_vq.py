@@ -32,6 +32,7 @@ class MultiScaleQuantizer(StagedQuantizer):
 
     loss_names: tuple[str, ...] = ("codebook", "commit")
     prefix_decodes = False
+    learns: bool = False  # whether `learn` does anything
 
     def __init__(
         self,
@@ -74,7 +75,7 @@ class MultiScaleQuantizer(StagedQuantizer):
         return {}
 
     def learn(self, vectors_ND: Tensor, indices_N: Tensor) -> None:
-        """Once per training forward, vectors and indices of all scales."""
+        """Once an update, vectors and indices of all scales."""
 
     # -- the pyramid --
 
@@ -107,8 +108,8 @@ class MultiScaleQuantizer(StagedQuantizer):
         if self.training:
             losses |= self.further_losses(left)
         indices_BM = torch.cat(chosen, dim=1)
-        if self.training and torch.is_grad_enabled():
-            self.learn(torch.cat(seen, dim=1).flatten(0, 1), indices_BM.flatten())
+        if self.learns and self.training and torch.is_grad_enabled():
+            self.once_an_update(self.learn, torch.cat(seen, dim=1).flatten(0, 1), indices_BM.flatten())
         indices = indices_BM[..., None]
         if not self.training:
             return StreamQuantized(so_far.flatten(2).transpose(1, 2), indices)
@@ -179,6 +180,7 @@ class MultiScaleVQ(MultiScaleQuantizer):
         self.vocabulary = (codebook_size,)
         self.unit_length = unit_length
         self.revival = Revival(codebook_size=codebook_size, below=revive_below, decay=usage_decay)
+        self.learns = self.revival.counts
         self.codebook = nn.Parameter(
             codebook_start(init or "uniform", codebook_size=codebook_size, width=self.code_dim)
         )
@@ -194,6 +196,5 @@ class MultiScaleVQ(MultiScaleQuantizer):
 
     @torch.no_grad()
     def learn(self, vectors_ND: Tensor, indices_N: Tensor) -> None:
-        if self.revival.counts:
-            _, codes = self.revival.revived(self.codebook, vectors_ND, indices_N)
-            self.codebook.copy_(codes)
+        _, codes = self.revival.revived(self.codebook, vectors_ND, indices_N)
+        self.codebook.copy_(codes)

@@ -61,6 +61,9 @@ class OptVQ(CodebookQuantizer):
         codebook = self.shared(self.codebook.float())
         return F.normalize(codebook, dim=-1) if self.unit_length else codebook
 
+    def micro_batch_misfit(self) -> str | None:
+        return ": its codes are assigned in balance over the whole batch of an update; another quantizer (vq)"
+
     def assign(self, z_ND: Tensor, codebook_KD: Tensor) -> Tensor:
         if not (self.training or self.sinkhorn_in_eval):
             return nearest_code(z_ND, codebook_KD)

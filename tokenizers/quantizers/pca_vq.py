@@ -78,6 +78,11 @@ class PCAVQ(VQ):
         self._solve()
         self.fitted.fill_(max(1, self.fit_updates))
 
+    def micro_batch_misfit(self) -> str | None:
+        if not self.may_fit:
+            return None
+        return f".fit_updates={self.fit_updates}: the basis is fitted before an update's codes are chosen; 0, and `fit`"
+
     def quantize(self, z_BND: Tensor) -> StreamQuantized:
         if self.may_fit and self.training and torch.is_grad_enabled():
             self.may_fit = int(self.fitted) < self.fit_updates

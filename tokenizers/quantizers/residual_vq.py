@@ -85,6 +85,14 @@ class ResidualVQ(StagedQuantizer):
     def book(self, stage: int) -> VQ | EmaVQ:
         return self.books[stage % len(self.books)]
 
+    def micro_batch_misfit(self) -> str | None:
+        if len(self.books) > 1 or self.learn_once or self.stages == 1 or not self.book(0).learns:
+            return None
+        return (
+            ".learn_once=false: the shared codebook moves between stages, after the whole batch of an update; "
+            "learn_once=true, or shared=false"
+        )
+
     def quantize_stream(self, stream: Stream, depths_B: Tensor | None = None) -> StreamQuantized:
         z_BND = stream.x_BND
         total, so_far, indices = torch.zeros_like(z_BND), torch.zeros_like(z_BND), []
@@ -100,10 +108,10 @@ class ResidualVQ(StagedQuantizer):
             if self.training:
                 commit = commit + kept_mean((residual - codes.detach()).square().mean(dim=(1, 2)), keep_B)
                 codebook = codebook + kept_mean((codes - residual.detach()).square().mean(dim=(1, 2)), keep_B)
-            if learns and self.learn_once:
+            if learns and self.learn_once and book.learns:
                 seen.append((residual.detach().flatten(0, 1), index_BN.flatten()))
-            elif learns:
-                book.learn(residual.detach().flatten(0, 1), index_BN.flatten())
+            elif learns and book.learns:
+                book.once_an_update(book.learn, residual.detach().flatten(0, 1), index_BN.flatten())
             so_far = so_far + codes
             if keep_B is None:
                 total = so_far
@@ -112,7 +120,8 @@ class ResidualVQ(StagedQuantizer):
                 total = total + codes * keep_B[:, None, None]
             indices.append(index_BN)
         if seen:  # a token's stages side by side: the order does not depend on how samples lie on processes
-            self.book(0).learn(*(torch.stack(parts, dim=1).flatten(0, 1) for parts in zip(*seen, strict=True)))
+            of_all = (torch.stack(parts, dim=1).flatten(0, 1) for parts in zip(*seen, strict=True))
+            self.book(0).once_an_update(self.book(0).learn, *of_all)
         stacked = torch.stack(indices, dim=-1)
         if not self.training:
             return StreamQuantized(total, stacked)

@@ -47,6 +47,7 @@ class VQ(CodebookQuantizer):
         usage_start: float = 1.0,
         init: CodebookStart | None = None,
         entropy_temperature: float | None = None,
+        entropy_images: int | None = None,
     ) -> None:
         super().__init__(
             dim=dim,
@@ -55,6 +56,7 @@ class VQ(CodebookQuantizer):
             unit_length=unit_length,
             rotation_trick=rotation_trick,
             entropy_temperature=entropy_temperature,
+            entropy_images=entropy_images,
         )
         if reset == "clustering" and revive_below > 0:
             raise ValueError(f"revive_below={revive_below}: reset=clustering moves every code; set revive_below to 0")
@@ -70,6 +72,8 @@ class VQ(CodebookQuantizer):
         init = init or ("uniform_unit" if unit_length else "uniform")
         self.codebook = nn.Parameter(codebook_start(init, codebook_size=codebook_size, width=self.code_dim))
 
+        self.learns = self.revival.counts
+
     def effective_codebook(self) -> Tensor:
         codebook = self.codebook.float()
         if self.training and self.revival.counts:
@@ -78,8 +82,6 @@ class VQ(CodebookQuantizer):
 
     @torch.no_grad()
     def learn(self, z_ND: Tensor, indices_N: Tensor) -> None:
-        if not self.revival.counts:
-            return
         if self.reset == "clustering":
             finite = all_finite(z_ND)
             self.revival.count(indices_N, finite)

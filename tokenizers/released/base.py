@@ -1,7 +1,7 @@
 """Base class of readers of released weights."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
@@ -62,6 +62,15 @@ class ReleasedFamily(ABC):
         self, state: State, *, image_size: int | tuple[int, int] = 256, constructor: Settings | None = None
     ) -> tuple[Tokenizer, ImportReport]:
         """Build the tokenizer and fill it; every key is used, knowingly ignored, or an error by name."""
+        found = self.read(state, image_size=image_size, constructor=constructor)
+        tokenizer: Tokenizer = build(found.node, key="tokenizer", trusted=False)
+        found.fill(tokenizer)
+        return tokenizer.eval(), found.report
+
+    def read(
+        self, state: State, *, image_size: int | tuple[int, int] = 256, constructor: Settings | None = None
+    ) -> "Release":
+        """Node and tensors of the tokenizer that the file describes, before anything is built."""
         size = height_width(image_size)
         state = self.prepared(state)
         copies = self.ema_copies(state)
@@ -72,11 +81,9 @@ class ReleasedFamily(ABC):
         state = {k: v for k, v in state.items() if k not in beside}
         try:
             packed = self.packed(state)
-            for name, pieces in packed.items():
-                state |= zip(pieces, state.pop(name).chunk(len(pieces)), strict=True)
+            state = split_up(state, packed)
             joined = self.joined(state)
-            for name, pieces in joined.items():
-                state[name] = torch.cat([state.pop(piece) for piece in pieces])
+            state = put_together(state, joined)
             constructor = constructor or {}
             parts = self.tokenizer_node(state, image_size=size, constructor=constructor)
             checked = self.check_tables(state, constructor=constructor)
@@ -86,18 +93,19 @@ class ReleasedFamily(ABC):
             raise UserError(
                 f"the weights have no {error.args[0]!r}, so they are not of the family {'/'.join(self.systems)}"
             ) from None
-        node = {"_target_": "imtok.tokenizers.tokenizer.Tokenizer", "image_size": list(size), **parts}
-        tokenizer = build(node, key="tokenizer", trusted=False)
-        converted = {ours: self.convert(ours, state[theirs]) for theirs, ours in names.items()}
-        unknown = {k: v for k, v in state.items() if k not in names}
-        own = tokenizer.state_dict()
-        untrained = self.not_in_release(own)
-        check_state(own, {**untrained, **converted, **unknown}, source=f"the file, read as {self.systems[0]},")
-        tokenizer.load_state_dict({**untrained, **converted})
         sources = joined | {piece: [name] for name, pieces in packed.items() for piece in pieces}
         used = {copies.get(source, source) for name in names for source in sources.get(name, [name])}
         ignored += [name for name in copies if name in names]  # the live weights, beside their EMA copies
-        return tokenizer.eval(), ImportReport(sorted([*used, *checked]), sorted(ignored), sorted(beside))
+        return Release(
+            family=self,
+            node={"_target_": "imtok.tokenizers.tokenizer.Tokenizer", "image_size": list(size), **parts},
+            tensors={ours: self.convert(ours, state[theirs]) for theirs, ours in names.items()},
+            unknown={k: v for k, v in state.items() if k not in names},
+            report=ImportReport(sorted([*used, *checked]), sorted(ignored), sorted(beside)),
+            names=names,
+            packed=packed,
+            joined=joined,
+        )
 
     def names(self, state: State, constructor: Settings) -> dict[str, str]:
         return {name: ours for name, ours in self.rename(state, constructor).items() if ours is not None}
@@ -140,6 +148,54 @@ class ReleasedFamily(ABC):
     def not_in_release(self, own: State) -> State:
         """Our own buffers that no release has, with their values: as a rule the initial ones."""
         return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """A file of published weights, read: the tokenizer's node, its tensors by our names, and how names correspond."""
+
+    family: ReleasedFamily
+    node: Node
+    tensors: State
+    unknown: State  # no name of ours
+    report: ImportReport
+    names: Mapping[str, str]  # theirs, after `packed` and `joined`, to ours
+    packed: Mapping[str, list[str]]
+    joined: Mapping[str, list[str]]
+
+    def fill(self, tokenizer: nn.Module, *, without: tuple[str, ...] = ()) -> None:
+        """without: beginnings of names that keep the values they have."""
+        own = tokenizer.state_dict()
+        untrained = {
+            **self.family.not_in_release(own),
+            **{k: v for k, v in own.items() if k.startswith(without or " ")},
+        }
+        source = f"the file, read as {self.family.systems[0]},"
+        check_state(own, {**untrained, **self.tensors, **self.unknown}, source=source)
+        tokenizer.load_state_dict({**untrained, **self.tensors})
+
+    def renamed(self, tensors: State) -> dict[str, Tensor]:
+        """Tensors shaped and named as in the file, such as its parameters alone, by our names; gradients pass."""
+        tensors = put_together(split_up(tensors, self.packed), self.joined)
+        return {ours: self.family.convert(ours, tensors[name]) for name, ours in self.names.items() if name in tensors}
+
+
+def split_up(state: State, packed: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
+    """With layers that were published as one apart, where they are there."""
+    found = dict(state)
+    for name, pieces in packed.items():
+        if name in found:
+            found |= zip(pieces, found.pop(name).chunk(len(pieces)), strict=True)
+    return found
+
+
+def put_together(state: State, joined: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
+    """With tensors that stand one above the other in one, where all are there."""
+    found = dict(state)
+    for name, pieces in joined.items():
+        if all(piece in found for piece in pieces):
+            found[name] = torch.cat([found.pop(piece) for piece in pieces])
+    return found
 
 
 def of_class(part: nn.Module | None, kind: type[Part]) -> Part:

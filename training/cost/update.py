@@ -18,6 +18,7 @@ from ...common.build import build, build_as
 from ...common.frozen import frozen_networks
 from ...common.precision import DTYPES
 from ...common.weights import left_out
+from ...data.batch_division import BatchDivision, divide_batch
 from ...losses.adversarial.adversary import Adversary
 from ...losses.teacher_term import TeacherTerm
 from ...losses.total import WeightedLosses
@@ -34,6 +35,7 @@ OPTIMIZER_STATE = {"adam": 2, "adamw": 2, "sgd": 1}  # tensors of the parameter'
 class UpdateCost:
     """Parameters by part; FLOPs (a multiply-add is two) and bytes of one update."""
 
+    division: BatchDivision
     parameters: dict[str, int]
     trained: dict[str, int]
     forward_flops: dict[str, int] = field(default_factory=dict)  # per image, one forward of the part
@@ -55,8 +57,8 @@ def count(module: nn.Module | None, *, trained: bool = False) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained) if module is not None else 0
 
 
-def update_cost(config: Mapping[str, Any]) -> UpdateCost:
-    """config: a composed and resolved train config."""
+def update_cost(config: Mapping[str, Any], *, processes: int = 1) -> UpdateCost:
+    """config: a composed and resolved train config. FLOPs are of all `processes`, memory of one."""
     from ...losses.teachers.registry import NamedTeachers
     from ..init_from import freeze_parts
 
@@ -66,7 +68,14 @@ def update_cost(config: Mapping[str, Any]) -> UpdateCost:
     freeze_parts(tokenizer, config.get("freeze") or ())
     parts = dict(tokenizer.named_children())
     settings, _ = without_auto(build_as(TrainerSettings, config["trainer"], key="trainer"))
+    division = divide_batch(
+        batch_size=config["data"]["batch_size"],
+        batch_per_device=config["data"].get("batch_per_device"),
+        accumulate=settings.accumulate,
+        processes=processes,
+    )
     cost = UpdateCost(
+        division=division,
         parameters={name: count(part) for name, part in parts.items()},
         trained={name: count(part, trained=True) for name, part in parts.items()},
         precision=settings.precision,
@@ -88,7 +97,7 @@ def update_cost(config: Mapping[str, Any]) -> UpdateCost:
             cost.parameters[f"loss {name}"], cost.trained[f"loss {name}"] = count(term), count(term, trained=True)
 
     objectives = Objectives(tokenizer=tokenizer, losses=losses, adversary=adversary)
-    batch = int(config["data"]["batch_size"])
+    batch = division.per_device
     for network in (losses, adversary) if adversary is not None else (losses,):
         make_fake(network, mode)
     with mode:
@@ -109,7 +118,7 @@ def update_cost(config: Mapping[str, Any]) -> UpdateCost:
         dynamic = 0
         for phase, update in _phases(adversary, settings.max_updates).items():
             flops, peak = _measure_update(objectives, images, update, DTYPES[settings.precision], conditions)
-            cost.update_flops[phase] = flops * settings.accumulate
+            cost.update_flops[phase] = flops * division.accumulate * division.processes
             dynamic = max(dynamic, peak)
     trained = sum(cost.trained.values())
     states = OPTIMIZER_STATE.get(config["optimizer"].get("name", "adam"), 2)

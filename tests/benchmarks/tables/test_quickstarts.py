@@ -11,7 +11,7 @@ from imtok.benchmarks.tables import quickstarts as compare
 
 @pytest.fixture
 def run(tmp_path: Path):
-    (tmp_path / "config.yaml").write_text("data: {batch_size: 4}\ntrainer: {accumulate: 2}\n")
+    (tmp_path / "config.yaml").write_text("data: {batch_size: 8}\ntrainer: {accumulate: 2}\n")
     rows = ["update,train/total,train/images_per_second", "5,1.0,", "10,1.0,40", "20,0.9,80", "30,0.8,160"]
     (tmp_path / "metrics.csv").write_text("\n".join(rows) + "\n")
     points = [{"tokens": 1, "bytes": 1.5, "psnr": 15.0}, {"tokens": 2, "bytes": 3.0, "psnr": 16.5}]

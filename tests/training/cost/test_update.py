@@ -116,7 +116,7 @@ def test_phases_are_those_that_the_run_will_see(schedule, phases):
 
 
 def test_accumulation_optimizer_and_buffers_are_counted():
-    plain, threefold = update_cost(config(quantizer="ema_vq.EmaVQ")), update_cost(config(accumulate=3))
+    plain, threefold = update_cost(config(quantizer="ema_vq.EmaVQ")), update_cost(config(batch_size=12, accumulate=3))
     assert threefold.update_flops["update"] == 3 * update_cost(config()).update_flops["update"]
     momentum = update_cost(config() | {"optimizer": {"name": "sgd"}}).memory["optimizer"]
     assert momentum == threefold.memory["optimizer"] / 2 == 4 * sum(threefold.trained.values())

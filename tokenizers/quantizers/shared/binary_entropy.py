@@ -59,9 +59,14 @@ def split_groups(x_NB: Tensor, group_bits: int, over_groups: OverGroups) -> Tens
 
 
 def binary_entropies(
-    logits_NB: Tensor, *, group_bits: int, over_groups: OverGroups = "sum", log_rule: LogRule = "exact"
+    logits_NB: Tensor,
+    *,
+    group_bits: int,
+    over_groups: OverGroups = "sum",
+    log_rule: LogRule = "exact",
+    joined: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Mean entropy of a token's assignment, and entropy of the mean assignment; over the tokens of all processes.
+    """Mean entropy of a token's assignment, and entropy of the mean assignment.
 
     logits_NB: log-odds that a bit is +1, 4 z s / T.
     group_bits: bits of one joint distribution. All bits: LFQ. Fewer: entropies of independent groups.
@@ -70,6 +75,7 @@ def binary_entropies(
         groups together (WeTok).
     log_rule: "offset" writes log(p + 1e-5) for the mean, as SEED-Voken and WeTok do (inside their per-token log-softmax
         the offset cancels). At 2^18 codes that is no longer the entropy.
+    joined: over the tokens of all processes.
     """
     assert log_rule != "floor", "that rule does not factorise: table_entropies"
     logits_GNB = split_groups(logits_NB, group_bits, over_groups)
@@ -77,7 +83,7 @@ def binary_entropies(
     # One exchange for all: sums rather than means, as processes may hold different numbers of tokens.
     table_GK = summed_code_probability(logits_GNB)
     facts = [table_GK.flatten(), _bit_entropy(logits_NB).sum()[None], table_GK.new_tensor([float(count)])]
-    sums = joined_sum(torch.cat(facts))
+    sums = joined_sum(torch.cat(facts)) if joined else torch.cat(facts)
     count_all = sums[-1].detach().clamp(min=1)  # no tokens at all: 0, not NaN
     per_token = sums[-2] / count_all  # pooled: a "token" is one group of one token
     mean = sums[:-2] / count_all

@@ -22,6 +22,7 @@ def table_entropies(
     over_groups: OverGroups = "sum",
     log_rule: LogRule = "offset",
     msb_first: bool = False,
+    joined: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """As `binary_entropies`, for the assignment softmax(2 z.c / temperature).
 
@@ -38,7 +39,8 @@ def table_entropies(
         parts = checkpoint(_sums, chunk, codes_KB, temperature, log_rule, use_reentrant=False, preserve_rng_state=False)
         sums = parts if sums is None else [a + b for a, b in zip(sums, parts, strict=True)]
     assert sums is not None, "no tokens"
-    facts = joined_sum(torch.cat([sums[0].flatten(), sums[1][None], z_NB.new_tensor([float(count)])]))
+    facts = torch.cat([sums[0].flatten(), sums[1][None], z_NB.new_tensor([float(count)])])
+    facts = joined_sum(facts) if joined else facts
     mean, per_token = facts[:-2] / facts[-1].detach(), facts[-2] / facts[-1].detach()
     of_mean = -(mean * _log(mean, log_rule)).sum()
     return (per_token / groups, of_mean / groups) if over_groups == "mean" else (per_token, of_mean)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..base import StreamQuantized, TokenQuantizer
+from .entropy_groups import check_entropy_images, grouped_entropies
 from .limits import check_positive
 from .nearest import nearest_code
 from .softmax_codes import distance_entropies
@@ -44,9 +45,11 @@ class CodebookQuantizer(TokenQuantizer):
     rotation_trick: gradients are turned as vectors are turned into codes, instead of copied (arXiv 2410.06424).
     entropy_temperature: adds the raw loss `entropy`, H(code | token) - H(code), of the softmax over
         -distance / temperature.
+    entropy_images: images whose tokens make one mean code of H(code); null: all images of all processes.
     """
 
     loss_names: tuple[str, ...] = ("codebook", "commit")
+    learns: bool = False  # whether `learn` does anything
 
     def __init__(
         self,
@@ -57,6 +60,7 @@ class CodebookQuantizer(TokenQuantizer):
         unit_length: bool = False,
         rotation_trick: bool = False,
         entropy_temperature: float | None = None,
+        entropy_images: int | None = None,
     ) -> None:
         super().__init__(dim=dim, code_dim=code_dim)
         check_codebook_size(codebook_size, self.code_dim)
@@ -65,7 +69,8 @@ class CodebookQuantizer(TokenQuantizer):
         self.vocabulary = (codebook_size,)
         self.unit_length = unit_length
         self.cross = rotate_to if rotation_trick else straight_through
-        self.entropy_temperature = entropy_temperature
+        check_entropy_images(entropy_images)
+        self.entropy_temperature, self.entropy_images = entropy_temperature, entropy_images
         if entropy_temperature is not None:
             self.loss_names = (*type(self).loss_names, "entropy")
 
@@ -78,7 +83,7 @@ class CodebookQuantizer(TokenQuantizer):
         return nearest_code(z_ND, codebook_KD)
 
     def learn(self, z_ND: Tensor, indices_N: Tensor) -> None:
-        """After the choice, once per training forward: running means, revival. z as it came, before unit length."""
+        """After the choice, once an update: running means, revival. z as it came, before unit length."""
 
     def codes_of(self, indices: Tensor, codebook_KD: Tensor) -> Tensor:
         return F.embedding(indices, codebook_KD)
@@ -95,10 +100,15 @@ class CodebookQuantizer(TokenQuantizer):
         if "codebook" in self.loss_names:
             losses["codebook"] = F.mse_loss(codes, z.detach())
         if self.entropy_temperature is not None:
-            per_token, of_mean = distance_entropies(z.flatten(0, 1), codebook, self.entropy_temperature)
+            temperature = self.entropy_temperature
+
+            def of_tokens(z_ND: Tensor, joined: bool) -> tuple[Tensor, Tensor]:
+                return distance_entropies(z_ND, codebook, temperature, joined=joined)
+
+            per_token, of_mean = grouped_entropies(of_tokens, z, self.entropy_images)
             losses["entropy"] = per_token - of_mean
-        if torch.is_grad_enabled():
-            self.learn(z_BND.detach().flatten(0, 1), indices_BN.flatten())
+        if self.learns and torch.is_grad_enabled():
+            self.once_an_update(self.learn, z_BND.detach().flatten(0, 1), indices_BN.flatten())
         return StreamQuantized(self.cross(z, codes), indices_BN[..., None], losses)
 
     def lookup(self, indices_BNK: Tensor) -> Tensor:

@@ -45,7 +45,13 @@ def softmax_beside_log(scores_RK: Tensor) -> Tensor:
 class _Entropies(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, z_ND: Tensor, weight_KD: Tensor, bias_K: Tensor | None, alpha: float, temperature: float
+        ctx: Any,
+        z_ND: Tensor,
+        weight_KD: Tensor,
+        bias_K: Tensor | None,
+        alpha: float,
+        temperature: float,
+        processes: int,
     ) -> tuple[Tensor, Tensor]:
         per_token = z_ND.new_zeros(())
         mean_K = z_ND.new_zeros(len(weight_KD))
@@ -59,12 +65,12 @@ class _Entropies(torch.autograd.Function):
         # H(mean) at log(tokens). Each rank's gradient is that of its own share, and DDP's averaging makes them the
         # joined batch's.
         count: Tensor | int = len(z_ND)
-        if process_count() > 1:
+        if processes > 1:
             facts = sum_over_processes(torch.cat([mean_K, per_token[None], z_ND.new_tensor([float(len(z_ND))])]))
             mean_K, per_token, count = facts[:-2], facts[-2], facts[-1]
         per_token, mean_K = per_token / count, mean_K / count
         ctx.save_for_backward(z_ND, weight_KD, bias_K, mean_K)
-        ctx.alpha, ctx.temperature, ctx.own_count = alpha, temperature, count / process_count()
+        ctx.alpha, ctx.temperature, ctx.own_count = alpha, temperature, count / processes
         return per_token, -(mean_K * (mean_K + PUBLISHED_OFFSET).log()).sum()
 
     @staticmethod
@@ -87,22 +93,25 @@ class _Entropies(torch.autograd.Function):
                 grad_weight.addmm_(slope.T, z_RD, alpha=ctx.alpha)
                 if grad_bias is not None:
                     grad_bias += slope.sum(dim=0)
-        return grad_z, grad_weight, grad_bias, None, None
+        return grad_z, grad_weight, grad_bias, None, None, None
 
 
-def distance_entropies(z_ND: Tensor, codebook_KD: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def distance_entropies(
+    z_ND: Tensor, codebook_KD: Tensor, temperature: float, *, joined: bool = True
+) -> tuple[Tensor, Tensor]:
     """(mean entropy of a token, entropy of the mean) of softmax(-|z - e|^2 / temperature), in nats.
 
-    |z|^2 is the same for all codes and cancels.
+    |z|^2 is the same for all codes and cancels. joined: over the tokens of all processes.
     """
-    return _Entropies.apply(z_ND, codebook_KD, -codebook_KD.square().sum(dim=1), 2.0, temperature)
+    bias_K = -codebook_KD.square().sum(dim=1)
+    return _Entropies.apply(z_ND, codebook_KD, bias_K, 2.0, temperature, process_count() if joined else 1)
 
 
 def dot_entropies(
-    z_ND: Tensor, codebook_KD: Tensor, temperature: float, bias_K: Tensor | None = None
+    z_ND: Tensor, codebook_KD: Tensor, temperature: float, bias_K: Tensor | None = None, *, joined: bool = True
 ) -> tuple[Tensor, Tensor]:
     """The same for softmax((z . e + bias) / temperature)."""
-    return _Entropies.apply(z_ND, codebook_KD, bias_K, 1.0, temperature)
+    return _Entropies.apply(z_ND, codebook_KD, bias_K, 1.0, temperature, process_count() if joined else 1)
 
 
 class _ChooseCode(torch.autograd.Function):
