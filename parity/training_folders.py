@@ -42,6 +42,7 @@ class StoredStep:
     update: the number of finished updates.
     constant: what our total has more than theirs, a term's constant part. beside: parameters of loss terms,
     {theirs: ours}. not_stored: beginnings of names of parts of our tokenizer that this update does not read.
+    chance: settings of parts that take chance out, as this step does, beside those of all steps.
     as_stored: settings that the weights have otherwise than the experiment, {key: why that is the same}.
     """
 
@@ -52,6 +53,7 @@ class StoredStep:
     constant: Value | None = None
     beside: Mapping[str, str] = field(default_factory=dict)
     not_stored: tuple[str, ...] = ()
+    chance: Mapping[str, Any] = field(default_factory=dict)
     as_stored: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -160,6 +162,7 @@ STEPS["dualtoken"] = StoredStep(
         **{f"quantizer_{t}.codebook_after": lambda seen, s=s: seen.book(s).codebook for t, s in STREAMS.items()},
         **{f"quantizer_{t}.cluster_size_after": lambda seen, s=s: seen.book(s).counts for t, s in STREAMS.items()},
     },
+    chance={"revive_below": 0.0, "revive_below_tokens": None, "start_counts": None},  # no restarts in it
     update=lambda folder, config: _middle_of_epoch(folder, updates_an_epoch=39062),  # of 10 M images
 )
 STEPS["unitok"] = StoredStep(

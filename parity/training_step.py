@@ -93,7 +93,7 @@ def run(folder: Mapping[str, Any], io: Mapping[str, Tensor], weights: State, *, 
     for key, value in RUN.items():
         put(config, key, value)
     for part in ("tokenizer", "adversary"):
-        take_out_chance(config[part])
+        take_out_chance(config[part], CHANCE | dict(step.chance))
     put(config, "adversary.consistency.augment", {"_target_": f"{Flip.__module__}.{Flip.__qualname__}"})
 
     tokenizer = build(config["tokenizer"], key="tokenizer")
@@ -170,14 +170,14 @@ def put(config: dict[str, Any], key: str, value: Any) -> None:
         node[name] = value
 
 
-def take_out_chance(node: Any) -> None:
+def take_out_chance(node: Any, settings: Mapping[str, Any]) -> None:
     """Also where the YAML leaves a setting at its default."""
     if isinstance(node, dict):
         target = node.get("_target_")
         taken = inspect.signature(locate(target, key="_target_").__init__).parameters if target else {}
-        node |= {name: value for name, value in CHANCE.items() if name in taken}
+        node |= {name: value for name, value in settings.items() if name in taken}
         for child in node.values():
-            take_out_chance(child)
+            take_out_chance(child, settings)
 
 
 def shrink_text_towers(losses: Mapping[str, Any], *, dim: int) -> None:
