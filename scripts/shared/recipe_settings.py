@@ -144,7 +144,8 @@ def _of_its_shape(schedule: Mapping[str, Any]) -> dict[str, Any]:
 
 def with_defaults(node: Mapping[str, Any]) -> dict[str, Any]:
     """A part's settings in the order of its class, those that the YAML leaves out included."""
-    settings = inspect.signature(locate(str(node["_target_"]), key="").__init__).parameters
+    cls: Any = locate(str(node["_target_"]), key="")
+    settings = inspect.signature(cls.__init__).parameters
     names = [name for name, setting in settings.items() if name in node or setting.default is not setting.empty]
     return {name: node.get(name, settings[name].default) for name in names if name != "self"}
 
