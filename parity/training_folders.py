@@ -47,7 +47,7 @@ class StoredStep:
     """
 
     reader: str
-    experiment: str
+    experiment: str | Callable[[Settings], str]
     outputs: Mapping[str, Value] = field(default_factory=dict)
     update: Callable[[Settings, Settings], int] = _finished
     constant: Value | None = None
@@ -66,6 +66,8 @@ SEED_VOKEN = {
     "commitment": raw("commit"),
 }
 L2 = {"reconstruction_loss": weighted("l2")}
+
+TOKENFLOW = {"clip": "tokenflow_b", "vita": "tokenflow_l", "sigl": "tokenflow_xl"}  # by the teacher's first letters
 
 STEPS = {
     "llamagen_vq": StoredStep(reader="llamagen_vq16", experiment="llamagen_vq16", outputs=L2, update=_one_less),
@@ -99,7 +101,7 @@ STEPS = {
     ),
     "tokenflow": StoredStep(
         reader="tokenflow_clip",
-        experiment="tokenflow_b",
+        experiment=lambda folder: TOKENFLOW[str(folder["constructor"].get("teacher", "clip"))[:4]],
         outputs={
             **L2,
             "semantic_loss": weighted("semantic_cosine"),

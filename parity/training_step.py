@@ -85,7 +85,9 @@ def run(folder: Mapping[str, Any], io: Mapping[str, Tensor], weights: State, *, 
     own = {name: tensor for name, tensor in weights.items() if not name.startswith((DISCRIMINATOR, TRUNK))}
     release = released.find(step.reader).read(own, image_size=_image_size(folder), constructor=said(folder))
 
-    config = compose_config("train", [f"experiment={experiment or step.experiment}", "weights=random"])
+    if experiment is None:
+        experiment = step.experiment(folder) if callable(step.experiment) else step.experiment
+    config = compose_config("train", [f"experiment={experiment}", "weights=random"])
     config["tokenizer"], rows = sized(config["tokenizer"], release.node, as_stored=step.as_stored)
     discriminator = _size_discriminator(config, parts[DISCRIMINATOR], folder)
     if "text_features" in io:
@@ -132,7 +134,7 @@ def run(folder: Mapping[str, Any], io: Mapping[str, Tensor], weights: State, *, 
         discriminator=discriminator,
         discriminator_weights=parts[DISCRIMINATOR],
         trunk_weights=parts[TRUNK],
-        experiment=experiment or step.experiment,
+        experiment=experiment,
         rows=rows,
     )
 
