@@ -44,10 +44,11 @@ class StoredStep:
     {theirs: ours}. not_stored: beginnings of names of parts of our tokenizer that this update does not read.
     chance: settings of parts that take chance out, as this step does, beside those of all steps.
     as_stored: settings that the weights have otherwise than the experiment, {key: why that is the same}.
+    sibling: of `experiment`, where the folder is another model of the family.
     """
 
     reader: str
-    experiment: str | Callable[[Settings], str]
+    experiment: str
     outputs: Mapping[str, Value] = field(default_factory=dict)
     update: Callable[[Settings, Settings], int] = _finished
     constant: Value | None = None
@@ -55,6 +56,7 @@ class StoredStep:
     not_stored: tuple[str, ...] = ()
     chance: Mapping[str, Any] = field(default_factory=dict)
     as_stored: Mapping[str, str] = field(default_factory=dict)
+    sibling: Callable[[Settings], str | None] = lambda folder: None
 
 
 QUANTIZER = {"quantizer_loss": weighted("codebook", "commit"), "quant_loss": weighted("codebook", "commit")}
@@ -101,7 +103,8 @@ STEPS = {
     ),
     "tokenflow": StoredStep(
         reader="tokenflow_clip",
-        experiment=lambda folder: TOKENFLOW[str(folder["constructor"].get("teacher", "clip"))[:4]],
+        experiment="tokenflow_b",
+        sibling=lambda folder: TOKENFLOW.get(str(folder["constructor"].get("teacher"))[:4]),
         outputs={
             **L2,
             "semantic_loss": weighted("semantic_cosine"),
