@@ -91,9 +91,10 @@ def values_of(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _rows(node: Mapping[str, Any], at: str) -> Iterator[tuple[str, str]]:
+    without = _without_effect(node)
     for name, value in node.items():
         key = f"{at}.{name}".removeprefix(".")
-        if name in LEFT_OUT and not key.endswith("optimizer.name"):
+        if name in without or (name in LEFT_OUT and not key.endswith("optimizer.name")):
             continue
         if key == "data.train_crop" and isinstance(value, str):
             value = {"_target_": _crop_class(value)}
@@ -115,6 +116,13 @@ def _rows(node: Mapping[str, Any], at: str) -> Iterator[tuple[str, str]]:
             yield f"{at}.eps", "1e-08"  # torch's
         if "decay" not in node and node.get("weight_decay"):
             yield f"{at}.decay", OptimizerSettings.decay
+
+
+def _without_effect(node: Mapping[str, Any]) -> set[str]:
+    """Settings of something that this node leaves off."""
+    found = {"decay"} if node.get("weight_decay") == 0 else set()
+    revival = {"reset", "usage_decay", "usage_start"}
+    return found | (revival if node.get("revive_below") == 0 and node.get("reset") == "dead" else set())
 
 
 def _of_its_shape(schedule: Mapping[str, Any]) -> dict[str, Any]:

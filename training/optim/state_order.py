@@ -21,10 +21,8 @@ def in_module_order(optimizer: torch.optim.Optimizer, modules: Sequence[nn.Modul
     own = _numbers(group["params"] for group in optimizer.param_groups)
     new = _numbers(in_order)
     settings = {group["weight_decay"]: group for group in state["param_groups"]}
-    groups = [
-        group | {"params": [new[id(p)] for p in params]}
-        for group, params in zip(settings.values(), joined, strict=True)
-    ]
+    together = zip(settings.values(), in_order, strict=True)
+    groups = [group | {"params": [new[id(p)] for p in params]} for group, params in together]
     values = {number: state["state"][own[i]] for i, number in new.items() if own[i] in state["state"]}
     return {"state": values, "param_groups": groups}
 
