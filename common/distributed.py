@@ -51,8 +51,15 @@ def joined_sum(x: Tensor) -> Tensor:
     return _JoinedSum.apply(x) if process_count() > 1 else x
 
 
-def max_over_processes(value: int, device: torch.device | str) -> int:
-    return int(sum_over_processes(torch.tensor(value, device=device), "MAX"))
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether other processes hold the rest of it; by its method, since DTensor's module takes long to import."""
+    return hasattr(tensor, "to_local")
+
+
+@torch.no_grad()
+def own_shard(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor, without gradient; all of it where it is not sharded."""
+    return tensor.detach().to_local() if is_sharded(tensor) else tensor.detach()  # type: ignore[operator]
 
 
 def gather_objects(own: T) -> list[T]:
@@ -96,6 +103,14 @@ def all_finite(*tensors: Tensor) -> Tensor:
     On the device, to multiply a rate with: codebooks skip such a batch, and the host need not wait for the answer.
     """
     return sum_over_processes(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all().float(), "MIN")
+
+
+@torch.no_grad()
+def finite_and_largest(*scalars: Tensor, number: int) -> tuple[bool, int]:
+    """(whether all scalars of all processes are finite, the largest `number` of any): the host waits once for both."""
+    finite = torch.isfinite(torch.stack([scalar.float() for scalar in scalars])).all().float()
+    least = sum_over_processes(torch.stack([finite, torch.full_like(finite, -number)]), "MIN").tolist()
+    return bool(least[0]), -int(least[1])
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:

@@ -66,6 +66,11 @@ def has_matrix_units(precision: str, device: str) -> bool:
         return False
 
 
+def autocast_of(precision: str, device: torch.device) -> AbstractContextManager:
+    """For a part of a training: "fp32" turns the run's autocast off, "auto" leaves it as it is."""
+    return torch.autocast(device.type, enabled=False) if precision == "fp32" else nullcontext()
+
+
 class Precision:
     """name: fp32, bf16 or fp16."""
 

@@ -8,13 +8,14 @@ from torch import Tensor, nn
 
 from ..common.types import Latents
 from ..layers.movq import ShuffleUp, SpatialNorm, SpatialNormAttention, SpatialResBlock
-from ..layers.resnet import check_levels, level_widths
+from ..layers.resnet import Upsample, check_levels, level_widths
 from .base import Decoder
 
 
 class CNNMoVQDecoder(Decoder):
     """Every norm reads the codes again, of all streams concatenated.
 
+    shortcuts: around doubling the side and into the first level (DC-AE's, as ILLUME+ has them); false: MoVQ's own.
     dim: with several streams, the last one's grid is the image's; the others are brought to it by bicubic
         interpolation.
     swapped, swapped_samples: share of the last stream's codes that training replaces by those of the sample before, and
@@ -37,6 +38,7 @@ class CNNMoVQDecoder(Decoder):
         swapped: float = 0.0,
         swapped_samples: float = 1.0,
         out_channels: int = 3,
+        shortcuts: bool = True,
     ) -> None:
         super().__init__()
         self.dim = dim
@@ -48,8 +50,12 @@ class CNNMoVQDecoder(Decoder):
         for name, share in (("swapped", swapped), ("swapped_samples", swapped_samples)):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name}={share}: a share, from 0 to 1")
-        if widths[-1] % z_channels:
-            raise ValueError(f"z_channels={z_channels}: the last level's {widths[-1]} channels do not divide by it")
+        if shortcuts and widths[-1] % z_channels:
+            raise ValueError(
+                f"z_channels={z_channels}: the last level's {widths[-1]} channels do not divide by it; take a divisor "
+                "or shortcuts=false"
+            )
+        self.shortcuts = shortcuts
         self.swapped, self.swapped_samples = swapped, swapped_samples
 
         def block(before: int, after: int) -> SpatialResBlock:
@@ -69,7 +75,7 @@ class CNNMoVQDecoder(Decoder):
                 if level in with_attention:
                     blocks.append(SpatialNormAttention(channels=width, code_dim=code_dim))
             if level > 0:
-                blocks.append(ShuffleUp(channels=width))
+                blocks.append(ShuffleUp(channels=width) if shortcuts else Upsample(channels=width))
             self.levels.append(blocks)
         self.norm_out = SpatialNorm(channels=width, code_dim=code_dim)
         self.conv_out = nn.Conv2d(width, out_channels, 3, padding=1)
@@ -77,9 +83,11 @@ class CNNMoVQDecoder(Decoder):
     def forward(self, codes: Latents) -> Tensor:
         codes_BDhw = self.joined(codes)
         z = self.project(codes_BDhw)
-        x = self.conv_in(z) + z.repeat_interleave(self.conv_in.out_channels // z.shape[1], dim=1)
+        x = self.conv_in(z)
+        if self.shortcuts:
+            x = x + z.repeat_interleave(self.conv_in.out_channels // z.shape[1], dim=1)
         for block in (*self.middle, *(block for level in self.levels for block in level.children())):
-            x = block(x) if isinstance(block, ShuffleUp) else block(x, codes_BDhw)
+            x = block(x) if isinstance(block, (ShuffleUp, Upsample)) else block(x, codes_BDhw)
         return self.conv_out(F.silu(self.norm_out(x, codes_BDhw)))
 
     def joined(self, codes: Latents) -> Tensor:

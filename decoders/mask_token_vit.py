@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from ..common.types import Latents, height_width
 from ..layers.mask_token_vit import MaskTokenViT
 from ..layers.patches import from_patches, grid_of
+from ..layers.pixel_range import ImageRange, PixelRange
 from ..layers.transformer import init_linear
 from .base import Decoder
 
@@ -14,7 +15,8 @@ from .base import Decoder
 class MaskTokenViTDecoder(Decoder):
     """Mask tokens, codes and text features become patches, which one 3x3 convolution joins (arXiv 2501.07730).
 
-    condition_dim: given by tokenizer.conditioner. Other settings are those of the encoder and of MaskTokenViT.
+    condition_dim: given by tokenizer.conditioner. image_range: of the pixels that it paints, "unit" is [0, 1]. Other
+        settings are those of the encoder and of MaskTokenViT.
     """
 
     any_length = True
@@ -37,9 +39,11 @@ class MaskTokenViTDecoder(Decoder):
         position_std: float | None = None,
         init_std: float | None = 0.02,
         located_start: bool = False,
+        image_range: ImageRange = "signed",
     ) -> None:
         super().__init__()
         self.dim, self.patch_size = dim, patch_size
+        self.pixel_range = PixelRange(image_range)
         self.vit = MaskTokenViT(
             dim=dim,
             num_tokens=num_tokens,
@@ -64,4 +68,4 @@ class MaskTokenViTDecoder(Decoder):
 
     def forward(self, codes: Latents, conditions: Tensor | None = None) -> Tensor:
         patches = self.to_patches(self.vit(codes["main"], conditions))
-        return self.conv_out(from_patches(patches, self.patch_size, self.vit.grid))
+        return self.pixel_range.outward(self.conv_out(from_patches(patches, self.patch_size, self.vit.grid)))

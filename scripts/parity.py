@@ -3,9 +3,7 @@
 import json
 import os
 import sys
-from collections import UserDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,63 +13,7 @@ from ..common.errors import UserError, one_line
 if TYPE_CHECKING:
     from torch import Tensor
 
-FLOAT_TOLERANCE = 1e-4  # times std(stored); for scalars times |stored|
-
-
-@dataclass
-class Row:
-    """One compared output; integers count positions that differ."""
-
-    output: str
-    ok: bool
-    error: str
-    tolerance: str = ""
-
-
-@dataclass
-class Result:
-    """What one folder gave."""
-
-    folder: Path
-    name: str
-    rows: list[Row] = field(default_factory=list)
-    inputs: list[str] = field(default_factory=list)
-    unused_weights: list[str] = field(default_factory=list)
-    beside: list[str] = field(default_factory=list)  # of the published model, but of no tokenizer: a text tower
-    num_weights: int = 0
-
-    @property
-    def ok(self) -> bool:
-        return bool(self.rows) and all(row.ok for row in self.rows) and not self.unused_weights
-
-
-class Watched(UserDict[str, "Tensor"]):
-    """A dict that remembers which of its entries were read: that is how inputs and unused weights are known."""
-
-    def __init__(self, tensors: Mapping[str, "Tensor"]) -> None:
-        super().__init__(tensors)
-        self.read: set[str] = set()
-
-    def __getitem__(self, name: str) -> "Tensor":
-        self.read.add(name)
-        return super().__getitem__(name)
-
-
-def compare(name: str, mine: "Tensor", stored: "Tensor") -> Row:
-    """Integers equal; floats max|d| <= 1e-4 * std(stored); scalars 1e-4 relative."""
-    import torch
-
-    if mine.shape != stored.shape:
-        return Row(name, False, f"shape {list(mine.shape)}, stored {list(stored.shape)}")
-    mine = mine.detach().cpu()
-    if not stored.is_floating_point():
-        different = int((mine.to(torch.float64) != stored.to(torch.float64)).sum())
-        return Row(name, different == 0, f"{different} of {stored.numel()} differ", "equal")
-    a, b = mine.to(torch.float64), stored.to(torch.float64)
-    scale = b.abs().max() if stored.numel() == 1 else b.std()
-    tolerance = FLOAT_TOLERANCE * float(scale)
-    error = float((a - b).abs().max()) if stored.numel() else 0.0
-    return Row(name, error <= tolerance, f"{error:.2e}", f"{tolerance:.2e}")  # NaN compares False
+    from ..parity.rows import Result, Watched
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, "Tensor"], dict[str, "Tensor"]]:
@@ -98,7 +40,7 @@ def _height_width(size: int | list[int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
-def run_system(config: dict[str, Any], io: Watched, weights: dict[str, "Tensor"]) -> tuple[Mapping, set[str], list]:
+def run_system(config: dict[str, Any], io: "Watched", weights: dict[str, "Tensor"]) -> tuple[Mapping, set[str], list]:
     """Outputs, keys used, and keys kept that are no tokenizer's, through the reader of `imtok import-weights`."""
     from imtok.tokenizers import released
 
@@ -110,9 +52,10 @@ def run_system(config: dict[str, Any], io: Watched, weights: dict[str, "Tensor"]
     return family.outputs(tokenizer, io, constructor), set(report.used), report.beside
 
 
-def run_function(config: dict[str, Any], io: Watched, weights: dict[str, "Tensor"]) -> tuple[Mapping, set[str], list]:
+def run_function(config: dict[str, Any], io: "Watched", weights: dict[str, "Tensor"]) -> tuple[Mapping, set[str], list]:
     """The same for a pure function."""
     from imtok.parity.functions import FUNCTIONS
+    from imtok.parity.rows import Watched
 
     name = str(config["function"])
     if name not in FUNCTIONS:
@@ -121,8 +64,10 @@ def run_function(config: dict[str, Any], io: Watched, weights: dict[str, "Tensor
     return FUNCTIONS[name](config, io, seen), seen.read, []
 
 
-def check(folder: Path) -> Result:
-    """Compare every stored output of one folder."""
+def check(folder: Path, *, experiment: str | None = None) -> "Result":
+    """Compare every stored output of one folder. experiment: for a training step, another than that of its system."""
+    from imtok.parity.rows import Result, Row, Watched, compare, is_training_step
+
     config, stored, weights = read_folder(folder)
     kind = next((k for k in ("system", "function") if k in config), None)
     if kind is None:
@@ -130,6 +75,10 @@ def check(folder: Path) -> Result:
     result = Result(folder, str(config[kind]), num_weights=len(weights))
     io = Watched(stored)
     try:
+        if is_training_step(config):
+            from imtok.parity.training_rows import check_training_step
+
+            return check_training_step(folder, config, stored, weights, experiment=experiment)
         run = run_system if kind == "system" else run_function
         outputs, used, result.beside = run(config, io, weights)
     except UserError:
@@ -151,10 +100,12 @@ def check(folder: Path) -> Result:
             result.inputs.append(name)
         else:
             result.rows.append(Row(name, False, "not computed"))
+    if kind == "system":
+        result.shows["forward"] = result.ok
     return result
 
 
-def print_table(results: Sequence[Result]) -> None:
+def print_table(results: Sequence["Result"]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -171,6 +122,9 @@ def print_table(results: Sequence[Result]) -> None:
             error += f": {', '.join(unused[:3])} ..." if unused else ""
             error += f", {len(result.beside)} of its text tower or unused tail" if result.beside else ""
             table.add_row("", "weights", error, "all used", "[red]FAILED[/red]" if unused else "ok")
+        if result.shows:
+            words = [name if holds else f"[red]{name} does not[/red]" for name, holds in result.shows.items()]
+            table.add_row("", "holds: " + ", ".join(words), "", "", "")
         if result.inputs:
             table.add_row("", "[dim]given: " + ", ".join(result.inputs) + "[/dim]", "", "", "")
     console = Console()
@@ -196,13 +150,18 @@ def main(argv: Sequence[str]) -> int:
         metavar="FOLDER",
         help="holds config.json, io.safetensors and, with parameters, weights.safetensors",
     )
+    parser.add_argument(
+        "--experiment",
+        metavar="NAME",
+        help="for stored training steps: hold this experiment's recipe against them, not that of their system",
+    )
     arguments = parser.parse_args(argv)
 
     results, refused = [], []
     folders = [found for given in arguments.folders for found in fixtures_in(given)]
     for folder in folders:
         try:
-            results.append(check(folder))
+            results.append(check(folder, experiment=arguments.experiment))
         except (UserError, OSError) as error:
             refused.append(f"{folder}: {one_line(error)}" if str(folder) not in str(error) else one_line(error))
     if results:

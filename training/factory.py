@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
@@ -25,6 +26,8 @@ from ..losses.teachers.registry import NamedTeachers
 from ..losses.total import WeightedLosses
 from ..tokenizers.tokenizer import Tokenizer
 from .callbacks.validation import Validation
+from .ddp import PerNetworkDDP
+from .fsdp2 import ShardedStrategy, check_sharded
 from .init_from import freeze_parts, init_from
 from .micro_batches import check_division
 from .module import TokenizerTraining
@@ -55,24 +58,38 @@ def build_training(config: Mapping[str, Any], folder: Path) -> tuple[TokenizerTr
         init_from(tokenizer, config["init_from"])
     freeze_parts(tokenizer, list(config["freeze"]))
     check_stage(config, tokenizer)
-    losses = WeightedLosses.from_config(config["loss"], tokenizer, NamedTeachers(config.get("teacher")))
+    training = assemble(config, tokenizer, settings=settings, folder=folder, arithmetic=arithmetic)
+    check_division(division, tokenizer=tokenizer, losses=training.losses, adversary=training.adversary)
     if tokenizer.conditioner is not None:
         data.take_captioned("tokenizer.conditioner")
-    for name, term in losses.terms.items():
+    for name, term in training.losses.terms.items():
         if term.needs_captions:
             data.take_captioned(f"loss.{name}")
+    # Each process draws its own noise from here on; weights were drawn alike on all.
+    seed_everything(config["seed"] + int(os.environ.get("RANK", "0")))
+    return training, data
+
+
+def assemble(
+    config: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    *,
+    settings: TrainerSettings,
+    folder: Path,
+    arithmetic: str = "",
+    teachers: NamedTeachers | None = None,
+) -> TokenizerTraining:
+    """Losses, adversary and optimizers of the config around a tokenizer. teachers: those of cfg.teacher, else built."""
+    losses = WeightedLosses.from_config(config["loss"], tokenizer, teachers or NamedTeachers(config.get("teacher")))
     adversary: Adversary | None = build(config["adversary"], key="adversary") if config["adversary"] else None
     if adversary is not None:
         adversary.check(tokenizer, list(losses.terms))
-    check_division(division, tokenizer=tokenizer, losses=losses, adversary=adversary)
     if settings.channels_last:
         for part in (tokenizer, adversary):
             if part is not None:
                 part.to(memory_format=torch.channels_last)
     if settings.compile:
         compile_parts(tokenizer, adversary)
-    # Each process draws its own noise from here on; weights were drawn alike on all.
-    seed_everything(config["seed"] + int(os.environ.get("RANK", "0")))
     training = TokenizerTraining(
         tokenizer=tokenizer,
         losses=losses,
@@ -86,7 +103,7 @@ def build_training(config: Mapping[str, Any], folder: Path) -> tuple[TokenizerTr
     for network in training.networks.values():  # a wrong setting is an error before anything is written
         network.build_optimizer()
         network.learning_rate(settings.max_updates)
-    return training, data
+    return training
 
 
 def check_stage(config: Mapping[str, Any], tokenizer: nn.Module) -> None:
@@ -193,12 +210,7 @@ def build_trainer(
             f"trainer.accelerator={settings.accelerator}: {here} processes for {torch.cuda.device_count()} GPU(s); "
             "lower --nproc_per_node or use trainer.accelerator=cpu"
         )
-    strategy = settings.strategy
-    if strategy == "auto" and processes > 1:
-        # Terms of weight 0 and a waiting adversary leave parameters without a gradient in some updates.
-        strategy = "ddp_find_unused_parameters_true"
-    if strategy != "auto" and not strategy.startswith("ddp"):  # parameters have to be whole
-        raise UserError(f"trainer.strategy={strategy}: auto, or one of Lightning's that begin with ddp")
+    strategy = strategy_of(settings, processes)
     _quiet_lightning()
     given = settings.lightning or {}
     options: dict[str, Any] = {
@@ -234,9 +246,27 @@ def build_trainer(
         if not given:
             raise
         raise UserError(f"trainer.lightning={dict(given)}: Lightning refuses this: {one_line(error)}") from error
+    # Before every batch Lightning would ask rank 0 whether it received SIGTERM, and wait for the device; stopping.py
+    # asks all ranks, together with the check of an update's numbers.
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
     if given.get("overfit_batches"):  # ImageData repeats them; Lightning would stop after the first time
         trainer.limit_train_batches = 1.0
     return trainer
+
+
+def strategy_of(settings: TrainerSettings, processes: int) -> DDPStrategy | str:
+    """torchrun has started the processes, so that of Lightning's names only what follows `ddp` matters."""
+    name = settings.strategy
+    if name == "auto":
+        return PerNetworkDDP() if processes > 1 else name
+    if name == "fsdp2":
+        check_sharded(settings, processes)
+        return ShardedStrategy()
+    known = [n for n in StrategyRegistry.available_strategies() if n.startswith("ddp")]
+    if name not in known:
+        raise UserError(f"trainer.strategy={name}: auto, fsdp2, or one of Lightning's that begin with ddp")
+    said = {"true": True, "false": False}
+    return PerNetworkDDP(search=said.get(name.rpartition("_")[2]))
 
 
 def _quiet_lightning() -> None:

@@ -1,6 +1,6 @@
 """One generator update, then perhaps one adversary update. Knows no architecture and no loss by name.
 
-Of Lightning this uses: processes, devices and DDP; the loops over `ImageData`'s loaders (`trainer.fit(training,
+Of Lightning this uses: processes and devices; the loops over `ImageData`'s loaders (`trainer.fit(training,
 datamodule=data)`, `trainer.validate`); `validation_step`; `self.optimizers()`, so that `on_before_optimizer_step` and
 the step counters work; `self.log` and `trainer.callback_metrics`; callbacks, loggers, profilers. Two networks are
 trained in turn, which Lightning allows in manual optimisation only, so clipping, accumulation, loss scales and learning
@@ -12,14 +12,13 @@ keep the frozen networks of the losses in the file (checkpoint.py, docs/log.md).
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from ..common.console import is_first_rank
@@ -33,13 +32,15 @@ from ..data.skipped import SkippedImages
 from ..losses.adversarial.adversary import Adversary
 from ..losses.total import WeightedLosses
 from ..tokenizers.tokenizer import Tokenizer
+from .fsdp2 import whole_weights
 from .init_from import part_named
-from .objectives import Objectives
+from .objectives import InOneProcess, Objectives
 from .optim.ema import EMA
 from .optim.nonfinite import NonFiniteGuard, advice
 from .optim.stepper import Stepper, networks_of
 from .randomness import own_randomness, set_rng_state
 from .settings import TrainerSettings
+from .stopping import StopRequest
 from .validation_means import ValidationMeans
 
 
@@ -78,6 +79,7 @@ class TokenizerTraining(LightningModule):
         self.objectives = Objectives(tokenizer=tokenizer, losses=losses, adversary=adversary)
         self.networks = networks_of(self.objectives, optimizer)
         self.steppers: dict[str, Stepper] = {}
+        self.trained: dict[str, InOneProcess | Any] = {}  # the objectives, by the names of the steppers
         self.ema: EMA | None = None
         self.update = self.samples = self.micro_batch = 0
         self.started_at = time.monotonic()
@@ -93,6 +95,7 @@ class TokenizerTraining(LightningModule):
         # Set by callbacks, run.py and checkpoint.py.
         self.resume: Callable[[TokenizerTraining], None] | None = None  # fills in a checkpoint, all being on the device
         self.rng_to_restore: dict[str, Any] | None = None
+        self.stop = StopRequest()  # of the Checkpoint callback, which acts on it
         self.stopped_by: int | None = None  # what ended the run early, as stopping.py numbers it
         self.failed_writes = 0
         self.batch_ended_at = 0.0
@@ -112,6 +115,8 @@ class TokenizerTraining(LightningModule):
 
     def on_fit_start(self) -> None:
         self.fill_in()
+        wrapped = getattr(self.trainer.strategy, "wrapped", InOneProcess)  # what several processes need: ddp.py
+        self.trained = {name: wrapped(objective) for name, objective in self.objectives.modules.items()}
         for stepper in self.steppers.values():
             stepper.set_rate(self.update)
         left = (self.settings.max_updates - self.update) * self.settings.micro_batches
@@ -161,22 +166,23 @@ class TokenizerTraining(LightningModule):
         self._set_memory_format(batch)
         if self.micro_batch == 0:
             self._begin_update()
-        strategy = self.trainer.strategy
-        # DDP averages gradients in every backward; before the last micro-batch of an update that would be for nothing.
-        with strategy.block_backward_sync() if isinstance(strategy, DDPStrategy) and not last else nullcontext():
-            with self.precision.autocast():
-                output = self.objectives.forward(batch, self.tokenizer.conditions_of(batch))
-            logs = {}
-            first = self.adversary is not None and self.adversary.discriminator_first
-            if first:
-                logs |= self._train_discriminator(batch, output)
-                self._step_early("adversary")
-            with self.precision.autocast():
-                total, more = self.objectives.generator_loss(batch, output, self.update)
-            self._backward("generator", total)
-            logs |= more
-            if not first:
-                logs |= self._train_discriminator(batch, output)
+        logs: dict[str, torch.Tensor] = {}
+        first = None
+        if self.adversary is not None and self.adversary.discriminator_first:
+
+            def first(output: TokenizerOutput) -> None:
+                with torch.autocast(self.device.type, enabled=False):
+                    logs.update(self._train_discriminator(batch, output, last=last))
+                    self._step_early("adversary")
+
+        with self.precision.autocast():
+            conditions = self.tokenizer.conditions_of(batch)
+            total, made = self.trained["generator"](batch, conditions, self.update, first, last=last)
+        output = made.output
+        self._backward("generator", total, last=last)
+        logs |= made.logs
+        if first is None:
+            logs |= self._train_discriminator(batch, output, last=last)
         logs["total"] = total
         if output.reconstruction is not None:
             logs["psnr"] = mean_psnr(batch["image"], output.reconstruction.detach())
@@ -212,13 +218,15 @@ class TokenizerTraining(LightningModule):
         self.guard.begin()
         self.sums, self.stepped_early = {}, set()
 
-    def _train_discriminator(self, batch: Mapping[str, Any], output: TokenizerOutput) -> dict[str, torch.Tensor]:
+    def _train_discriminator(
+        self, batch: Mapping[str, Any], output: TokenizerOutput, *, last: bool
+    ) -> dict[str, torch.Tensor]:
         if not self.objectives.trains_discriminator(self.update):
             return {}
         with self.precision.autocast():
-            loss, logs = self.objectives.discriminator(batch, output)
-        self._backward("adversary", loss)
-        return logs
+            loss, made = self.trained["adversary"](batch, output, last=last)
+        self._backward("adversary", loss, last=last)
+        return made.logs
 
     def _step_early(self, network: str) -> None:
         """Before the other network's loss is computed; `_finish_update` then leaves this one alone.
@@ -228,7 +236,7 @@ class TokenizerTraining(LightningModule):
         stepper, optimizer = self.steppers[network], self._wrapped_optimizers()[network]
         if all(p.grad is None for p in stepper.parameters):
             return
-        stepper.step(optimizer, finite=all_finite(stepper.finish_gradients()))
+        stepper.step_if(all_finite(stepper.finish_gradients()), optimizer)
         self.stepped_early.add(network)
 
     def _wrapped_optimizers(self) -> dict[str, LightningOptimizer]:
@@ -238,14 +246,18 @@ class TokenizerTraining(LightningModule):
         assert all(isinstance(optimizer, LightningOptimizer) for optimizer in wrapped)
         return dict(zip(self.steppers, wrapped, strict=True))  # type: ignore[arg-type]
 
-    def _backward(self, network: str, loss: torch.Tensor) -> None:
+    def _backward(self, network: str, loss: torch.Tensor, *, last: bool) -> None:
         self.manual_backward(self.steppers[network].scaled(loss / self.settings.micro_batches))
+        if last:
+            self.trained[network].finish()
 
     def _finish_update(self, batch: Mapping[str, Any]) -> None:
         self.objectives.finish_update()
         active = {name: s for name, s in self.steppers.items() if any(p.grad is not None for p in s.parameters)}
         norms = [s.norm if name in self.stepped_early else s.finish_gradients() for name, s in active.items()]
-        finite = self.guard.passes(norms, self.sums, self.named_parameters())
+        self.stop.watch_clock(started_at=self.started_at, max_seconds=self.settings.max_seconds)
+        asked = self.stop.asked_by or 0
+        finite = self.guard.passes(norms, self.sums, self.named_parameters(), asked=asked)
         optimizers = self._wrapped_optimizers()
         for name, stepper in active.items():
             if name not in self.stepped_early:
@@ -297,7 +309,11 @@ class TokenizerTraining(LightningModule):
     @contextmanager
     def as_exported(self) -> Iterator[None]:
         """Inside, the tokenizer has the weights of the EMA, and random numbers are not those of the training."""
-        with own_randomness(0), self.ema.swapped_in(self.tokenizer) if self.ema is not None else nullcontext():
+        with ExitStack() as stack:
+            stack.enter_context(own_randomness(0))
+            if self.ema is not None:
+                stack.enter_context(self.ema.swapped_in(self.tokenizer))
+            stack.enter_context(whole_weights(self.tokenizer))
             yield
 
     def on_validation_start(self) -> None:

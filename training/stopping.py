@@ -8,10 +8,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-import torch
-
 from ..common.console import say
-from ..common.distributed import max_over_processes
+from ..common.distributed import process_count
 
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
 MAX_TIME = 1  # beside the numbers of signals; as one of them it would be SIGHUP, which is not listened to
@@ -49,9 +47,12 @@ class StopRequest:
         if max_seconds is not None and time.monotonic() - started_at >= max_seconds:
             self._ask(MAX_TIME)
 
-    def of_any_rank(self, device: torch.device) -> int:
-        """0 for none. It may reach one rank an update earlier than another, and all have to stop after the same one."""
-        return max_over_processes(self.asked_by or 0, device)
+    def of_any_rank(self, agreed: int) -> int:
+        """0 for none. It may reach one rank an update earlier than another, and all have to stop after the same one.
+
+        agreed: the largest `asked_by` of all ranks, as of this update's check for finite numbers.
+        """
+        return agreed if process_count() > 1 else self.asked_by or 0
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.asked_by is not None and number == signal.SIGINT:

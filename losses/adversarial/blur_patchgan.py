@@ -12,7 +12,7 @@ class BlurPatchGAN(nn.Module):
 
     blur: width of the binomial filter of every halving, 3 to 5; null: a plain 2x2 mean. Group norm, so that batches of
     any size are fine.
-    largest_map: side to which the last features are max-pooled where they are larger; TiTok's 16. null: never.
+    largest_map: side to which the last features are max-pooled, smaller ones repeated, as in TiTok (16). null: never.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class BlurPatchGAN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.blocks(F.leaky_relu(self.stem(images), 0.1))
-        if self.largest_map is not None and max(x.shape[-2:]) > self.largest_map:
+        if self.largest_map is not None:
             x = F.adaptive_max_pool2d(x, self.largest_map)
         return self.head(F.leaky_relu(self.mix(x), 0.1))
 

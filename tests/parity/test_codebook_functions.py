@@ -3,7 +3,8 @@
 import pytest
 
 from imtok.parity.codebooks import FUNCTIONS
-from imtok.scripts.parity import compare, read_folder
+from imtok.parity.rows import compare
+from imtok.scripts.parity import read_folder
 
 INPUTS = {"ibq": {"z", "codebook", "probe"}, "tokenbridge_quantize": {"x", "bits", "range", "std_range"}}
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from imtok.parity.losses import FUNCTIONS
-from imtok.scripts.parity import Watched, compare, read_folder
+from imtok.parity.rows import Watched, compare
+from imtok.scripts.parity import read_folder
 
 INPUTS = {
     "gan_losses": {"logits_real", "logits_fake"},

@@ -8,7 +8,8 @@ import vector_quantize_pytorch as library_of
 from torch import Tensor
 
 from imtok.parity.binary import FUNCTIONS
-from imtok.scripts.parity import compare, read_folder
+from imtok.parity.rows import compare
+from imtok.scripts.parity import read_folder
 
 INPUTS = ("z", "levels")
 

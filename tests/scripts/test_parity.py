@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from imtok.common.errors import UserError
-from imtok.scripts.parity import check, compare, fixtures_in, main
+from imtok.parity.rows import compare
+from imtok.scripts.parity import check, fixtures_in, main
 
 FIXTURES = Path(os.environ.get("IMTOK_PARITY", Path(__file__).parents[3] / "shared" / "parity"))
 needs_fixtures = pytest.mark.skipif(not FIXTURES.is_dir(), reason="no parity fixtures beside the clone")

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch.callbacks import ModelSummary
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from omegaconf import OmegaConf
 
 from imtok.common.errors import UserError
@@ -17,6 +17,7 @@ from imtok.configs.compose import compose_config
 from imtok.training import factory
 from imtok.training.callbacks.checkpoint import Checkpoint
 from imtok.training.callbacks.validation import Validation
+from imtok.training.ddp import SEARCHING, TRUSTING, PerNetworkDDP
 from imtok.training.factory import build_trainer, build_training, check_stage, compile_parts
 from imtok.training.settings import TrainerSettings
 
@@ -174,8 +175,8 @@ def test_cudnn_may_choose_its_kernels_unless_runs_have_to_repeat(tmp_path, monke
         (1, 1, {"devices": 2}, "^trainer.devices=2: one process uses one device"),
         (4, 2, {"devices": 3}, "^trainer.devices=3, but torchrun started 2 processes here"),
         (4, 2, {"devices": 4}, "^trainer.devices=4, but torchrun started 2 processes here"),
-        (1, 1, {"strategy": "fsdp"}, "^trainer.strategy=fsdp: auto, or"),
-        (2, 2, {"strategy": "fsdp"}, "^trainer.strategy=fsdp: auto, or"),
+        (1, 1, {"strategy": "fsdp"}, "^trainer.strategy=fsdp: auto, fsdp2, or"),
+        (2, 2, {"strategy": "fsdp"}, "^trainer.strategy=fsdp: auto, fsdp2, or"),
     ],
 )
 def test_processes_that_do_not_fit(tmp_path, monkeypatch, world, here, settings, said):
@@ -206,8 +207,10 @@ def test_one_device_and_torchruns_processes(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     trainer = trainer_of(tmp_path, devices=2)
-    assert (trainer.num_nodes, trainer.num_devices) == (2, 2) and isinstance(trainer.strategy, DDPStrategy)
-    assert trainer.strategy._ddp_kwargs["find_unused_parameters"] is True
+    assert (trainer.num_nodes, trainer.num_devices) == (2, 2) and isinstance(trainer.strategy, PerNetworkDDP)
+    assert trainer.strategy.search is None, "looked for where there may be some"
+    for name, search in (("ddp", None), (SEARCHING, True), (TRUSTING, False)):
+        assert trainer_of(tmp_path, devices=2, strategy=name).strategy.search is search
 
 
 def test_advice_of_lightning_is_not_repeated(tmp_path):

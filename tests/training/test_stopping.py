@@ -159,20 +159,20 @@ def test_an_error_elsewhere_saves_nothing_and_the_handlers_are_back(make_run, to
 
 def test_the_first_reason_counts_and_a_second_ctrl_c_leaves_at_once(capsys):
     request = StopRequest()
-    assert request.of_any_rank(torch.device("cpu")) == 0
+    assert request.of_any_rank(0) == 0
     request.listen()
     signal.signal(signal.SIGCHLD, lambda *_: None)
     os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL, "a dying worker raises nothing any more"
     os.kill(os.getpid(), signal.SIGUSR1)
-    assert request.of_any_rank(torch.device("cpu")) == signal.SIGTERM
+    assert request.of_any_rank(0) == signal.SIGTERM
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
     assert capsys.readouterr().err.count("imtok: SIGTERM: stopping after this update") == 1
     request.listen()
-    assert request.of_any_rank(torch.device("cpu")) == 0, "a new training has not been asked yet"
+    assert request.of_any_rank(0) == 0, "a new training has not been asked yet"
     os.kill(os.getpid(), signal.SIGINT)  # the first one asks
-    assert request.of_any_rank(torch.device("cpu")) == signal.SIGINT
+    assert request.of_any_rank(0) == signal.SIGINT
 
 
 def test_a_second_signal_does_not_cut_short_what_tidies_up():
@@ -196,7 +196,7 @@ def test_threads_leave_signals_alone():
             seen.append([signal.getsignal(number) for number in SIGNALS])
         request.watch_clock(started_at=0.0, max_seconds=0.0)
         request.hand_back()
-        seen.append(request.of_any_rank(torch.device("cpu")))
+        seen.append(request.of_any_rank(0))
 
     thread = threading.Thread(target=work)
     thread.start()

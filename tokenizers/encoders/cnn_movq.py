@@ -9,7 +9,10 @@ from .cnn import CNNEncoder
 
 
 class CNNMoVQEncoder(CNNEncoder):
-    """Like CNNEncoder; halving the side keeps what the convolution adds to, and so does the way to z_channels."""
+    """Like CNNEncoder; halving the side keeps what the convolution adds to, and so does the way to z_channels.
+
+    shortcuts: false: it does not, and this is CNNEncoder (MoVQ's own).
+    """
 
     def __init__(
         self,
@@ -22,6 +25,7 @@ class CNNMoVQEncoder(CNNEncoder):
         z_channels: int = 32,
         dropout: float = 0.0,
         in_channels: int = 3,
+        shortcuts: bool = True,
     ) -> None:
         super().__init__(
             dim=dim,
@@ -33,13 +37,21 @@ class CNNMoVQEncoder(CNNEncoder):
             dropout=dropout,
             in_channels=in_channels,
         )
+        self.shortcuts = shortcuts
+        if not shortcuts:
+            return
         widths = [channels * m for m in channel_multipliers]
         if widths[-1] % z_channels:
-            raise ValueError(f"z_channels={z_channels}: the last level's {widths[-1]} channels do not divide by it")
+            raise ValueError(
+                f"z_channels={z_channels}: the last level's {widths[-1]} channels do not divide by it; take a divisor "
+                "or shortcuts=false"
+            )
         for level, width in zip(self.levels[:-1], widths, strict=False):
             assert isinstance(level, nn.Sequential)
             level[-1] = UnshuffleDown(channels=width)
 
     def to_latent(self, x_BChw: Tensor) -> Tensor:
+        if not self.shortcuts:
+            return super().to_latent(x_BChw)
         groups = x_BChw.unflatten(1, (self.conv_out.out_channels, -1))
         return self.conv_out(x_BChw) + groups.mean(dim=2)

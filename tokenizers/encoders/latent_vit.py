@@ -9,6 +9,7 @@ from ...common.types import Latents, Stream, height_width
 from ...layers.joint_transformer import JointTransformer, init_linear, learned
 from ...layers.located_start import sincos_places, start_located, token_grid
 from ...layers.patches import grid_of
+from ...layers.pixel_range import ImageRange, PixelRange
 from .base import FixedSizeEncoder
 
 
@@ -23,6 +24,7 @@ class LatentViTEncoder(FixedSizeEncoder):
     init_std: of linear layers at the start.
     located_start: instead of both, every query starts with a place in the image and attends there: what a small model
         needs (layers/located_start.py).
+    image_range: of the pixels that the patches are made of; TiTok's "unit" is [0, 1].
     """
 
     def __init__(
@@ -41,12 +43,14 @@ class LatentViTEncoder(FixedSizeEncoder):
         position_std: float | None = None,
         init_std: float = 0.02,
         located_start: bool = False,
+        image_range: ImageRange = "signed",
     ) -> None:
         super().__init__()
         if num_tokens < 1:
             raise ValueError(f"num_tokens={num_tokens}: at least 1")
         self.dim, self.num_tokens, self.legacy_reshape = dim, num_tokens, legacy_reshape
         self.input_size = height_width(image_size)
+        self.pixel_range = PixelRange(image_range)
         height, width_in_patches = grid_of(self.input_size, patch_size)
         self.patches = nn.Conv2d(in_channels, width, patch_size, stride=patch_size)
         self.class_token = learned(1, 1, width, std=position_std) if class_token else None
@@ -65,7 +69,7 @@ class LatentViTEncoder(FixedSizeEncoder):
                 self.queries.zero_()
 
     def forward(self, images: Tensor) -> Latents:
-        x_BND = self.patches(images).flatten(2).transpose(1, 2)
+        x_BND = self.patches(self.pixel_range.inward(images)).flatten(2).transpose(1, 2)
         if self.class_token is not None:
             x_BND = torch.cat([self.class_token.expand(len(x_BND), -1, -1), x_BND], dim=1)
         queries = (self.queries + self.query_positions).expand(len(x_BND), -1, -1)

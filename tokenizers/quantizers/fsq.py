@@ -28,10 +28,8 @@ class FSQ(TokenQuantizer):
 
     def __init__(self, *, dim: int, levels: Sequence[int] = (8, 5, 5, 5), groups: int = 1) -> None:
         levels = [int(level) for level in levels]
-        if not levels or min(levels) < 3:
-            raise ValueError(
-                f"levels={levels}: every channel needs at least 3 levels (two are LFQ's signs, tokenizer/quantizer=lfq)"
-            )
+        if not levels or min(levels) < 2:
+            raise ValueError(f"levels={levels}: every channel needs at least 2 levels")
         if max(levels) > MAX_LEVELS:
             raise ValueError(f"levels={levels}: at most {MAX_LEVELS} per channel, or fp32 cannot tell them apart")
         if math.prod(levels) > 2**MAX_INDEX_BITS:

@@ -71,6 +71,7 @@ class IBQ(TokenQuantizer):
             "commit": F.mse_loss(codes, z) + F.mse_loss(z, hard.detach()),  # the first has no stop-gradient at all
             "codebook": F.mse_loss(hard, z.detach()),
         }
+        stats = {}
         if self.entropy_temperature is not None:
             temperature = self.entropy_temperature
 
@@ -79,7 +80,8 @@ class IBQ(TokenQuantizer):
 
             per_token, of_mean = grouped_entropies(of_tokens, z, self.entropy_images)
             losses["entropy"] = per_token - of_mean
-        return StreamQuantized(codes, indices, losses)
+            stats = {"entropy_per_token": per_token.detach(), "entropy_of_mean": of_mean.detach()}
+        return StreamQuantized(codes, indices, losses, stats)
 
     def lookup(self, indices_BNK: Tensor) -> Tensor:
         return F.embedding(indices_BNK[..., 0], self.effective_codebook())

@@ -163,9 +163,13 @@ class Release:
     packed: Mapping[str, list[str]]
     joined: Mapping[str, list[str]]
 
-    def fill(self, tokenizer: nn.Module) -> None:
+    def fill(self, tokenizer: nn.Module, *, without: tuple[str, ...] = ()) -> None:
+        """without: beginnings of names that keep the values they have."""
         own = tokenizer.state_dict()
-        untrained = self.family.not_in_release(own)
+        untrained = {
+            **self.family.not_in_release(own),
+            **{k: v for k, v in own.items() if k.startswith(without or " ")},
+        }
         source = f"the file, read as {self.family.systems[0]},"
         check_state(own, {**untrained, **self.tensors, **self.unknown}, source=source)
         tokenizer.load_state_dict({**untrained, **self.tensors})

@@ -55,8 +55,10 @@ class DualToken(ReleasedFamily):
         }
         heads, shortcut = max(1, width // code_dim), "prequant_shortcut.proj.weight" in state
         painter = network_sizes({k: v for k, v in state.items() if k.startswith("decoder.")}, "decoder.up")
-        factor = 2 ** (len(painter["channel_multipliers"]) - 1)
-        grid = constructor.get("decoder_latent_shape") or [side // factor for side in image_size]
+        grid = constructor.get("decoder_latent_shape")  # none: the codes' own, whatever size that decodes to
+        if not constructor:  # a file without its config: the one with which it decodes images of their own size
+            factor = 2 ** (len(painter["channel_multipliers"]) - 1)
+            grid = [side // factor for side in image_size]
         return {
             "encoder": {
                 "_target_": "imtok.tokenizers.encoders.tapped_tower.TappedTowerEncoder",
@@ -85,7 +87,7 @@ class DualToken(ReleasedFamily):
                 "decoder": {
                     "_target_": "imtok.decoders.cnn_rqvae.RQVAEDecoder",
                     "width": width,
-                    "grid": list(grid),
+                    "grid": None if grid is None else list(grid),
                     "projection_heads": heads,
                     **painter,
                 },

@@ -1,5 +1,6 @@
 """DualViTok (illume-unified-mllm/ILLUME_plus): Qwen2-VL's tower for meaning, MoVQ for pixels, a SimVQ for each."""
 
+import re
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -66,6 +67,7 @@ class DualViTok(ReleasedFamily):
                     "_target_": "imtok.tokenizers.encoders.cnn_movq.CNNMoVQEncoder",
                     "dim": len(state["pixel_quant_conv.weight"]),
                     **network_sizes(cnn(state, "encoder"), "encoder.down"),
+                    "shortcuts": shortcuts(state, "encoder", constructor),
                 },
             },
             "quantizer": {
@@ -82,6 +84,7 @@ class DualViTok(ReleasedFamily):
             "decoder": {
                 "_target_": "imtok.decoders.cnn_movq.CNNMoVQDecoder",
                 **network_sizes(cnn(state, "decoder"), "decoder.up"),
+                "shortcuts": shortcuts(state, "decoder", constructor),
             },
             "heads": {
                 "semantic": {
@@ -140,6 +143,15 @@ class DualViTok(ReleasedFamily):
 def cnn(state: State, side: str) -> State:
     """The pixel side's networks in VQGAN's names."""
     return {k.removeprefix("pixel_"): v for k, v in state.items() if k.startswith(f"pixel_{side}.")}
+
+
+def shortcuts(state: State, side: str, constructor: Settings) -> bool:
+    """`use_dc_up_down_blocks`: resampling then changes the number of channels."""
+    convs = re.compile(rf"pixel_{side}\.(?:down|up)\.\d+\.(?:down|up)sample\.conv\.weight")
+    shapes = [tensor.shape for name, tensor in state.items() if convs.fullmatch(name)]
+    if not shapes:  # a single level
+        return bool(constructor.get(f"pixel_{side}", {}).get("use_dc_up_down_blocks", True))
+    return shapes[0][0] != shapes[0][1]
 
 
 def block_sizes(state: State, part: str, width: int, heads: int) -> dict[str, Any]:

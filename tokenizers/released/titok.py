@@ -1,6 +1,6 @@
 """TiTok, TA-TiTok (bytedance/1d-tokenizer) and One-D-Piece (turingmotors/One-D-Piece): ViTs with latent tokens.
 
-The published networks see and paint [0, 1]; reading them changes their first and last layer so that they speak [-1, 1].
+The published networks see and paint [0, 1], which `image_range: unit` says.
 """
 
 import math
@@ -69,6 +69,7 @@ class TiTok(ReleasedFamily):
                 "dim": len(state["encoder.conv_out.weight"]),
                 "patch_size": patch_size,
                 "legacy_reshape": is_two_stage(state),
+                "image_range": "unit",
                 **both,
                 **transformer_sizes(state, "encoder", constructor),
             },
@@ -76,20 +77,17 @@ class TiTok(ReleasedFamily):
         }
         body: dict[str, Any] = {**both, **transformer_sizes(state, "decoder", constructor)}
         if is_two_stage(state):
-            codebook_size, code_dim = state["pixel_quantize.embedding.weight"].shape
             node["decoder"] = {
                 "_target_": "imtok.decoders.proxy_codes.ProxyCodeDecoder",
-                "trains": "pixels",
                 "patch_size": patch_size,
-                "codebook_size": codebook_size,
-                "code_dim": code_dim,
-                **level_sizes(state, "pixel_decoder.up"),
+                **(first_stage_sizes(state, patch_size) if is_first_stage(state, constructor) else proxy_sizes(state)),
                 **body,
             }
             return node
         node["decoder"] = {
             "_target_": "imtok.decoders.mask_token_vit.MaskTokenViTDecoder",
             "patch_size": math.isqrt(len(state["decoder.ffn.0.weight"]) // 3),
+            "image_range": "unit",
             **body,
         }
         if "decoder.text_guidance_proj.weight" in state:
@@ -102,9 +100,6 @@ class TiTok(ReleasedFamily):
             }
         return node
 
-    def prepared(self, state: State) -> State:
-        return in_our_range(state)
-
     def rename(self, state: State, constructor: Settings) -> Names:
         return {name: our_name(name, state) for name in state}
 
@@ -116,6 +111,9 @@ class TiTok(ReleasedFamily):
         if our_name.startswith(("encoder.project", "decoder.to_")) and tensor.ndim == 4:
             return tensor.flatten(1)  # 1x1 convolutions there, linear layers here
         return tensor
+
+    def not_in_release(self, own: State) -> State:
+        return {name: value for name, value in own.items() if name.endswith("pixel_range.bounds")}
 
     def steps(self, tokenizer: Tokenizer, io: Tensors, constructor: Settings) -> State:
         given: dict[str, Any] = {"conditions": io["text_guidance"]} if tokenizer.conditioner is not None else {}
@@ -155,17 +153,21 @@ def is_two_stage(state: State) -> bool:
     return "decoder.ffn.2.weight" in state
 
 
-def in_our_range(state: State) -> State:
-    """W (x + 1) / 2 + b = (W / 2) x + (b + sum W / 2) at the first convolution; 2 (W x + b) - 1 at the last."""
-    state = dict(state)
-    first = "encoder.patch_embed."
-    if first + "weight" in state and first + "bias" in state:
-        half = state[first + "weight"] / 2
-        state |= {first + "weight": half, first + "bias": state[first + "bias"] + half.sum((1, 2, 3))}
-    last = "decoder.conv_out."
-    if last + "weight" in state and last + "bias" in state and not is_two_stage(state):
-        state |= {last + "weight": 2 * state[last + "weight"], last + "bias": 2 * state[last + "bias"] - 1}
-    return state
+def is_first_stage(state: State, constructor: Settings) -> bool:
+    """Such weights lack the proxy's half, which training reads from another file."""
+    return "pixel_quantize.embedding.weight" not in state and settings_of(constructor).get("finetune_decoder") is False
+
+
+def proxy_sizes(state: State) -> dict[str, Any]:
+    codebook_size, code_dim = state["pixel_quantize.embedding.weight"].shape
+    sizes = {"codebook_size": codebook_size, "code_dim": code_dim, **level_sizes(state, "pixel_decoder.up")}
+    return {"trains": "pixels", **sizes}
+
+
+def first_stage_sizes(state: State, patch_size: int) -> dict[str, Any]:
+    """Of a proxy that no weights are for: as small as can be."""
+    levels = {"channels": 32, "channel_multipliers": [1] * patch_size.bit_length(), "blocks_per_level": 1}
+    return {"trains": "codes", "codebook_size": len(state["decoder.ffn.2.weight"]), "code_dim": 32, **levels}
 
 
 def settings_of(constructor: Settings) -> Mapping[str, Any]:

@@ -173,6 +173,8 @@ def _forward_flops(objectives: Objectives, image: Tensor, conditions: Tensor | N
             counted("discriminator", adversary.discriminator.eval(), made)
             # Random augmentation looks at values, which fake tensors have not.
             adversary.discriminator.train(not hasattr(adversary.discriminator, "augment"))
+            if adversary.consistency is not None:
+                adversary.consistency.eval()
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...common.distributed import all_finite
+from ...common.distributed import finite_and_largest, own_shard
 
 
 class NonFiniteGuard:
@@ -21,6 +21,7 @@ class NonFiniteGuard:
         self.skipped = 0
         self.in_a_row = 0
         self.first_cause = ""
+        self.asked = 0
         self.networks = [n for n in networks if n is not None]
         self.buffers: list[Tensor] = []
         self.kept: list[Tensor] = []
@@ -37,9 +38,15 @@ class NonFiniteGuard:
         norms: Iterable[Tensor],
         losses: Mapping[str, Tensor],
         named_parameters: Iterable[tuple[str, nn.Parameter]],
+        *,
+        asked: int = 0,
     ) -> bool:
-        """The one point of an update where the host waits for the device. A bad update is counted and undone."""
-        if all_finite(*norms, *losses.values()):
+        """The one point of an update where the host waits for the device. A bad update is counted and undone.
+
+        asked: what this process was asked to stop by; `self.asked` is then the same on all.
+        """
+        finite, self.asked = finite_and_largest(*norms, *losses.values(), number=asked)
+        if finite:
             self.in_a_row = 0
             return True
         self.skipped += 1
@@ -60,7 +67,7 @@ def find_cause(losses: Mapping[str, Tensor], named_parameters: Iterable[tuple[st
     if bad:
         return f"the loss {', '.join(bad)}"
     for name, parameter in named_parameters:
-        if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
+        if parameter.grad is not None and not bool(torch.isfinite(own_shard(parameter.grad)).all()):
             return f"the gradient of {name}"
     return "a number on another rank"
 

@@ -7,11 +7,17 @@ from torch import nn
 from imtok.losses.adversarial.adversary import Adversary
 from imtok.losses.adversarial.consistency import BalancedConsistency
 from imtok.losses.adversarial.diff_augment import DiffAugment
+from imtok.losses.adversarial.dinov2 import DinoV2Discriminator
 
 
 class Darker(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return images - 0.5
+
+
+class Brighter(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images + 0.25
 
 
 class Brightness(nn.Module):
@@ -51,3 +57,17 @@ def test_both_sides_join_the_discriminators_loss_with_their_own_weight(FakeToken
     assert float((loss - without).detach()) == pytest.approx(4.0 * 2.0, rel=1e-4)
     loss.backward()
     assert float(with_bcr.discriminator.gain.grad) != 0
+
+
+def test_an_augmentation_of_its_own_takes_the_place_of_the_discriminators() -> None:
+    """UniTok: the first look is blurred while the blur fades, the second never."""
+    small = {"weights": "random", "width": 32, "depth": 1, "num_heads": 2, "taps": (0,)}
+    blurs, images = DinoV2Discriminator(augment=Darker(), **small), torch.rand(2, 3, 28, 28)
+    plain = DinoV2Discriminator(**small)
+    plain.load_state_dict(blurs.state_dict())
+    logits = torch.zeros(2, 4)
+    with torch.no_grad():
+        found = BalancedConsistency(augment=Brighter())(blurs, images, logits)
+        assert float(found) == pytest.approx(float(plain(images + 0.25).square().mean()))
+        found = BalancedConsistency()(blurs, images, logits)
+        assert float(found) == pytest.approx(float(plain(images - 0.5).square().mean()))

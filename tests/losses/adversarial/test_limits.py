@@ -85,7 +85,8 @@ def test_defaults_of_an_adversary_are_a_plain_hinge_gan_from_the_first_update() 
     absent = dict.fromkeys(("generator_loss", "adaptive", "lecam", "consistency", "optimizer"))
     counts = {"start": 0, "discriminator_warmup": 0, "ramp": 0}
     weights = {"weight": 1.0, "discriminator_weight": 1.0, "reconstruction_terms": PIXEL_TERMS}
-    assert given == {"gan_loss": "hinge", "own_clock": True} | absent | counts | weights
+    choices = {"gan_loss": "hinge", "own_clock": True, "order": "generator_first", "image_range": "signed"}
+    assert given == choices | absent | counts | weights
     adversary = Adversary(discriminator=Pixels())
     assert adversary.update == 0 and adversary.factor(0) == 1.0
 
@@ -153,10 +154,11 @@ def test_a_compiled_decoder_keeps_its_buffers_and_the_discriminators_graph_goes(
         gan.backward()
 
 
-def test_blur_patchgan_pools_only_what_is_larger_than_its_largest_map() -> None:
+def test_blur_patchgan_brings_all_features_to_its_largest_map() -> None:
     discriminator = BlurPatchGAN(ndf=32, stages=1, largest_map=4)
     assert discriminator.smallest_image == 2 and BlurPatchGAN(ndf=32, stages=3).smallest_image == 8
-    assert discriminator(torch.rand(1, 3, 8, 6)).shape == (1, 1, 4, 3)
+    assert discriminator(torch.rand(1, 3, 8, 6)).shape == (1, 1, 4, 4)
+    assert discriminator(torch.rand(1, 3, 4, 4)).shape == (1, 1, 4, 4)
     assert discriminator(torch.rand(1, 3, 10, 6)).shape == (1, 1, 4, 4)
 
 

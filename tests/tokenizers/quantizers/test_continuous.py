@@ -46,10 +46,22 @@ def test_kl_is_torchs_divergence_and_samples_in_training_only() -> None:
     torch.testing.assert_close(first.losses["kl"], expected)
     assert not torch.equal(first.codes["main"].x_BND, second.codes["main"].x_BND)
     torch.testing.assert_close(kl.eval()({"main": Stream(z)}).codes["main"].x_BND, kl.project_out(mean))
+    log_variance = 2 * log_variance - 1  # so that no deviation is about 1
+    spread = (log_variance / 2).exp()
     drawn = Stream(torch.cat([mean, log_variance], -1))
     draws = torch.stack([kl.train().quantize_stream(drawn).codes_BND for _ in range(2000)])
     torch.testing.assert_close(draws.mean(0), mean, rtol=0, atol=0.2)
     torch.testing.assert_close(draws.std(0), spread, rtol=0.1, atol=0.05)
+
+
+def test_kl_summed_over_tokens() -> None:
+    """TiTok's and latent diffusion's: the sum of everything, over the number of images."""
+    kl, z = KL(dim=6, project=False, reduction="sum"), torch.randn(2, 10, 6)
+    mean, log_variance = z.chunk(2, dim=-1)
+    expected = kl_divergence(Normal(mean, (log_variance / 2).exp()), Normal(0.0, 1.0)).sum() / 2
+    torch.testing.assert_close(kl({"main": Stream(z)}).losses["kl"], expected)
+    with pytest.raises(ValueError, match="reduction=sum"):
+        kl({"main": Stream(z, None, torch.ones(2, 10, dtype=torch.bool))})
 
 
 def test_kl_of_an_encoder_that_gives_both_halves() -> None:

@@ -26,6 +26,25 @@ def test_equals_the_library(levels: tuple[int, ...], groups: int) -> None:
     torch.testing.assert_close(torch.autograd.grad(out.codes["main"].x_BND.square().sum(), z)[0], expected_grad)
 
 
+def test_two_levels_and_any_others_are_the_papers_formula() -> None:
+    """Appendix A.1, in fp64; the library refuses two levels."""
+    quantizer, z = FSQ(dim=3, levels=[3, 2, 6]), torch.randn(1, 4000, 3) * 3
+    levels = torch.tensor([3.0, 2.0, 6.0], dtype=torch.float64)
+    half = (levels - 1) * 1.001 / 2
+    offset = torch.tensor([0.0, 0.5, 0.5], dtype=torch.float64)
+    bounded = (z.double() + (offset / half).atanh()).tanh() * half - offset
+    torch.testing.assert_close(quantizer.bounded(z).double(), bounded, atol=1e-5, rtol=1e-4)
+    out = quantizer.eval().quantize(z)
+    clear = ((bounded - bounded.floor() - 0.5).abs() > 1e-4).all(dim=-1)  # of the other side of a rounding
+    assert float(clear.float().mean()) > 0.99
+    digits = bounded.round().long() + torch.tensor([1, 1, 3])
+    assert torch.equal(out.indices_BNK[..., 0][clear], (digits @ torch.tensor([1, 3, 6]))[clear])
+    torch.testing.assert_close(out.codes_BND.double()[clear], (bounded.round() / torch.tensor([1, 1, 3]))[clear])
+    assert len(out.indices_BNK.unique()) == 36
+    assert out.codes_BND[..., 1].unique().tolist() == [-1, 0]
+    assert torch.equal(quantizer.lookup(out.indices_BNK), out.codes_BND)
+
+
 def test_every_code_is_reached_and_numbered_first_channel_fastest() -> None:
     quantizer = FSQ(dim=3, levels=[4, 3, 5])
     every = torch.arange(60)[None, :, None]
@@ -55,7 +74,7 @@ def test_gradient_dies_outside_the_range_as_the_tanh_says() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"levels": [8, 2]}, r"levels=\[8, 2\].*at least 3"),
+        ({"levels": [8, 1]}, r"levels=\[8, 1\].*at least 2"),
         ({"levels": [16] * 16}, "int64"),
         ({"groups": 0}, "groups=0"),
     ],

@@ -1,0 +1,44 @@
+"""How far rounding alone moves the outputs of a training step: behind kinks gradients jump."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .rows import largest_difference, scale_of
+
+FILE = "rounding_noise.json"  # beside the folders: {folder: {output: share of its deviation}}
+TIMES = 3  # what is measured may be exceeded by so much
+# A wrong weight, sign, reduction or detach shows at 1e-2 and above.
+GRADIENTS, MOST_OF_GRADIENTS, MOST = 3e-3, 1e-2, 1e-3
+ULP = 2.0**-24
+
+Values = Callable[[str], Tensor]  # of an output, by its name
+
+
+def known_noise(folder: Path) -> Mapping[str, float]:
+    path = folder.parent / FILE
+    found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found.get(folder.name, {})
+
+
+def allowed_by_file(noise: Mapping[str, float], name: str) -> float:
+    """Share of the stored tensor's deviation."""
+    return TIMES * noise.get(name, 0.0)
+
+
+def allowed_by_measure(name: str, stored: Tensor, ours: Tensor, again: list[Values]) -> float:
+    """again: the same outputs from other kernels and from images a rounding error away."""
+    moved = max(largest_difference(ours, values(name)) for values in again) / max(scale_of(stored), 1e-30)
+    if "grad" in name.removeprefix("discriminator.").partition(".")[0]:
+        least = GRADIENTS if stored.numel() > 1 else 0.0
+        return min(max(least, TIMES * moved), MOST_OF_GRADIENTS)
+    return min(TIMES * moved, MOST)
+
+
+def a_rounding_error_away(images: Tensor) -> Tensor:
+    draw = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    return images + images.abs() * ULP * draw
