@@ -51,6 +51,17 @@ def joined_sum(x: Tensor) -> Tensor:
     return _JoinedSum.apply(x) if process_count() > 1 else x
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether other processes hold the rest of it; by its method, since DTensor's module takes long to import."""
+    return hasattr(tensor, "to_local")
+
+
+@torch.no_grad()
+def own_shard(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor, without gradient; all of it where it is not sharded."""
+    return tensor.detach().to_local() if is_sharded(tensor) else tensor.detach()  # type: ignore[operator]
+
+
 def gather_objects(own: T) -> list[T]:
     """What every process holds, in the order of ranks; anything that can be pickled, its tensors on the CPU."""
     if process_count() == 1:

@@ -17,15 +17,20 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.chmod(draft, 0o644)  # mkstemp makes files that only their owner reads
-        os.replace(draft, path)
+        rename(Path(draft), path)
     except BaseException as error:
         Path(draft).unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno is not None:  # a bare number of a full disk names no file
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def rename(draft: Path, path: Path) -> None:
+    """A file or a folder; after a power cut it has the one name or the other."""
+    os.replace(draft, path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the rename itself
+        os.fsync(folder)
     finally:
         os.close(folder)
 

@@ -276,8 +276,9 @@ def optimizer_rows(ran: Ran, folder: Mapping[str, Any]) -> Iterator[Row]:
         groups = ran.training.steppers["generator"].optimizer.param_groups
         decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
         marks = {n: torch.full_like(p, float(id(p) in decayed)) for n, p in ran.seen.named("generator").items()}
-        theirs = {name for name, mark in side.in_their_names(marks).items() if not mark.any()}
-        other = sorted(theirs.symmetric_difference(set(not_decayed)))
+        found = side.in_their_names(marks)
+        theirs = {name for name, mark in found.items() if not mark.any()}
+        other = sorted(theirs.symmetric_difference(set(not_decayed) & set(found)))
         error = f"{len(other)} of {len(side.names)} parameters differ" + (f": {', '.join(other[:3])}" if other else "")
         yield Row("optimizer.not_decayed", not other, error, "equal")
 

@@ -4,6 +4,7 @@ Sizes, the update's number, weights and what stands in for chance and frozen net
 weights, adversary and optimizers from the YAML alone, so that another recipe shows as a row that fails.
 """
 
+import inspect
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..common.build import build, build_as
+from ..common.build import build, build_as, locate
 from ..common.types import Grid, height_width
 from ..configs.compose import compose_config
 from ..tokenizers import released
@@ -29,12 +30,14 @@ from .discriminators import PublishedDiscriminator, fill_trunk, published
 from .rows import Row
 from .seen import Seen
 from .sizes import sized
-from .stand_ins import Step, StoredTeachers, put_in_place, stored_noise
+from .stand_ins import Flip, Step, StoredTeachers, put_in_place, stored_noise
 from .training_folders import StoredStep, step_of
 from .trunks import fill_perceptual_networks
 
 State = dict[str, Tensor]
 DISCRIMINATOR, TRUNK = "discriminator.", "discriminator_trunk."
+# The stored steps were taken without chance, or with stored draws (stand_ins.py).
+CHANCE = {"drop_path": 0.0, "scale_dropout": 0.0, "augment": None, "crop_chance": 0.0}
 # One process of a CPU, in fp32; the learning rate at its peak, as the folders have it.
 RUN = {
     "trainer.precision": "fp32",
@@ -83,10 +86,15 @@ def run(folder: Mapping[str, Any], io: Mapping[str, Tensor], weights: State, *, 
     release = released.find(step.reader).read(own, image_size=_image_size(folder), constructor=said(folder))
 
     config = compose_config("train", [f"experiment={experiment or step.experiment}", "weights=random"])
-    config["tokenizer"], rows = sized(config["tokenizer"], release.node)
+    config["tokenizer"], rows = sized(config["tokenizer"], release.node, as_stored=step.as_stored)
     discriminator = _size_discriminator(config, parts[DISCRIMINATOR], folder)
-    for key, value in {**RUN, **step.chance}.items():
+    if "text_features" in io:
+        shrink_text_towers(config["loss"], dim=io["text_features"].shape[-1])
+    for key, value in RUN.items():
         put(config, key, value)
+    for part in ("tokenizer", "adversary"):
+        take_out_chance(config[part], CHANCE | dict(step.chance))
+    put(config, "adversary.consistency.augment", {"_target_": f"{Flip.__module__}.{Flip.__qualname__}"})
 
     tokenizer = build(config["tokenizer"], key="tokenizer")
     release.fill(tokenizer, without=step.not_stored)
@@ -160,6 +168,24 @@ def put(config: dict[str, Any], key: str, value: Any) -> None:
         node = node.get(part) if isinstance(node, Mapping) else None
     if isinstance(node, dict):
         node[name] = value
+
+
+def take_out_chance(node: Any, settings: Mapping[str, Any]) -> None:
+    """Also where the YAML leaves a setting at its default."""
+    if isinstance(node, dict):
+        target = node.get("_target_")
+        taken = inspect.signature(locate(target, key="_target_").__init__).parameters if target else {}
+        node |= {name: value for name, value in settings.items() if name in taken}
+        for child in node.values():
+            take_out_chance(child, settings)
+
+
+def shrink_text_towers(losses: Mapping[str, Any], *, dim: int) -> None:
+    """Their outputs are stored: any tower of that width will do."""
+    for entry in losses.values():
+        if entry is not None and isinstance(entry["term"].get("tower"), Mapping):
+            sizes = {"dim": dim, "width": 8, "layers": 1, "heads": 1}
+            entry["term"]["tower"] |= {"model": None, "tag": None, "weights": "random", **sizes}
 
 
 def _size_discriminator(

@@ -19,14 +19,15 @@ EXAMPLES = (
 
 def find_checkpoint(given: Path) -> Path:
     """A .ckpt as it is; of a run folder its last one."""
-    if given.is_file():
+    from imtok.training.checkpoint_paths import all_numbered, is_checkpoint
+
+    if is_checkpoint(given):
         return given
     for folder in (given / "checkpoints", given):
         last = folder / "last.ckpt"
-        if last.is_file():
+        if is_checkpoint(last):
             return last
-        numbered = sorted(folder.glob("update_*.ckpt"))
-        if numbered:
+        if numbered := all_numbered(folder):
             return numbered[-1]
     if not given.exists():
         raise UserError(f"{given}: no such file or folder; give a run folder or a .ckpt file")

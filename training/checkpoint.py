@@ -3,11 +3,10 @@
 Frozen networks of loss terms and discriminators (LPIPS, teachers) are in no state dict (common/frozen.py).
 """
 
-import io
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from lightning.pytorch import Callback
@@ -15,10 +14,11 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..common.console import say
-from ..common.distributed import gather_objects, rank
+from ..common.distributed import gather_objects, is_sharded, rank
 from ..common.errors import UserError
 from ..common.files import write_atomically
 from ..common.weights import misfit
+from .checkpoint_paths import WHOLE_PART
 from .module import TokenizerTraining
 from .randomness import rng_state
 
@@ -83,17 +83,45 @@ def _is_plain(value: Any) -> bool:
 
 
 def write(path: Path, state: Mapping[str, Any]) -> None:
-    # Through memory: torch's own writer raises all sorts when the disk fills up, a plain write an OSError.
-    memory = io.BytesIO()
-    torch.save(dict(state), memory)
-    write_atomically(path, lambda file: file.write(memory.getbuffer()))
+    write_atomically(path, lambda file: _save(dict(state), file))
 
 
-def read(path: Path, *, named: str = "ckpt_path=") -> dict[str, Any]:
-    """named: how the user gave the file, put before it in error lines."""
+class _Watched:
+    """A file that remembers why it could not be written: torch's writer raises all sorts when the disk fills up."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        """Done by write_atomically."""
+
+
+def _save(state: dict[str, Any], file: BinaryIO) -> None:
+    watched = _Watched(file)
+    try:
+        torch.save(state, watched)  # type: ignore[arg-type]
+    except Exception as error:
+        if watched.error is not None:
+            raise watched.error from error
+        raise
+
+
+def read(path: Path, *, named: str = "ckpt_path=", shapes_only: bool = False) -> dict[str, Any]:
+    """named: how the user gave the file, put before it in error lines.
+
+    shapes_only: tensors that were sharded come without data, which `restore` reads as far as it is needed.
+    """
     given = f"{named}{path}"
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = _read_folder(path, shapes_only) if path.is_dir() else _read_file(path)
     except FileNotFoundError:
         raise UserError(f"{given}: no such file; ckpt_path=last takes the newest run of the experiment") from None
     except (OSError, MemoryError):
@@ -112,6 +140,17 @@ def read(path: Path, *, named: str = "ckpt_path=") -> dict[str, Any]:
             f"{given}: written by imtok {state['versions']['imtok']}, newer than this one; pip install -U imtok"
         )
     return state
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _read_folder(path: Path, shapes_only: bool) -> dict[str, Any]:
+    from .sharded_checkpoint import with_shapes, with_values
+
+    state = with_shapes(_read_file(path / WHOLE_PART), path)
+    return state if shapes_only else with_values(state, path, {})
 
 
 class Saved(NamedTuple):
@@ -153,7 +192,7 @@ def check_batch(saved: Saved, *, config: Mapping[str, Any]) -> None:
 def restore(training: TokenizerTraining, *, saved: Saved, config: Mapping[str, Any]) -> None:
     """Fill in everything; another architecture is refused before anything has changed."""
     check_fits(training, saved, config=config)
-    state = saved.state
+    state = _as_held(training, saved)
     for name in ("tokenizer", "losses", "adversary"):
         if (module := getattr(training, name)) is not None:
             module.load_state_dict(state[name], strict=False)  # strictness was settled above
@@ -176,6 +215,36 @@ def restore(training: TokenizerTraining, *, saved: Saved, config: Mapping[str, A
     training.guard.skipped = state["skipped_updates"]
     # With more processes than before there is no state for the last ones: they keep the one they were seeded with.
     training.rng_to_restore = state["rng"][rank()] if rank() < len(state["rng"]) else None
+
+
+def _as_held(training: TokenizerTraining, saved: Saved) -> Mapping[str, Any]:
+    """The state in tensors like the training's own: whole ones, or this process's shards."""
+    own = sharded_tensors(training)
+    if not own and not saved.source.is_dir():
+        return saved.state
+    from .sharded_checkpoint import sharded_as, with_values
+
+    state = saved.state
+    if saved.source.is_dir():
+        try:
+            state = with_values(state, saved.source, own)
+        except Exception as error:
+            raise UserError(f"ckpt_path={saved.source}: a file in it is cut off or missing") from error
+    return sharded_as(state, own)
+
+
+def sharded_tensors(training: TokenizerTraining) -> dict[str, Tensor]:
+    """By their place in the state, parameters also by that of their optimizer's state."""
+    own: dict[str, Tensor] = {}
+    for part in ("tokenizer", "losses", "adversary"):
+        if (module := getattr(training, part)) is not None:
+            own |= {f"{part}/{name}": tensor for name, tensor in module.named_parameters()}
+    if training.ema is not None:
+        own |= {f"ema/parameters/{name}": tensor for name, tensor in training.ema.parameters.items()}
+    for name, stepper in training.steppers.items():
+        place = f"steppers/{name}/optimizer/state"
+        own |= {f"{place}/{number}": parameter for number, parameter in enumerate(stepper.in_module_order)}
+    return {name: tensor for name, tensor in own.items() if is_sharded(tensor)}
 
 
 def differing_keys(saved: Any, now: Any, key: str = "") -> list[str]:

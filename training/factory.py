@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import StrategyRegistry
+from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
@@ -28,6 +28,7 @@ from ..tokenizers.tokenizer import Tokenizer
 from .callbacks.validation import Validation
 from .compiling import compile_parts
 from .ddp import PerNetworkDDP
+from .fsdp2 import ShardedStrategy, check_sharded
 from .init_from import freeze_parts, init_from
 from .micro_batches import check_division
 from .module import TokenizerTraining
@@ -194,7 +195,7 @@ def build_trainer(
             f"trainer.accelerator={settings.accelerator}: {here} processes for {torch.cuda.device_count()} GPU(s); "
             "lower --nproc_per_node or use trainer.accelerator=cpu"
         )
-    strategy = strategy_of(settings.strategy, processes)
+    strategy = strategy_of(settings, processes)
     _quiet_lightning()
     given = settings.lightning or {}
     options: dict[str, Any] = {
@@ -238,13 +239,17 @@ def build_trainer(
     return trainer
 
 
-def strategy_of(name: str, processes: int) -> PerNetworkDDP | str:
+def strategy_of(settings: TrainerSettings, processes: int) -> DDPStrategy | str:
     """torchrun has started the processes, so that of Lightning's names only what follows `ddp` matters."""
+    name = settings.strategy
     if name == "auto":
         return PerNetworkDDP() if processes > 1 else name
+    if name == "fsdp2":
+        check_sharded(settings, processes)
+        return ShardedStrategy()
     known = [n for n in StrategyRegistry.available_strategies() if n.startswith("ddp")]
-    if name not in known:  # parameters have to be whole
-        raise UserError(f"trainer.strategy={name}: auto, or one of Lightning's that begin with ddp")
+    if name not in known:
+        raise UserError(f"trainer.strategy={name}: auto, fsdp2, or one of Lightning's that begin with ddp")
     said = {"true": True, "false": False}
     return PerNetworkDDP(search=said.get(name.rpartition("_")[2]))
 

@@ -12,7 +12,7 @@ keep the frozen networks of the losses in the file (checkpoint.py, docs/log.md).
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from ..data.skipped import SkippedImages
 from ..losses.adversarial.adversary import Adversary
 from ..losses.total import WeightedLosses
 from ..tokenizers.tokenizer import Tokenizer
+from .fsdp2 import whole_weights
 from .init_from import part_named
 from .objectives import InOneProcess, Objectives
 from .optim.ema import EMA
@@ -308,8 +309,12 @@ class TokenizerTraining(LightningModule):
     @contextmanager
     def as_exported(self) -> Iterator[None]:
         """Inside, the tokenizer has the weights of the EMA, and random numbers are not those of the training."""
-        mean = self.ema.swapped_in(self.tokenizer) if self.ema is not None else nullcontext()
-        with own_randomness(0), tf32(False, self.device), mean:
+        with ExitStack() as stack:
+            stack.enter_context(own_randomness(0))
+            stack.enter_context(tf32(False, self.device))
+            if self.ema is not None:
+                stack.enter_context(self.ema.swapped_in(self.tokenizer))
+            stack.enter_context(whole_weights(self.tokenizer))
             yield
 
     def on_validation_start(self) -> None:

@@ -12,6 +12,7 @@ import yaml
 from ..common.console import say
 from ..common.errors import UserError
 from ..configs.compose import override_keys, quoted
+from .checkpoint_paths import is_checkpoint
 from .recorded import CONFIGS, check_recorded, printable
 
 NOT_REPEATED = ("ckpt_path", "hydra.run.dir", "trust")  # of recorded overrides: where that run was, not what it was
@@ -34,9 +35,9 @@ def arguments_for_resume(arguments: Sequence[str]) -> list[str]:
             say(f"ckpt_path=last: going on with {file.parent.parent}")
     else:
         file = Path(wanted).expanduser()
-        if file.is_dir():
+        if file.is_dir() and not is_checkpoint(file):
             file = _last_of(file)
-        if not file.is_file():
+        if not is_checkpoint(file):
             raise UserError(f"ckpt_path={wanted}: no such file; ckpt_path=last takes the newest run of the experiment")
     file = file.absolute()
     run = file.parent.parent
@@ -94,7 +95,7 @@ def recorded_overrides(file: Path) -> list[str]:
 
 def _last_of(folder: Path) -> Path:
     file = folder / "checkpoints" / "last.ckpt"
-    if not file.is_file():
+    if not is_checkpoint(file):
         raise UserError(
             f"ckpt_path=last: {folder} has no checkpoints/last.ckpt; name a run folder by hydra.run.dir=DIR"
         )

@@ -30,7 +30,7 @@ def run(config: Mapping[str, Any], *, overrides: Sequence[str], folder: Path) ->
     """Returns the exit code."""
     started_at = time.monotonic()
     source = Path(config["ckpt_path"]) if config["ckpt_path"] is not None else None
-    saved = Saved(source, read(source)) if source is not None else None
+    saved = Saved(source, read(source, shapes_only=True)) if source is not None else None
     training, data = build_training(config, folder)
     training.started_at = started_at
     settings = training.settings

@@ -36,9 +36,9 @@ class Samples(Callback):
 
     def draw(self, trainer: Trainer, training: TokenizerTraining) -> None:
         self.drawn_at = training.update
-        if not trainer.is_global_zero:
-            return
-        with training.as_exported():
+        with training.as_exported():  # all processes: weights may be sharded
+            if not trainer.is_global_zero:
+                return
             if self.batch is None:
                 self.batch = fixed_images(training, self.images)
             rows = image_rows(training, self.batch)

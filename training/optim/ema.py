@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...common.distributed import own_shard
+
 
 class EMA:
     """Parameters are averaged; buffers are copied: a codebook of running means is a mean already, a counter is none.
@@ -37,7 +39,8 @@ class EMA:
         live = dict(tokenizer.named_parameters())
         trained = [n for n in self.parameters if live[n].requires_grad]
         if trained:
-            torch._foreach_lerp_([self.parameters[n] for n in trained], [live[n].detach() for n in trained], 1 - decay)
+            means = [own_shard(self.parameters[n]) for n in trained]
+            torch._foreach_lerp_(means, [own_shard(live[n]) for n in trained], 1 - decay)
         _copy(self.buffers, dict(tokenizer.named_buffers()))
 
     def start_from(self, tokenizer: nn.Module) -> None:
@@ -75,4 +78,4 @@ class EMA:
 @torch.no_grad()
 def _copy(targets: dict[str, Tensor], sources: dict[str, Tensor]) -> None:
     for name, target in targets.items():
-        target.copy_(sources[name])
+        own_shard(target).copy_(own_shard(sources[name]))

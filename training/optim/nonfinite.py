@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...common.distributed import finite_and_largest
+from ...common.distributed import finite_and_largest, own_shard
 
 
 class NonFiniteGuard:
@@ -67,7 +67,7 @@ def find_cause(losses: Mapping[str, Tensor], named_parameters: Iterable[tuple[st
     if bad:
         return f"the loss {', '.join(bad)}"
     for name, parameter in named_parameters:
-        if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
+        if parameter.grad is not None and not bool(torch.isfinite(own_shard(parameter.grad)).all()):
             return f"the gradient of {name}"
     return "a number on another rank"
 

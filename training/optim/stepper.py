@@ -9,7 +9,9 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from ..objectives import Objectives
+from .clipping import scale_down, total_norm
 from .optimizers import LearningRate, build_optimizer, learning_rate
+from .state_order import in_module_order, in_own_order, joined
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,7 @@ class Stepper:
         self, network: Network, *, max_updates: int, clip: float | None, scaler: torch.amp.GradScaler | None
     ) -> None:
         self.optimizer, self.schedule = network.build_optimizer(), network.learning_rate(max_updates)
+        self.modules = network.modules
         self.first, self.clip, self.scaler = network.first, clip, scaler
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
 
@@ -64,7 +67,7 @@ class Stepper:
         """Undo the loss scale; returns the norm before clipping, on the device."""
         if self.scaler:
             self.scaler.unscale_(self.optimizer)
-        self.norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        self.norm = total_norm(self.gradients)
         return self.norm
 
     def step(self, optimizer: LightningOptimizer, *, finite: bool) -> None:
@@ -88,23 +91,33 @@ class Stepper:
 
     def clip_gradients(self) -> None:
         if self.clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, self.norm)
+            scale_down(self.gradients, norm=self.norm, largest=self.clip)
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     @property
+    def in_module_order(self) -> list[torch.nn.Parameter]:
+        """As the saved state counts them."""
+        return [p for params in joined(self.optimizer, self.modules) for p in params]
+
+    @property
+    def gradients(self) -> list[Tensor]:
+        return [p.grad for p in self.parameters if p.grad is not None]
+
+    @property
     def lr(self) -> float:
         return self.optimizer.param_groups[0]["lr"]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict() if self.scaler else None}
+        state = in_module_order(self.optimizer, self.modules)
+        return {"optimizer": state, "scaler": self.scaler.state_dict() if self.scaler else None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Running means of the optimizer come back; lr, betas and decay stay as the YAML says now."""
         now = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(in_own_order(state["optimizer"], self.optimizer, self.modules))
         for group, settings in zip(self.optimizer.param_groups, now, strict=True):
             group.update(settings)
         if self.scaler and state["scaler"]:
