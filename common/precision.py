@@ -3,7 +3,8 @@
 Parameters stay fp32; Lightning's own precision is off.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,19 +14,24 @@ from torch import nn
 from .errors import UserError
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-TENSOR_CORES = {"bf16": (8, 0), "fp16": (7, 0)}  # CUDA compute capability from which they multiply this type
+TENSOR_CORES = {
+    "bf16": (8, 0),
+    "fp16": (7, 0),
+    "tf32": (8, 0),
+}  # CUDA compute capability from which they multiply this type
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arithmetic:
-    """`trainer.precision` and `trainer.channels_last` without `auto`; `line` says it to the user."""
+    """`trainer.precision`, `channels_last` and `tf32` as they are on this machine; `line` says it to the user."""
 
     precision: str
     channels_last: bool
+    tf32: bool
     line: str
 
 
-def chosen_arithmetic(*, precision: str, channels_last: bool | str, accelerator: str) -> Arithmetic:
+def chosen_arithmetic(*, precision: str, channels_last: bool | str, accelerator: str, tf32: bool = False) -> Arithmetic:
     device = device_type(accelerator)
     units, why = "this CPU" if device == "cpu" else device, ""
     if device == "cuda" and torch.cuda.is_available():
@@ -38,7 +44,9 @@ def chosen_arithmetic(*, precision: str, channels_last: bool | str, accelerator:
     if not isinstance(channels_last, bool):  # auto
         channels_last = precision != "fp32" and has_matrix_units(precision, device)
     layout = "channels_last" if channels_last else "plain layout"
-    return Arithmetic(precision=precision, channels_last=channels_last, line=f"{precision}, {layout} on {device}{why}")
+    tf32 = tf32 and has_matrix_units("tf32", device)
+    line = f"{precision}, {layout}{', TF32 for fp32' if tf32 else ''} on {device}{why}"
+    return Arithmetic(precision=precision, channels_last=channels_last, tf32=tf32, line=line)
 
 
 def device_type(accelerator: str) -> str:
@@ -58,12 +66,27 @@ def has_matrix_units(precision: str, device: str) -> bool:
         return torch.cuda.get_device_capability() >= TENSOR_CORES[precision]
     if device != "cpu":
         return False
+    if precision == "tf32":
+        return False
     if precision == "bf16" and hasattr(torch.cpu, "_is_amx_tile_supported"):
         return bool(torch.cpu._is_amx_tile_supported())
     try:
         return f"amx_{precision}" in Path("/proc/cpuinfo").read_text().split()
     except OSError:
         return False
+
+
+@contextmanager
+def tf32(on: bool, device: torch.device) -> Iterator[None]:
+    """Whether products and convolutions of fp32 tensors round what they read to ten bits on CUDA; put back after."""
+    matmul, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    with ExitStack() as stack:
+        stack.callback(torch.set_float32_matmul_precision, matmul)
+        torch.set_float32_matmul_precision("high" if on and device.type == "cuda" else "highest")
+        if device.type == "cuda":
+            stack.callback(setattr, torch.backends.cudnn, "allow_tf32", convolutions)
+            torch.backends.cudnn.allow_tf32 = on
+        yield
 
 
 def autocast_of(precision: str, device: torch.device) -> AbstractContextManager:

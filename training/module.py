@@ -25,7 +25,7 @@ from ..common.console import is_first_rank
 from ..common.distributed import all_finite, mean_over_ranks
 from ..common.errors import UserError
 from ..common.pixels import mean_psnr
-from ..common.precision import Precision
+from ..common.precision import Precision, tf32
 from ..common.types import TokenizerOutput
 from ..data.datamodule import ImageData
 from ..data.skipped import SkippedImages
@@ -311,6 +311,7 @@ class TokenizerTraining(LightningModule):
         """Inside, the tokenizer has the weights of the EMA, and random numbers are not those of the training."""
         with ExitStack() as stack:
             stack.enter_context(own_randomness(0))
+            stack.enter_context(tf32(False, self.device))
             if self.ema is not None:
                 stack.enter_context(self.ema.swapped_in(self.tokenizer))
             stack.enter_context(whole_weights(self.tokenizer))

@@ -14,6 +14,7 @@ from ..common.build import build
 from ..common.console import is_first_rank, say
 from ..common.distributed import gather_objects, wait_for_all
 from ..common.errors import UserError, one_line
+from ..common.precision import tf32
 from ..common.provenance import git_facts
 from ..data.datamodule import ImageData
 from . import run_folder
@@ -39,7 +40,7 @@ def run(config: Mapping[str, Any], *, overrides: Sequence[str], folder: Path) ->
         build(config["protocol"], key="protocol")  # refused now and not after the training
     loggers = build_loggers(config["logger"], folder)
     trainer = build_trainer(settings, loggers=loggers, callbacks=build_callbacks(config["callbacks"]), folder=folder)
-    resolved = {"trainer.precision": settings.precision, "trainer.channels_last": settings.channels_last}
+    resolved = {f"trainer.{name}": getattr(settings, name) for name in ("precision", "channels_last", "tf32")}
     run_folder.prepare(folder, config=config, overrides=overrides, resolved=resolved)
     if saved is not None:
         training.resume = partial(restore, saved=saved, config=config)
@@ -60,7 +61,8 @@ def run(config: Mapping[str, Any], *, overrides: Sequence[str], folder: Path) ->
     else:
         data.prepare_data()  # not in `fit`, where Lightning notes SIGTERM and goes on drawing
         try:
-            trainer.fit(training, datamodule=data)
+            with tf32(settings.tf32, trainer.strategy.root_device):
+                trainer.fit(training, datamodule=data)
         except (MisconfigurationException, ModuleNotFoundError) as error:
             raise UserError(f"callbacks, logger or trainer.lightning: {one_line(error)}") from error
         except Exception:

@@ -56,6 +56,7 @@ class TrainerSettings:
     val_images: int = 512
     log_every: int = 10
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # without_auto settles it
+    tf32: bool = True
     compile: bool = False
     channels_last: bool | Literal["auto"] = "auto"
     clip: float | None = 1.0
@@ -115,7 +116,10 @@ def _check_lightning(given: Mapping[str, Any]) -> None:
 def without_auto(settings: TrainerSettings) -> tuple[TrainerSettings, str]:
     """With the precision and memory layout that this machine is fast in, and the line that says so."""
     chosen = chosen_arithmetic(
-        precision=settings.precision, channels_last=settings.channels_last, accelerator=settings.accelerator
+        precision=settings.precision,
+        channels_last=settings.channels_last,
+        accelerator=settings.accelerator,
+        tf32=settings.tf32,
     )
-    settings = replace(settings, precision=chosen.precision, channels_last=chosen.channels_last)  # type: ignore[arg-type]
+    settings = replace(settings, precision=chosen.precision, channels_last=chosen.channels_last, tf32=chosen.tf32)  # type: ignore[arg-type]
     return settings, chosen.line
