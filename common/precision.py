@@ -90,6 +90,11 @@ def tf32(on: bool, device: torch.device) -> Iterator[None]:
         yield
 
 
+def autocast_of(precision: str, device: torch.device) -> AbstractContextManager:
+    """For a part of a training: "fp32" turns the run's autocast off, "auto" leaves it as it is."""
+    return torch.autocast(device.type, enabled=False) if precision == "fp32" else nullcontext()
+
+
 class LossScaler(torch.amp.GradScaler):
     """torch's, which also takes gradients of which each process has a share: an overflow in one counts for all."""
 

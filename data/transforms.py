@@ -17,11 +17,11 @@ from torch.nn import functional as F
 Mode = Literal["bicubic", "bilinear"]
 
 
-def resized(image: Tensor, height: int, width: int, mode: Mode = "bicubic") -> Tensor:
-    """Antialiased; for bytes torch follows Pillow's arithmetic (at most one level apart)."""
+def resized(image: Tensor, height: int, width: int, mode: Mode = "bicubic", *, antialias: bool = True) -> Tensor:
+    """For bytes torch follows Pillow's arithmetic with antialias, OpenCV's without (at most one level apart)."""
     if image.shape[-2:] == (height, width):
         return image
-    return F.interpolate(image[None], (height, width), mode=mode, antialias=True)[0]
+    return F.interpolate(image[None], (height, width), mode=mode, antialias=antialias)[0]
 
 
 def _halved(image: Tensor, axis: int) -> Tensor:
@@ -109,29 +109,37 @@ class AdmCentreCrop(Crop):
 
 
 class CentreCrop(Crop):
-    """Short side to `size` in one bicubic step, then the centre."""
-
-    name = "centre crop (bicubic)"
-
-    def __call__(self, image: Tensor, generator: Generator | None = None) -> Tensor:
-        scale = self.size / min(image.shape[-2:])
-        height, width = (max(round(side * scale), self.size) for side in image.shape[-2:])
-        return _centre(resized(image, height, width), self.size)
-
-
-class RandomCrop(Crop):
-    """Short side to `size` in one step, then a random window: TiTok's (bicubic), Open-MAGVIT2's (bilinear)."""
+    """Short side to `size` in one step, then the centre."""
 
     def __init__(self, *, size: int, mode: Mode = "bicubic"):
         super().__init__(size=size)
         self.mode = mode
-        self.name = f"random crop ({mode})"
-        self.decode_at_least = size
+        self.name = f"centre crop ({mode})"
+
+    def __call__(self, image: Tensor, generator: Generator | None = None) -> Tensor:
+        scale = self.size / min(image.shape[-2:])
+        height, width = (max(round(side * scale), self.size) for side in image.shape[-2:])
+        return _centre(resized(image, height, width, self.mode), self.size)
+
+
+class RandomCrop(Crop):
+    """Short side to `size` in one step, then a random window: TiTok's (bicubic), Open-MAGVIT2's (bilinear).
+
+    antialias: false samples between the nearest four pixels (bilinear) however large the file is, as OpenCV and with
+    it albumentations does: VQGAN's. The file is then decoded in full.
+    """
+
+    def __init__(self, *, size: int, mode: Mode = "bicubic", antialias: bool = True):
+        super().__init__(size=size)
+        self.mode, self.antialias = mode, antialias
+        self.name = f"random crop ({mode}{'' if antialias else ', no antialias'})"
+        self.decode_at_least = size if antialias else None
 
     def __call__(self, image: Tensor, generator: Generator | None = None) -> Tensor:
         # Cut first: less work than to resize what falls away, and less than half a pixel off.
         side = min(image.shape[-2:])
-        return resized(_random_window(image, side, side, generator), self.size, self.size, self.mode)
+        window = _random_window(image, side, side, generator)
+        return resized(window, self.size, self.size, self.mode, antialias=self.antialias)
 
 
 class AdmRandomCrop(Crop):

@@ -15,7 +15,8 @@ from .base import Decoder
 class MaskTokenViTDecoder(Decoder):
     """Mask tokens, codes and text features become patches, which one 3x3 convolution joins (arXiv 2501.07730).
 
-    condition_dim: given by tokenizer.conditioner. image_range: of the pixels that it paints, "unit" is [0, 1]. Other settings are those of the encoder and of MaskTokenViT.
+    condition_dim: given by tokenizer.conditioner. image_range: of the pixels that it paints, "unit" is [0, 1]. Other
+        settings are those of the encoder and of MaskTokenViT.
     """
 
     any_length = True

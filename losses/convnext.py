@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..common.frozen import Frozen
 from ..common.pixels import IMAGENET_DEVIATION, IMAGENET_MEAN
+from ..common.precision import autocast_of
 from ..common.weights import load, torchvision_file
 from .base import ReconstructionTerm
 
@@ -60,13 +61,21 @@ class ConvNeXt(ReconstructionTerm):
 
     size: small as published. side: to which both images are resized first.
     weights: pretrained (torchvision's file in TORCH_HOME, else fetched), PATH, or random.
+    precision: of the network, auto (trainer.precision) | fp32.
     """
 
     def __init__(
-        self, *, size: Literal["small", "tiny", "base"] = "small", side: int = 224, weights: str = "pretrained"
+        self,
+        *,
+        size: Literal["small", "tiny", "base"] = "small",
+        side: int = 224,
+        weights: str = "pretrained",
+        precision: Literal["auto", "fp32"] = "auto",
     ) -> None:
         super().__init__()
         self.net = Frozen(ConvNeXtNet(size=size, side=side, weights=weights))
+        self.precision = precision
 
     def distance(self, images: Tensor, target: Tensor) -> Tensor:
-        return self.net(images, target)
+        with autocast_of(self.precision, images.device):
+            return self.net(images, target)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..common.errors import UserError
 from ..common.frozen import Frozen
+from ..common.precision import autocast_of
 from ..common.weights import load, torchvision_file
 from .base import ReconstructionTerm
 
@@ -92,16 +93,26 @@ class LPIPSNet(nn.Module):
 
 
 class LPIPS(ReconstructionTerm):
-    """Mean LPIPS distance of reconstruction and image; skip_masked_samples: see ReconstructionTerm."""
+    """Mean LPIPS distance of reconstruction and image; skip_masked_samples: see ReconstructionTerm.
+
+    precision: of its network, auto (trainer.precision) | fp32.
+    """
 
     def __init__(
-        self, *, net: Literal["vgg", "alex"] = "vgg", weights: str = "pretrained", skip_masked_samples: bool = False
+        self,
+        *,
+        net: Literal["vgg", "alex"] = "vgg",
+        weights: str = "pretrained",
+        skip_masked_samples: bool = False,
+        precision: Literal["auto", "fp32"] = "auto",
     ) -> None:
         super().__init__(skip_masked_samples=skip_masked_samples)
         self.net = Frozen(LPIPSNet(net=net, weights=weights))
+        self.precision = precision
 
     def distance(self, images: Tensor, target: Tensor) -> Tensor:
-        return self.net(images, target)
+        with autocast_of(self.precision, images.device):
+            return self.net(images, target)
 
     def misfit(self, tokenizer: nn.Module) -> str | None:
         sides: Any = tokenizer.image_size

@@ -7,8 +7,9 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from ..common.types import TokenizerOutput
+from ..common.types import Quantized, TokenizerOutput
 from ..losses.direct_decode import DirectDecode
+from ..tokenizers.quantizers.parallel import ParallelQuantizer
 from ..training.module import TokenizerTraining
 
 Parameters = dict[str, Tensor]  # by our names
@@ -28,6 +29,7 @@ class Seen(Callback):
         self.logits: dict[str, list[Tensor]] = {"generator": [], "discriminator": []}
         self.direct: list[Tensor] = []
         self.direct_terms: dict[str, Tensor] = {}
+        self.streams: dict[str, Quantized] = {}  # of parallel quantizers
         self.gradients: dict[str, Parameters] = {}
         self.norms: dict[str, Tensor] = {}
         self.before: dict[str, Parameters] = {}
@@ -36,6 +38,9 @@ class Seen(Callback):
         for term in training.losses.terms.values():
             if isinstance(term, DirectDecode):
                 self._watch_direct(term)
+        if isinstance(quantizer := training.tokenizer.quantizer, ParallelQuantizer):
+            for name, part in quantizer.quantizers.items():
+                part.register_forward_hook(lambda _m, _i, out, name=name: self.streams.update({name: out}))
         if (adversary := training.adversary) is not None:
             adversary.discriminator.register_forward_hook(self._see_logits)
             own = adversary.discriminator_loss
@@ -109,6 +114,17 @@ class Seen(Callback):
     def weighted(self, name: str) -> Tensor:
         """0 for a term that was left out, such as those of a frozen quantizer."""
         return self.weight(name) * self.raw[name] if name in self.raw else self.zero
+
+    def beside_teacher(self, name: str) -> tuple[Tensor, Tensor]:
+        """What a term compares, ours and the teacher's."""
+        term: Any = self.training.losses.terms[name]
+        ((ours, theirs, _),) = term.pairs(self.output.reconstruction, self.output)
+        return ours, theirs
+
+    def book(self, stream: str) -> Any:
+        """The (first) codebook of a stream's residual quantizer."""
+        quantizer: Any = self.training.tokenizer.quantizer
+        return quantizer.quantizers[stream].books[0]
 
     def direct_reconstruction(self) -> Tensor:
         return self.direct[0]

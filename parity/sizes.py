@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from ..common.build import locate
@@ -12,10 +13,17 @@ FLOATING_SIZES = ("mlp_ratio",)
 STARTS = ("pretrained", "weights", "tiny")  # where training would start; the stored weights are loaded instead
 
 
-def sized(own: Mapping[str, Any], found: Mapping[str, Any], key: str = "tokenizer") -> tuple[Node, list[Row]]:
+def sized(
+    own: Mapping[str, Any],
+    found: Mapping[str, Any],
+    key: str = "tokenizer",
+    *,
+    as_stored: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[Node, list[Row]]:
     """(the node to build, a row for each setting in which the two differ).
 
     own: of the experiment. found: of the weights' reader. Integers, and lists of them, are sizes.
+    as_stored: settings in which the weights are followed, with the reason.
     """
     node: Node = {}
     rows: list[Row] = []
@@ -27,12 +35,15 @@ def sized(own: Mapping[str, Any], found: Mapping[str, Any], key: str = "tokenize
     for name, there in found.items():
         here = own.get(name, defaults.get(name))
         if isinstance(there, Mapping):
-            node[name], more = sized(own.get(name) or {}, there, f"{key}.{name}")
+            node[name], more = sized(own.get(name) or {}, there, f"{key}.{name}", as_stored=as_stored)
             rows += more
         elif name == "_target_":
             node[name] = target
         elif _is_size(name, there) and _is_size(name, here):
             node[name] = there
+        elif f"{key}.{name}" in as_stored:
+            node[name] = there
+            rows.append(Row(f"{key}.{name}", True, f"{here}, by the weights {there}", as_stored[f"{key}.{name}"]))
         else:
             if name in own:
                 node[name] = own[name]

@@ -1,9 +1,12 @@
 """Which experiment a stored training step belongs to, and which of our numbers its outputs are."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..common.errors import UserError, did_you_mean
@@ -36,19 +39,24 @@ class StoredStep:
     """One system with stored training steps.
 
     reader: the system's name among the readers of released weights. outputs: in addition to those of every system.
-    chance: settings that take chance out, as the stored steps do. update: the number of finished updates.
+    update: the number of finished updates.
     constant: what our total has more than theirs, a term's constant part. beside: parameters of loss terms,
     {theirs: ours}. not_stored: beginnings of names of parts of our tokenizer that this update does not read.
+    chance: settings of parts that take chance out, as this step does, beside those of all steps.
+    as_stored: settings that the weights have otherwise than the experiment, {key: why that is the same}.
+    sibling: of `experiment`, where the folder is another model of the family.
     """
 
     reader: str
     experiment: str
     outputs: Mapping[str, Value] = field(default_factory=dict)
-    chance: Mapping[str, Any] = field(default_factory=dict)
     update: Callable[[Settings, Settings], int] = _finished
     constant: Value | None = None
     beside: Mapping[str, str] = field(default_factory=dict)
     not_stored: tuple[str, ...] = ()
+    chance: Mapping[str, Any] = field(default_factory=dict)
+    as_stored: Mapping[str, str] = field(default_factory=dict)
+    sibling: Callable[[Settings], str | None] = lambda folder: None
 
 
 QUANTIZER = {"quantizer_loss": weighted("codebook", "commit"), "quant_loss": weighted("codebook", "commit")}
@@ -60,6 +68,8 @@ SEED_VOKEN = {
     "commitment": raw("commit"),
 }
 L2 = {"reconstruction_loss": weighted("l2")}
+
+TOKENFLOW = {"clip": "tokenflow_b", "vita": "tokenflow_l", "sigl": "tokenflow_xl"}  # by the teacher's first letters
 
 STEPS = {
     "llamagen_vq": StoredStep(reader="llamagen_vq16", experiment="llamagen_vq16", outputs=L2, update=_one_less),
@@ -94,12 +104,12 @@ STEPS = {
     "tokenflow": StoredStep(
         reader="tokenflow_clip",
         experiment="tokenflow_b",
+        sibling=lambda folder: TOKENFLOW.get(str(folder["constructor"].get("teacher"))[:4]),
         outputs={
             **L2,
             "semantic_loss": weighted("semantic_cosine"),
             "semantic_reconstruction": lambda seen: seen.output.heads["semantic"],
         },
-        chance={"tokenizer.quantizer.scale_dropout": 0.0},
         update=_one_less,
     ),
 }
@@ -136,6 +146,72 @@ for family, reader, s in (("titok", "titok", "titok_b64"), ("one_d_piece", "one_
     STEPS[f"{family}_stage2"] = StoredStep(reader=reader, experiment=f"{s}/stage2", outputs=TITOK)
 STEPS["ta_titok_vq"] = StoredStep(reader="ta_titok", experiment="ta_titok_bl64_vq", outputs=TITOK)
 STEPS["titok_vae"] = StoredStep(reader="titok_single_stage", experiment="titok_bl64_vae", outputs=TITOK)
+
+XQGAN = {**L2, "semantic_loss": weighted("semantic_infonce")}
+STEPS["imagefolder"] = StoredStep(reader="imagefolder", experiment="imagefolder", outputs=XQGAN, update=_one_less)
+STEPS["xqgan_vq"] = StoredStep(reader="xqgan_vq", experiment="xqgan_vq_4096", outputs=XQGAN, update=_one_less)
+
+STREAMS = {"pix": "pixel", "sem": "semantic"}
+STEPS["dualtoken"] = StoredStep(
+    reader="dualtoken",
+    experiment="dualtoken_256",
+    outputs={
+        "pooled": lambda seen: seen.output.heads["semantic"],
+        "semantic_tokens": lambda seen: seen.output.features["heads.semantic.expand"],
+        "semantic_mse": lambda seen: F.mse_loss(*seen.beside_teacher("semantic_mse_cosine")),
+        "semantic_cosine": lambda seen: _cosine(*seen.beside_teacher("semantic_mse_cosine")),
+        "pooled_mse": lambda seen: F.mse_loss(*seen.beside_teacher("semantic_pooled")),
+        "pooled_cosine": lambda seen: _cosine(*seen.beside_teacher("semantic_pooled")),
+        **{f"{s}_indices": lambda seen, s=s: seen.output.quantized.indices[s] for s in STREAMS.values()},
+        **{f"{s}_commitment": lambda seen, s=s: seen.streams[s].losses["commit"] for s in STREAMS.values()},
+        **{f"quantizer_{t}.codebook_after": lambda seen, s=s: seen.book(s).codebook for t, s in STREAMS.items()},
+        **{f"quantizer_{t}.cluster_size_after": lambda seen, s=s: seen.book(s).counts for t, s in STREAMS.items()},
+    },
+    chance={"revive_below": 0.0, "revive_below_tokens": None, "start_counts": None},  # no restarts in it
+    update=lambda folder, config: _middle_of_epoch(folder, updates_an_epoch=39062),  # of 10 M images
+)
+STEPS["unitok"] = StoredStep(
+    reader="unitok",
+    experiment="unitok",
+    outputs={
+        "clip_image_features": lambda seen: F.normalize(seen.output.heads["semantic"], dim=-1),
+        "contrastive_loss": raw("clip_infonce"),
+        "gradient_norm_reconstruction": lambda seen: seen.training.adversary.adaptive.norms[0],
+        "gradient_norm_gan": lambda seen: seen.training.adversary.adaptive.norms[1],
+        "discriminator.hinge": lambda seen: seen.raw["gan_discriminator"] * 2,  # not halved there
+        **{f"usage_after.{book}": lambda seen, book=book: _shares(seen, book) for book in range(64)},
+        **QUANTIZER,
+    },
+    update=lambda folder, config: _all_ramps_over(config) if "discriminator_optimizer" in folder else 0,
+    beside={"logit_scale": "clip_infonce.log_scale"},
+    as_stored={"tokenizer.encoder.tower.positions": "zero there, and frozen"},
+)
+
+
+def _middle_of_epoch(folder: Settings, *, updates_an_epoch: int) -> int:
+    """`update` says "epoch N, ..."; without one, before the first."""
+    said = re.search(r"epoch (\d+)", str(folder.get("update", "")))
+    return int((int(said[1]) + 0.5) * updates_an_epoch) if said else 0
+
+
+def _all_ramps_over(config: Settings) -> int:
+    """The first update after the warm-up of the discriminator and the fading of its augmentation's blur."""
+    adversary = config["adversary"]
+    augment = adversary["discriminator"].get("augment") or {}
+    return int(adversary["start"]) + max(int(adversary["ramp"]), int(augment.get("blur_updates", 0)))
+
+
+def _cosine(ours: Tensor, theirs: Tensor) -> Tensor:
+    return F.cosine_similarity(ours, theirs, dim=-1).mean()
+
+
+def _shares(seen: Seen, book: int) -> Tensor:
+    """Of the batch's tokens, by code."""
+    indices = seen.output.quantized.indices["main"]
+    if book >= indices.shape[-1]:
+        raise KeyError(book)
+    size = seen.training.tokenizer.quantizer.vocabulary[book]
+    return torch.bincount(indices[..., book].flatten(), minlength=size) / indices[..., book].numel()
 
 
 def _perceptual(seen: Seen) -> Tensor:

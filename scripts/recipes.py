@@ -1,16 +1,18 @@
-"""List every experiment: paper, tokens, codebook, parameters, published rFID."""
+"""List every experiment: paper, tokens, codebook, parameters, published rFID, and what is proven about it."""
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..common.arguments import Arguments
 from ..common.console import codebook_words
-from ..common.errors import one_line
+from ..common.errors import UserError, did_you_mean, one_line
 from ..common.files import cache_folder, write_text
+from ..parity.proven import proven
 
 
 def experiments_folder() -> Path:
@@ -23,6 +25,10 @@ def experiment_files() -> list[Path]:
     """Also those of several stages, a folder each; shared/ holds what experiments have in common, and none itself."""
     folder = experiments_folder()
     return sorted(f for f in folder.rglob("*.yaml") if f.relative_to(folder).parts[0] != "shared")
+
+
+def name_of(file: Path) -> str:
+    return file.relative_to(experiments_folder()).with_suffix("").as_posix()
 
 
 def fingerprint() -> str:
@@ -81,7 +87,7 @@ def recipes() -> list[dict[str, Any]]:
         known = {}
     rows, fresh = [], False
     for file in experiment_files():
-        name = file.relative_to(experiments_folder()).with_suffix("").as_posix()
+        name = name_of(file)
         if name not in known:
             known[name] = measure(name)
             fresh = True
@@ -91,6 +97,7 @@ def recipes() -> list[dict[str, Any]]:
                 "name": name,
                 **{k: recipe.get(k) for k in ("paper", "published_rfid", "published_note", "complete")},
                 **{k: recipe[k] for k in ("missing", "reason") if k in recipe},
+                "proven": proven(name),
                 **known[name],
             }
         )
@@ -106,8 +113,20 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for title in ("experiment", "paper", "image", "tokens", "codebook", "bits", "parameters", "rFID", "complete"):
-        table.add_column(title, justify="left" if title in ("experiment", "paper", "complete") else "right")
+    for title in (
+        "experiment",
+        "paper",
+        "image",
+        "tokens",
+        "codebook",
+        "bits",
+        "parameters",
+        "rFID",
+        "complete",
+        "proven",
+    ):
+        left = title in ("experiment", "paper", "complete", "proven")
+        table.add_column(title, justify="left" if left else "right")
     for row in rows:
         if "reason" in row:
             sizes = ["", "?", "?", "?", "?"]
@@ -118,9 +137,9 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
             sizes = [image, f"{row['tokens']}", codebook, f"{row['bits']:g}", f"{row['parameters'] / 1e6:.2f} M"]
         rfid = "" if row["published_rfid"] is None else f"{row['published_rfid']:g}"
         complete = {True: "yes", False: "no", None: "?"}.get(row["complete"], str(row["complete"]))
-        table.add_row(row["name"], row["paper"] or "", *sizes, rfid, complete)
+        table.add_row(row["name"], row["paper"] or "", *sizes, rfid, complete, ", ".join(row["proven"]) or "nothing")
     console = Console()
-    console.width = max(console.width, 140) if not console.is_terminal else console.width
+    console.width = max(console.width, 165) if not console.is_terminal else console.width
     console.print(table)
     for row in rows:
         if "reason" in row:
@@ -134,14 +153,60 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
         for reason, names in reasons.items():
             console.print(f"  {', '.join(names)}: {reason}", markup=False, highlight=False)
     print(
-        "\nrFID as published, under each paper's own protocol; `imtok plan experiment=NAME` says what training needs."
+        "\nrFID as published, under each paper's own protocol. Proven: what stored outputs of the published code show "
+        "(`imtok parity`).\n`imtok recipes NAME` prints its settings beside the reference's, `imtok plan "
+        "experiment=NAME` says what training needs."
     )
 
 
+def composed(name: str) -> dict[str, Any]:
+    from imtok.configs.compose import compose_config
+
+    known = [name_of(file) for file in experiment_files()]
+    if name not in known:
+        raise UserError(f"{name}: no such experiment; {did_you_mean(name, known)}")
+    return compose_config("train", [f"experiment={name}"])
+
+
+def print_settings(name: str, *, as_json: bool) -> None:
+    """Of one experiment, each with the reference's file and whether it equals that."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from .shared.recipe_settings import settings_of
+
+    found = settings_of(composed(name))
+    if as_json:
+        print(json.dumps([asdict(setting) for setting in found], indent=2))
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in (name, "value", "from", ""):
+        table.add_column(title, overflow="fold")
+    for setting in found:
+        table.add_row(setting.key, setting.value, setting.source, setting.verdict)
+    console = Console(markup=False, highlight=False)
+    console.width = max(console.width, 165) if not console.is_terminal else console.width
+    console.print(table)
+
+
 def main(argv: Sequence[str]) -> int:
-    parser = Arguments("recipes", str(__doc__), examples=("imtok recipes", "imtok recipes --json"))
+    parser = Arguments(
+        "recipes", str(__doc__), examples=("imtok recipes", "imtok recipes llamagen_vq16", "imtok recipes --json")
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="an experiment: its settings beside the reference's")
     parser.add_argument("--json", action="store_true", help="the same as JSON")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="the settings of all as a page: docs/recipes.md")
     options = parser.parse_args(argv)
+    if options.write:
+        from .shared.recipe_page import written_page
+
+        configs = {name: composed(name) for name in map(name_of, experiment_files())}
+        write_text(options.write, written_page(configs, {name: proven(name) for name in configs}))
+        return 0
+    if options.names:
+        for name in options.names:
+            print_settings(name, as_json=options.json)
+        return 0
     rows = recipes()
     if options.json:
         print(json.dumps(rows, indent=2))

@@ -26,6 +26,7 @@ from ..losses.teachers.registry import NamedTeachers
 from ..losses.total import WeightedLosses
 from ..tokenizers.tokenizer import Tokenizer
 from .callbacks.validation import Validation
+from .compiling import compile_parts
 from .ddp import PerNetworkDDP
 from .fsdp2 import ShardedStrategy, check_sharded
 from .init_from import freeze_parts, init_from
@@ -141,22 +142,6 @@ def _names_weights(node: Any) -> bool:
     return any(
         bool(value) if key in ("pretrained", "weights") else _names_weights(value) for key, value in node.items()
     )
-
-
-def compile_parts(tokenizer: Tokenizer, adversary: Adversary | None) -> None:
-    """In place, so that names in checkpoints and exports stay; the last layer stays eager for the adaptive weight."""
-    import torch._functorch.config
-
-    torch._functorch.config.donated_buffer = False  # the adaptive weight runs parts of the graph backwards twice
-    if adversary is not None and adversary.adaptive is not None:
-        from ..losses.adversarial.adaptive_weight import keep_last_layer_out_of_compile
-
-        assert tokenizer.last_layer is not None  # Adversary.check
-        keep_last_layer_out_of_compile(tokenizer.decoder, tokenizer.last_layer)
-    tokenizer.encoder.compile()
-    tokenizer.decoder.compile()
-    if adversary is not None:
-        adversary.discriminator.compile()
 
 
 def build_loggers(node: Mapping[str, Any] | None, folder: Path) -> list[Logger]:

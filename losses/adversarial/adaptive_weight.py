@@ -27,6 +27,7 @@ class AdaptiveWeight:
         self.eps = eps
         self.minimum = minimum
         self.maximum = maximum
+        self.norms: list[Tensor] = []  # both of them, of the last update
         self.per_device = per_device
         # A compiled decoder is run backwards several times with its graph kept, and AOTAutograd refuses that
         # for graphs that hand their buffers on. Read when the graph is first compiled, which comes later.
@@ -46,6 +47,7 @@ class AdaptiveWeight:
         if toward_discriminator is None:  # nothing of the tokenizer trains
             return torch.zeros((), device=reconstruction.device), gan_loss.detach()
         norms = [_norm_at(last_layer, reconstruction, g) for g in (toward_images, toward_discriminator)]
+        self.norms = norms
         ratio = (norms[0] / (norms[1] + self.eps)).clamp(self.minimum, self.maximum)
         ratio = ratio if self.per_device else mean_over_ranks(ratio)
         return ratio, _WithKnownGradient.apply(reconstruction, gan_loss.detach(), toward_discriminator)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...common.errors import UserError, did_you_mean
+from ...common.precision import autocast_of
 from ...common.schedule import schedule_of
 from ...common.types import TokenizerOutput
 from .actnorm import ActNorm
@@ -39,6 +40,7 @@ class Adversary(nn.Module):
         stepped discriminator, on the same reconstruction; an update is one micro-batch then.
     image_range: of what the discriminator sees: "signed" is [-1, 1], "unit" [0, 1] (TiTok): zero padding is grey in one
         and black in the other.
+    precision: of the discriminator, auto (trainer.precision) | fp32.
     """
 
     keeps_nodes: ClassVar[tuple[str, ...]] = ("optimizer",)  # built when there are parameters
@@ -62,6 +64,7 @@ class Adversary(nn.Module):
         own_clock: bool = True,
         order: Literal["generator_first", "discriminator_first"] = "generator_first",
         image_range: Literal["signed", "unit"] = "signed",
+        precision: Literal["auto", "fp32"] = "auto",
     ) -> None:
         super().__init__()
         self.discriminator, self.adaptive = discriminator, adaptive
@@ -85,7 +88,7 @@ class Adversary(nn.Module):
         self.optimizer = optimizer
         self.own_clock = own_clock
         self.discriminator_first = order == "discriminator_first"
-        self.image_range = image_range
+        self.image_range, self.precision = image_range, precision
         self.update = 0
 
     def check(self, tokenizer: Any, loss_names: Sequence[str]) -> None:
@@ -120,8 +123,9 @@ class Adversary(nn.Module):
         """Why the published update cannot be made of micro-batches, to be read after `adversary`."""
         if self.adaptive is not None and not self.adaptive.per_device:
             return (
-                ".adaptive.per_device=false: the weight is of the gradients of a whole update; true lets every "
-                "micro-batch weigh itself, as VQGAN's code does on every GPU, null takes a fixed weight"
+                ".adaptive.per_device=false: the weight is of the gradients of a whole update; "
+                "+adversary.adaptive.per_device=true lets every micro-batch weigh itself, as VQGAN's on every GPU; "
+                "adversary.adaptive=null is a fixed weight"
             )
         if any(isinstance(m, ActNorm) and not m.initialized for m in self.discriminator.modules()):
             return ".discriminator.norm=act: its statistics start from the first update's whole batch; batch, or group"
@@ -173,7 +177,7 @@ class Adversary(nn.Module):
         if not self.generator_active(self.update):
             return zero, {"gan_weight": zero, "gan_factor": zero}
         with self._frozen_discriminator():
-            raw = self.generator_form(self.discriminator(self._seen(reconstruction)).float())
+            raw = self.generator_form(self._logits(self._seen(reconstruction)))
         logged, loss = raw.detach(), raw
         weight = zero + self.weight(self.update)
         if self.adaptive is not None and torch.is_grad_enabled():
@@ -193,8 +197,7 @@ class Adversary(nn.Module):
         # Two forwards, as in every published system: batch norm then normalises real and fake images apart.
         assert output.reconstruction is not None, "`check` refuses decoders without one"
         images, reconstruction = self._seen(batch["image"]), self._seen(output.reconstruction.detach())
-        real = self.discriminator(images).float()
-        fake = self.discriminator(reconstruction).float()
+        real, fake = self._logits(images), self._logits(reconstruction)
         gan = self.discriminator_form(real, fake)
         logs = {
             "gan_discriminator": gan.detach(),
@@ -208,11 +211,16 @@ class Adversary(nn.Module):
             loss = loss + self.lecam.weight * penalty
         loss = self.discriminator_weight(self.update) * loss
         if self.consistency is not None:
-            apart = self.consistency(self.discriminator, images, real)
-            apart = apart + self.consistency(self.discriminator, reconstruction, fake)
+            with autocast_of(self.precision, images.device):
+                apart = self.consistency(self.discriminator, images, real)
+                apart = apart + self.consistency(self.discriminator, reconstruction, fake)
             logs["consistency"] = apart.detach()
             loss = loss + self.consistency.weight * apart
         return loss, logs
+
+    def _logits(self, images: Tensor) -> Tensor:
+        with autocast_of(self.precision, images.device):
+            return self.discriminator(images).float()
 
     def _seen(self, images: Tensor) -> Tensor:
         return (images + 1) / 2 if self.image_range == "unit" else images

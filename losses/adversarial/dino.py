@@ -20,7 +20,7 @@ PUBLISHED = Published(
 
 
 class DinoDiscriminator(FrozenTrunkDiscriminator):
-    """Images in [-1, 1] to logits [B, 5 * 196]; augment and kernel: see FrozenTrunkDiscriminator.
+    """Images in [-1, 1] to logits [B, 5 * 196]; augment, kernel, crop_chance: see FrozenTrunkDiscriminator.
 
     weights: "pretrained" (DINO's file in TORCH_HOME, else fetched), PATH of such a file, or "random" (seeded).
     """
@@ -34,6 +34,7 @@ class DinoDiscriminator(FrozenTrunkDiscriminator):
         width: int = 384,
         depth: int = 12,
         num_heads: int = 6,
+        crop_chance: float = 0.5,
         taps: tuple[int, ...] = (2, 5, 8, 11),
     ) -> None:
         gelu = partial(nn.GELU, approximate="tanh")
@@ -42,7 +43,9 @@ class DinoDiscriminator(FrozenTrunkDiscriminator):
         vit.norm = nn.Identity()  # behind the last tap
         origin = load(vit, weights, published=PUBLISHED, rename=without_key_bias, network="DINO's ViT-S/16")
         trunk = ViTTrunk(vit, origin, taps=taps, before_blocks=True, side=SIDE)
-        super().__init__(trunk=trunk, augment=augment, kernel=kernel, norm="local_batch", spectral=True)
+        super().__init__(
+            trunk=trunk, augment=augment, kernel=kernel, norm="local_batch", spectral=True, crop_chance=crop_chance
+        )
 
 
 def without_key_bias(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

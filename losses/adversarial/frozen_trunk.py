@@ -3,6 +3,7 @@
 StyleGAN-T (Sauer et al., arXiv:2301.09515) and those after it; which network, and its sizes: dino.py, dinov2.py.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import spectral_norm
 
 from ...common.frozen import Frozen
+from ...common.types import Grid
 from ...common.weights import Weights
 from ...tokenizers.towers.base import Standardize
 
@@ -21,10 +23,18 @@ class ViTTrunk(nn.Module):
 
     taps: blocks after which features are taken; before_blocks: and once before the first.
     side: of the images that it takes; None: all multiples of its patches' side.
+    position_offset: of DINOv2's own resampling of positions to another grid (`resampled_positions`); None: timm's.
     """
 
     def __init__(
-        self, vit: Any, origin: Weights, *, taps: Sequence[int], before_blocks: bool = False, side: int | None = None
+        self,
+        vit: Any,
+        origin: Weights,
+        *,
+        taps: Sequence[int],
+        before_blocks: bool = False,
+        side: int | None = None,
+        position_offset: float | None = None,
     ) -> None:
         super().__init__()
         if not taps or min(taps) < 0 or max(taps) >= len(vit.blocks):
@@ -34,7 +44,7 @@ class ViTTrunk(nn.Module):
         self.vit, self.origin = vit, origin
         self.taps, self.before_blocks, self.side = tuple(taps), before_blocks, side
         self.width, self.depths = int(vit.embed_dim), before_blocks + len(taps)
-        self.standardize = Standardize("imagenet")
+        self.standardize, self.position_offset = Standardize("imagenet"), position_offset
 
     def side_for(self, side: int) -> int:
         """The side that an image's side of so many pixels is resized to."""
@@ -42,7 +52,7 @@ class ViTTrunk(nn.Module):
         return self.side or max(side // patch, 1) * patch
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x_BND = self.vit._pos_embed(self.vit.patch_embed(self.standardize(images)))
+        x_BND = self._with_positions(self.vit.patch_embed(self.standardize(images)))
         found = [x_BND] if self.before_blocks else []
         for number, block in enumerate(self.vit.blocks):
             x_BND = block(x_BND)
@@ -50,12 +60,38 @@ class ViTTrunk(nn.Module):
                 found.append(x_BND)
         return [(x[:, 1:] + x[:, :1]).transpose(1, 2) for x in map(Tensor.float, found)]
 
+    def _with_positions(self, patches: Tensor) -> Tensor:
+        """Class token and patches with their positions; patches: [B, h, w, D] where the grid may vary."""
+        if self.position_offset is None:
+            return self.vit._pos_embed(patches)
+        grid = (int(patches.shape[1]), int(patches.shape[2]))
+        x_BND = torch.cat([self.vit.cls_token.expand(len(patches), -1, -1), patches.flatten(1, 2)], dim=1)
+        return x_BND + resampled_positions(self.vit.pos_embed, grid, offset=self.position_offset)
+
+
+def resampled_positions(positions_1ND: Tensor, grid: Grid, *, offset: float) -> Tensor:
+    """A class token's position and those of a square grid, brought to another grid as DINOv2 does (arXiv 2304.07193).
+
+    Bicubic without antialiasing, by the factor (side + offset) / trained side, so that samples are not quite where the
+    grid's exact factor would put them.
+    """
+    trained = math.isqrt(positions_1ND.shape[1] - 1)
+    if grid == (trained, trained):
+        return positions_1ND
+    first, rest = positions_1ND[:, :1], positions_1ND[:, 1:].float()
+    square = rest.unflatten(1, (trained, trained)).permute(0, 3, 1, 2)
+    factors = [(side + offset) / trained for side in grid]
+    moved = F.interpolate(square, scale_factor=factors, mode="bicubic")
+    assert tuple(moved.shape[-2:]) == grid, (moved.shape, grid)
+    return torch.cat([first, moved.flatten(2).transpose(1, 2).to(first.dtype)], dim=1)
+
 
 class FrozenTrunkDiscriminator(nn.Module):
     """Images in [-1, 1] to logits, those of all depths concatenated.
 
     augment: what the images go through in training, DiffAugment or null. kernel: of the second convolution of a head.
     norm: "local_batch" (groups of eight, VAR and XQ-GAN) or "group" (UniTok). spectral: of all weights of the heads.
+    crop_chance: in training, that larger images are cropped to the trunk's side and not shrunk.
     """
 
     def __init__(
@@ -66,13 +102,16 @@ class FrozenTrunkDiscriminator(nn.Module):
         kernel: int,
         norm: Literal["local_batch", "group"],
         spectral: bool,
+        crop_chance: float,
     ) -> None:
         super().__init__()
         if kernel % 2 == 0:
             raise ValueError(f"kernel={kernel}: give an odd number")
         self.trunk = Frozen(trunk)
         self.augment = augment
-        self.kernel = kernel
+        self.kernel, self.crop_chance = kernel, crop_chance
+        if not 0 <= crop_chance <= 1:
+            raise ValueError(f"crop_chance={crop_chance}: from 0 to 1")
 
         def block(kernel: int) -> nn.Sequential:
             normed = LocalBatchNorm(width=trunk.width) if norm == "local_batch" else _group_norm(trunk.width)
@@ -97,11 +136,11 @@ class FrozenTrunkDiscriminator(nn.Module):
         return self._to_side(images)
 
     def _to_side(self, images: Tensor) -> Tensor:
-        """Larger images are cropped or shrunk, each half the time, so that fine and coarse are both judged."""
+        """Larger images are cropped or shrunk at random, so that fine and coarse are both judged."""
         height, width = images.shape[-2:]
         rows, columns = self.trunk.side_for(height), self.trunk.side_for(width)
         if height > rows and width > columns:
-            if self.training and float(torch.rand(())) <= 0.5:
+            if self.training and float(torch.rand(())) < self.crop_chance:
                 top, left = (int(torch.randint(more + 1, ())) for more in (height - rows, width - columns))
                 return images[..., top : top + rows, left : left + columns]
             return F.interpolate(images, (rows, columns), mode="area")

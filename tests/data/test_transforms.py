@@ -110,6 +110,29 @@ def test_random_crop_is_pillows_resize_and_a_window_of_it(mode, filter_):
     assert 30 < exact < 110  # a third
 
 
+def test_centre_crop_with_another_filter_is_pillows():
+    array = noise(90, 140)
+    whole = Image.fromarray(array).resize((50, 32), Image.Resampling.BILINEAR)
+    found = CentreCrop(size=32, mode="bilinear")(chw(array))
+    assert (found.int() - chw(whole.crop((9, 0, 41, 32))).int()).abs().max() <= 1
+    assert CentreCrop(size=32, mode="bilinear").describe() == "centre crop (bilinear) 32"
+
+
+def test_a_crop_without_antialias_is_opencvs_bilinear_resize():
+    """INTER_LINEAR by its definition: the four pixels around ((i + 0.5) * scale - 0.5), whatever the scale."""
+    array = noise(96, 96).astype(np.float64)
+    place = (np.arange(32) + 0.5) * 3 - 0.5
+    low, share = np.floor(place).astype(int), place - np.floor(place)
+    rows = array[low] * (1 - share)[:, None, None] + array[low + 1] * share[:, None, None]
+    expected = rows[:, low] * (1 - share)[None, :, None] + rows[:, low + 1] * share[None, :, None]
+    crop = RandomCrop(size=32, mode="bilinear", antialias=False)
+    found = crop(chw(array.astype(np.uint8)), torch.Generator().manual_seed(0)).permute(1, 2, 0).numpy()
+    assert np.abs(found - expected).max() <= 1
+    smooth = RandomCrop(size=32, mode="bilinear")(chw(array.astype(np.uint8)), torch.Generator().manual_seed(0))
+    assert found.std() > 1.5 * smooth.numpy().std()
+    assert crop.decode_at_least is None and crop.describe() == "random crop (bilinear, no antialias) 32"
+
+
 def ramp(height, width):
     """Column number in red, row number in green: a crop tells where it was taken."""
     y, x = np.mgrid[0:height, 0:width]

@@ -41,6 +41,18 @@ def test_gradients_reach_the_picture_and_nothing_is_trained_or_saved() -> None:
     assert not list(term.parameters()) and not term.state_dict() and term.weights_are_random
 
 
+def test_it_is_fp32_inside_any_autocast_where_that_is_said() -> None:
+    batch, output = (
+        {"image": torch.rand(1, 3, 32, 32)},
+        TokenizerOutput({}, Quantized({}, {}), torch.zeros(1, 3, 32, 32)),
+    )
+    for precision in ("auto", "fp32"):
+        term = ConvNeXt(size="tiny", side=32, weights="random", precision=precision)
+        exact = term(batch, output)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert bool(term(batch, output) == exact) == (precision == "fp32")
+
+
 def test_mistakes_are_one_line(monkeypatch, tmp_path) -> None:
     with pytest.raises(UserError, match=r"^loss\.sharp\.term\.size=huge: .* one of small"):
         build({"_target_": "imtok.losses.convnext.ConvNeXt", "size": "huge"}, key="loss.sharp.term")

@@ -65,6 +65,15 @@ def test_bf16_trunk_keeps_fp32_sums(net, images):
     torch.testing.assert_close(value, net(a, b), rtol=0.05, atol=1e-3)
 
 
+def test_the_term_is_fp32_inside_any_autocast_where_that_is_said(output_of, images):
+    a, b = images(2, 32, seed=1), images(2, 32, seed=2)
+    for precision in ("auto", "fp32"):
+        term = LPIPS(weights="random", precision=precision)
+        exact = term({"image": a}, output_of(b))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert bool(term({"image": a}, output_of(b)) == exact) == (precision == "fp32")
+
+
 def test_random_is_the_same_everywhere_and_says_so(net):
     torch.manual_seed(123)
     again = LPIPSNet(net=net.net, weights="random")

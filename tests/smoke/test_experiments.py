@@ -52,6 +52,7 @@ LIKE = {
     "titok_l32/stage2": "titok_s128/stage2",
     "titok_ll32_vae": "titok_bl64_vae",
     "titok_sl256_vq": "titok_bl64_vq",
+    "tokenflow_b_decoder": "tokenflow_b_enhanced",
     "vqgan_f16_1024": "vqgan_f16_16384",
     "wetok_general_f16_32bit": "wetok_general_f8_32bit",
     "wetok_general_f32_32bit": "wetok_general_f8_32bit",

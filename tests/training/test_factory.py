@@ -17,8 +17,9 @@ from imtok.configs.compose import compose_config
 from imtok.training import factory
 from imtok.training.callbacks.checkpoint import Checkpoint
 from imtok.training.callbacks.validation import Validation
+from imtok.training.compiling import compile_parts
 from imtok.training.ddp import SEARCHING, TRUSTING, PerNetworkDDP
-from imtok.training.factory import build_trainer, build_training, check_stage, compile_parts
+from imtok.training.factory import build_trainer, build_training, check_stage
 from imtok.training.settings import TrainerSettings
 
 TINY = ["debug=tiny", "loss=[l1,codebook,commit]"]
@@ -175,8 +176,8 @@ def test_cudnn_may_choose_its_kernels_unless_runs_have_to_repeat(tmp_path, monke
         (1, 1, {"devices": 2}, "^trainer.devices=2: one process uses one device"),
         (4, 2, {"devices": 3}, "^trainer.devices=3, but torchrun started 2 processes here"),
         (4, 2, {"devices": 4}, "^trainer.devices=4, but torchrun started 2 processes here"),
-        (1, 1, {"strategy": "fsdp"}, "^trainer.strategy=fsdp: auto, or"),
-        (2, 2, {"strategy": "fsdp"}, "^trainer.strategy=fsdp: auto, or"),
+        (1, 1, {"strategy": "fsdp"}, "^trainer.strategy=fsdp: auto, fsdp2, or"),
+        (2, 2, {"strategy": "fsdp"}, "^trainer.strategy=fsdp: auto, fsdp2, or"),
     ],
 )
 def test_processes_that_do_not_fit(tmp_path, monkeypatch, world, here, settings, said):

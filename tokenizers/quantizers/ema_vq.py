@@ -67,8 +67,6 @@ class EmaVQ(CodebookQuantizer):
         check_not_negative(revive_below_tokens=revive_below_tokens, start_counts=start_counts)
         if revive_below_tokens > 0 and revive_below > 0:
             raise ValueError(f"revive_below_tokens={revive_below_tokens}: a rule of its own; set revive_below to 0")
-        if start_counts == 0 and revive_below_tokens == 0:
-            raise ValueError("start_counts=0: codes never chosen have no mean; set revive_below_tokens (RQ-VAE's is 1)")
         self.decay, self.revive_below_tokens = decay, revive_below_tokens
         self.revival = Revival(codebook_size=codebook_size, below=revive_below, decay=usage_decay)
         init = init or ("normal_unit" if unit_length else "normal")

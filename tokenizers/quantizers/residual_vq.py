@@ -26,6 +26,9 @@ class ResidualVQ(StagedQuantizer):
     shared: one codebook for all stages (RQ-VAE, VILA-U, DualToken).
     learn_once: all stages see the shared codebook as it was, and it learns from all of them once, after the last
         (DualToken's semantic stream); false: it has moved before the next stage looks (its pixel stream).
+    learn_from: with learn_once, what a chosen code is pulled towards: the `residual` that its stage coded, or the
+        `rest` that all stages leave. DualToken's released code does the latter: it keeps the residuals of all stages
+        for the update, and then subtracts in place from the one tensor that they are.
     update: how codebooks learn: `gradient` (losses codebook and commit) or `ema` (commit), with EmaVQ's `decay`,
         `revive_below_tokens` and `start_counts`.
     init: where the codes start, see codebook_start.py; null: uniform, or normal with update=ema.
@@ -44,6 +47,7 @@ class ResidualVQ(StagedQuantizer):
         code_dim: int | None = None,
         shared: bool = False,
         learn_once: bool = False,
+        learn_from: Literal["residual", "rest"] = "residual",
         update: Literal["gradient", "ema"] = "gradient",
         decay: float | None = None,
         revive_below_tokens: float | None = None,
@@ -71,7 +75,9 @@ class ResidualVQ(StagedQuantizer):
             raise ValueError(f"{name}={value}: of running means, which only update=ema has")
         if learn_once and not shared:
             raise ValueError(f"learn_once={learn_once}: each stage has a codebook of its own; set shared=true too")
-        self.learn_once = learn_once
+        if learn_from == "rest" and not learn_once:
+            raise ValueError(f"learn_from={learn_from}: known after the last stage only; set learn_once=true too")
+        self.learn_once, self.learn_from = learn_once, learn_from
         self.vocabulary = (codebook_size,) * stages
         self.cross = rotate_to if rotation_trick else straight_through
         kind: Callable[..., VQ | EmaVQ] = partial(VQ if update == "gradient" else EmaVQ, init=init, **given)
@@ -119,6 +125,9 @@ class ResidualVQ(StagedQuantizer):
                 index_BN = index_BN.masked_fill(~keep_B[:, None], -1)
                 total = total + codes * keep_B[:, None, None]
             indices.append(index_BN)
+        if seen and self.learn_from == "rest":
+            rest_ND = (z_BND - so_far).detach().flatten(0, 1)
+            seen = [(rest_ND, index_N) for _, index_N in seen]
         if seen:  # a token's stages side by side: the order does not depend on how samples lie on processes
             of_all = (torch.stack(parts, dim=1).flatten(0, 1) for parts in zip(*seen, strict=True))
             self.book(0).once_an_update(self.book(0).learn, *of_all)

@@ -1,7 +1,7 @@
 """Latents of a frozen VAE (latent diffusion, Rombach et al., arXiv 2112.10752), which FlexTok and COMiT work in."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +20,8 @@ HUB_FILES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 class VAESpace(Space):
     """x = scale (mean of the posterior - shift); the mean, so that tokens are a function of the image.
 
-    sample: draw from the posterior instead, as FlexTok's published code does: tokens then vary from run to run.
+    sample: draw from the posterior instead, as FlexTok's published code does: tokens then vary from run to run;
+        training: only there, so that finished tokenizers give an image the same tokens always.
     scale, shift: of the latents, so that they are near the unit normal; Stable Diffusion 1's scale is 0.18215.
     pretrained: a hub id or a file in diffusers' format (AutoencoderKL); None: random weights.
     """
@@ -34,11 +35,12 @@ class VAESpace(Space):
         blocks_per_level: int = 2,
         scale: float = 1.0,
         shift: float = 0.0,
-        sample: bool = False,
+        sample: bool | Literal["training"] = False,
         pretrained: str | None = None,
     ) -> None:
         super().__init__()
         self.channels, self.scale, self.shift, self.sample = channels, scale, shift, sample
+        self.in_training = False  # what this runs in; the networks themselves stay in eval mode
         sizes: dict[str, Any] = {
             "channels": base_channels,
             "channel_multipliers": list(channel_multipliers),
@@ -52,12 +54,17 @@ class VAESpace(Space):
         self.origin = load(self, pretrained, rename=our_state, exact=True, network="this VAE", **names, **hub)
         super().train(False)
 
+    def train(self, mode: bool = True) -> "VAESpace":
+        super().train(mode)
+        self.in_training = mode
+        return self
+
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, enabled=False):
             stream = self.encoder(images.float())["main"]
             mean, log_variance = to_grid(stream.x_BND, stream.grid).chunk(2, dim=1)
-            if self.sample:
+            if self.sample is True or (self.sample == "training" and self.in_training):
                 mean = mean + (log_variance.clamp(-30, 20) / 2).exp() * torch.randn_like(mean)
             return (mean - self.shift) * self.scale
 

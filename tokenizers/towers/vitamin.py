@@ -19,7 +19,7 @@ class ViTaminTower(Tower):
 
     conv_widths, conv_depths: of the stages of MBConv blocks; the stem has the first width.
     positions: behind the convolutions: `grid`, learned for images of image_size (resampled for others); `constant`, one
-        vector for all tokens, which UniTok's files hold; `none`.
+        vector for all tokens, which UniTok's files hold: it does not train; `none`.
     activation: of the gated mlp: gelu as ViTamin was trained, gelu_tanh in UniTok.
     final_norm: ViTamin itself norms only the pooled token, so pretrained weights have none and it starts fresh.
     statistics, pretrained: as in ViTTower. drop_path: chance at the last block; earlier ones grow up to it.
@@ -56,6 +56,7 @@ class ViTaminTower(Tower):
         if positions != "none":
             tokens = self.trained_grid[0] * self.trained_grid[1] if positions == "grid" else 1
             self.pos_embed = nn.Parameter(torch.empty(1, tokens, width).normal_(std=0.02 if positions == "grid" else 0))
+            self.pos_embed.requires_grad_(positions == "grid")
         self.blocks = vitamin_blocks(
             width=width,
             depth=depth,

@@ -30,31 +30,47 @@ class LearningRate:
     """Factor on the learning rate as a function of finished updates.
 
     warmup: updates over which it rises from near 0; the first update has 1 / warmup.
+    warmup_start: where it rises from instead, a share of lr; the first update has just that.
+    warmup_within: cosine and linear count from the first update on and are on their way when the warm-up ends.
     min_ratio: where cosine and linear end, at `total` updates.
     drops: updates at which `step` multiplies by drop_factor.
+    every: updates between two changes; an epoch's in timm's schedules.
+    length: updates until cosine and linear end, where that is not the end of the run.
     """
 
     total: int
     shape: Literal["constant", "cosine", "linear", "step"] = "constant"
     warmup: int = 0
+    warmup_start: float | None = None
+    warmup_within: bool = False
     min_ratio: float = 0.0
     drops: Sequence[int] = ()
     drop_factor: float = 0.1
+    every: int = 1
+    length: int | None = None
 
     def __post_init__(self) -> None:
         if self.shape == "step" and not self.drops:
             raise ValueError("drops: shape=step needs the updates at which it drops, e.g. drops=[10000,20000]")
         if self.warmup < 0:
             raise ValueError(f"warmup={self.warmup}: a number of updates, 0 or more")
-        if not 0 <= self.min_ratio <= 1:
-            raise ValueError(f"min_ratio={self.min_ratio}: between 0 and 1, a share of lr")
+        for name in ("every", "length"):
+            if (updates := getattr(self, name)) is not None and updates < 1:
+                raise ValueError(f"{name}={updates}: a number of updates, 1 or more")
+        for name in ("min_ratio", "warmup_start"):
+            if (share := getattr(self, name)) is not None and not 0 <= share <= 1:
+                raise ValueError(f"{name}={share}: between 0 and 1, a share of lr")
 
     def __call__(self, update: int) -> float:
+        update = update // self.every * self.every
         if update < self.warmup:
-            return (update + 1) / self.warmup
+            if self.warmup_start is None:
+                return (update + 1) / self.warmup
+            return self.warmup_start + (1 - self.warmup_start) * update / self.warmup
         if self.shape == "step":
             return self.drop_factor ** sum(update >= drop for drop in self.drops)
-        progress = min((update - self.warmup) / max(self.total - self.warmup, 1), 1.0)
+        first = 0 if self.warmup_within else self.warmup
+        progress = min((update - first) / max((self.length or self.total) - first, 1), 1.0)
         if self.shape == "cosine":
             return self.min_ratio + (1 - self.min_ratio) * (1 + math.cos(math.pi * progress)) / 2
         if self.shape == "linear":

@@ -47,6 +47,17 @@ def test_phases_and_the_forwards_they_cost(FakeTokenizer, images):
     assert seen == [(0, 0), (0, 0), (2, 0), (2, 0), (3, 0.5), (3, 1), (3, 1)]
 
 
+def test_the_discriminator_is_fp32_inside_any_autocast_where_that_is_said(case):
+    _, batch, output, _ = case
+    for precision in ("auto", "fp32"):
+        adversary, dtypes = from_yaml(start=0, adaptive=None, precision=precision), []
+        adversary.discriminator.register_forward_hook(lambda m, i, o, dtypes=dtypes: dtypes.append(o.dtype))
+        with torch.autocast("cpu", torch.bfloat16):
+            adversary.generator_loss(batch, output, torch.zeros(()), None)
+            adversary.discriminator_loss(batch, output)
+        assert dtypes == [torch.float32 if precision == "fp32" else torch.bfloat16] * 3
+
+
 def test_generator_pass_leaves_the_discriminator_alone(case):
     tokenizer, batch, output, nll = case
     adversary = from_yaml(start=0)

@@ -46,6 +46,8 @@ def test_kl_is_torchs_divergence_and_samples_in_training_only() -> None:
     torch.testing.assert_close(first.losses["kl"], expected)
     assert not torch.equal(first.codes["main"].x_BND, second.codes["main"].x_BND)
     torch.testing.assert_close(kl.eval()({"main": Stream(z)}).codes["main"].x_BND, kl.project_out(mean))
+    log_variance = 2 * log_variance - 1  # so that no deviation is about 1
+    spread = (log_variance / 2).exp()
     drawn = Stream(torch.cat([mean, log_variance], -1))
     draws = torch.stack([kl.train().quantize_stream(drawn).codes_BND for _ in range(2000)])
     torch.testing.assert_close(draws.mean(0), mean, rtol=0, atol=0.2)

@@ -121,10 +121,23 @@ def test_learning_once_is_one_running_mean_over_all_stages() -> None:
     assert not torch.allclose(at_every_stage.books[0].codebook, book.codebook)
 
 
+def test_codes_may_learn_from_what_all_stages_leave() -> None:
+    vq, z = make(update="ema", shared=True, decay=0.9, learn_once=True, learn_from="rest"), torch.randn(2, 20, 4)
+    book = vq.books[0]
+    before, sums = book.codebook.clone(), book.sums.clone()
+    indices = vq({"main": Stream(z)}).indices["main"].flatten(0, 1)
+    rest, pulled = z.flatten(0, 1) - before[indices].sum(dim=1), torch.zeros(32, 4)
+    for token, codes in enumerate(indices.tolist()):
+        for code in codes:
+            pulled[code] += rest[token]
+    torch.testing.assert_close(book.sums, 0.9 * sums + 0.1 * pulled)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
         {"stages": 0},
+        {"learn_from": "rest"},
         {"learn_once": True},
         {"quantizer_dropout": 1.5},
         {"least_stages": 9, "quantizer_dropout": 0.5},

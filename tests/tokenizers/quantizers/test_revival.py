@@ -103,10 +103,19 @@ def test_ema_from_no_counts_restarts_all_codes_with_the_mass_of_a_token() -> Non
     torch.testing.assert_close(vq.codebook, vq.sums / smoothed[:, None])
 
 
+def test_codes_that_have_no_mass_stay_where_they_are() -> None:
+    vq = EmaVQ(dim=4, codebook_size=64, start_counts=0.0)
+    before = vq.codebook.clone()
+    used = vq({"main": Stream(10 + torch.randn(1, 5, 4))}).indices["main"].unique()
+    moved = (vq.codebook != before).any(dim=1)
+    assert torch.equal(moved.nonzero()[:, 0], used)
+    assert bool(torch.isfinite(vq.codebook).all())
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"start_counts": 0.0}, "start_counts=0: .*set revive_below_tokens"),
+        ({"start_counts": -1.0}, "start_counts=-1.0: a number of 0 or more"),
         ({"revive_below_tokens": 1.0, "revive_below": 0.1}, "set revive_below to 0"),
         ({"update": "gradient", "revive_below_tokens": 1.0}, "revive_below_tokens=1.0: .*only update=ema"),
     ],

@@ -40,9 +40,16 @@ LIMITS: dict[str, list[tuple[str, tuple, tuple, dict[str, Any]]]] = {
         ("usage_decay", (0.0, 0.999), (-MILLI, 1.0), {}),
         ("codebook_size", (2,), (1,), {}),
         ("code_dim", (1,), (0, 2**16 + 1), {"codebook_size": 2}),
+        ("revive_below_tokens", (0.0, 2.0), (-MILLI,), {}),
+        ("start_counts", (0.0, 2.0), (-MILLI,), {}),
+        ("revive_below_tokens", (0.0,), (MILLI,), {"revive_below": MILLI}),
         ("entropy_temperature", (MILLI,), (0.0,), {}),
     ],
-    "vq.VQ": [("codebook_size", (2,), (1,), {}), ("revive_below", (0.0,), (MILLI,), {"reset": "clustering"})],
+    "vq.VQ": [
+        ("codebook_size", (2,), (1,), {}),
+        ("revive_below", (0.0,), (MILLI,), {"reset": "clustering"}),
+        ("usage_start", (0.0, 2.0), (-MILLI,), {}),
+    ],
     "optvq.OptVQ": [("sharpness", (MILLI,), (0.0,), {}), ("rounds", (1,), (0,), {})],
     "ibq.IBQ": [
         ("temperature", (MILLI,), (0.0,), {}),
@@ -65,7 +72,7 @@ LIMITS: dict[str, list[tuple[str, tuple, tuple, dict[str, Any]]]] = {
         ("sub_size", (2,), (1,), {}),
     ],
     "fsq.FSQ": [
-        ("levels", ([3], [2**16], [2**15] * 4), ([], [2], [2**16 + 1], [2**16] * 4), {}),
+        ("levels", ([2], [2**16], [2**15] * 4), ([], [1], [2**16 + 1], [2**16] * 4), {}),
         ("groups", (1, 2**15), (0, 2**15 + 1), {"levels": [3, 3]}),
     ],
     "gaussian_scalar.GaussianScalar": [
@@ -78,6 +85,7 @@ LIMITS: dict[str, list[tuple[str, tuple, tuple, dict[str, Any]]]] = {
     "multi_codebook.MultiCodebook": [
         ("codebooks", (1, 8), (0, 3), {"codebook_size": 4}),
         ("projection_heads", (1,), (0,), {"codebook_size": 4, "projection": "attention", "code_dim": 16}),
+        ("projection_std", (MILLI, None), (0.0,), {"codebook_size": 4}),
     ],
     "multi_scale_vq.MultiScaleVQ": [
         ("scales", ([1], [2, 2, 3]), ([], [0, 1], [2, 1]), {"codebook_size": 4}),
@@ -90,6 +98,8 @@ LIMITS: dict[str, list[tuple[str, tuple, tuple, dict[str, Any]]]] = {
     "residual_vq.ResidualVQ": [
         ("stages", (1, 1024), (0, 1025), {"codebook_size": 2, "shared": True}),
         ("least_stages", (1, 4), (0, 5), {"codebook_size": 4}),
+        ("start_counts", (None,), (1.0,), {"codebook_size": 4}),
+        ("revive_below_tokens", (None,), (1.0,), {"codebook_size": 4}),
     ],
     "product_vq.ProductQuantizer": [("parts", (1, 2, 8), (0, 3), {"part": VQ})],
     "pca_vq.PCAVQ": [("components", (1, 8, None), (0, 9), {}), ("fit_updates", (0,), (-1,), {})],
@@ -113,9 +123,10 @@ CHOICES = {
     "bsq.BSQ": ["gradient", "over_groups", "order"],
     "lfq.LFQ": ["log_rule", "entropy_form", "order"],
     "grouped_lfq.GroupedLFQ": ["over_groups"],
-    "vq.VQ": ["reset"],
-    "multi_codebook.MultiCodebook": ["projection"],
-    "multi_scale_vq.MultiScaleVQ": ["commit_reduction"],
+    "vq.VQ": ["reset", "init"],
+    "ema_vq.EmaVQ": ["init"],
+    "multi_codebook.MultiCodebook": ["projection", "init"],
+    "multi_scale_vq.MultiScaleVQ": ["commit_reduction", "init"],
     "residual_vq.ResidualVQ": ["update"],
     "pca_vq.PCAVQ": ["weighting"],
 }

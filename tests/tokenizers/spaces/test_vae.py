@@ -36,6 +36,15 @@ def test_it_stays_in_eval_mode() -> None:
     assert not VAESpace(**SIZES).train().training
 
 
+def test_draws_in_training_alone_where_that_is_said() -> None:
+    space, images = VAESpace(**SIZES, sample="training"), torch.rand(1, 3, 16, 16)
+    assert torch.equal(space.encode(images), space.encode(images))
+    assert not torch.equal(space.train().encode(images), space.encode(images)) and not space.training
+    plain = VAESpace(**SIZES)
+    plain.load_state_dict(space.state_dict())
+    assert torch.equal(space.eval().encode(images), plain.train().encode(images))
+
+
 def test_a_file_that_is_not_there() -> None:
     with pytest.raises(UserError, match=r"^pretrained=/nowhere: no such file; use pretrained=PATH"):
         VAESpace(**SIZES, pretrained="/nowhere")

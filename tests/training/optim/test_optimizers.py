@@ -27,11 +27,45 @@ def test_schedules_have_their_closed_forms():
 def test_schedules_at_their_ends():
     assert factors(2, shape="step", drops=[1]) == pytest.approx([1.0, 0.1, 0.1])
     assert factors(3, shape="cosine", warmup=3) == pytest.approx([1 / 3, 2 / 3, 1.0, 1.0])
+    assert factors(4, shape="linear", length=8) == pytest.approx([1.0, 0.875, 0.75, 0.625, 0.5])
     for shape in ("cosine", "linear"):  # a run that goes on longer than was planned stays at the end
         assert learning_rate({"shape": shape, "min_ratio": 0.3}, total=4, key="x")(9) == pytest.approx(0.3)
-    for node in ({"min_ratio": 1.1}, {"min_ratio": -0.1}, {"warmup": -1}, {"shape": "step"}):
+    for node in (
+        {"min_ratio": 1.1},
+        {"min_ratio": -0.1},
+        {"warmup": -1},
+        {"every": 0},
+        {"length": 0},
+        {"warmup_start": 2},
+        {"shape": "step"},
+    ):
         with pytest.raises(UserError, match=rf"^x(\.|: )({'|'.join(node)}|drops)"):
             learning_rate(node, total=4, key="x")
+
+
+def test_schedules_that_change_once_an_epoch_are_timms():
+    """XQ-GAN's: 6 epochs of 5 updates, 2 of them warm-up from 1e-5, cosine to 5e-5 counted from the first epoch."""
+    from timm.scheduler import create_scheduler_v2
+
+    lr, epochs, updates = 2.4e-4, 6, 5
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=lr)
+    schedule, _ = create_scheduler_v2(
+        optimizer,
+        sched="cosine",
+        num_epochs=epochs,
+        warmup_epochs=2,
+        min_lr=5e-5,
+        patience_epochs=0,
+        updates_per_epoch=5,
+    )
+    theirs = []
+    for epoch in range(epochs):
+        theirs += [optimizer.param_groups[0]["lr"] / lr] * updates
+        schedule.step(epoch + 1)
+    node = {"shape": "cosine", "warmup": 10, "warmup_start": 1e-5 / lr, "warmup_within": True, "every": updates}
+    assert factors(epochs * updates, min_ratio=5e-5 / lr, **node)[:-1] == pytest.approx(theirs)
+    assert len(set(theirs)) == 6
+    assert factors(4, shape="linear", warmup=2, warmup_within=True, min_ratio=0.0) == [0.5, 1.0, 0.5, 0.25, 0.0]
 
 
 def test_settings_reach_the_optimizer_and_shared_parameters_count_once():
