@@ -95,7 +95,7 @@ def sharded_blocks(
     tokenizer: Tokenizer, adversary: Adversary | None, *, smallest: int | None = None
 ) -> dict[nn.Module, list[nn.Module]]:
     """What is sharded, by the network that it belongs to."""
-    parts = {tokenizer: [getattr(tokenizer, name) for name in SHARDED_PARTS]}
+    parts: dict[nn.Module, list[nn.Module]] = {tokenizer: [getattr(tokenizer, name) for name in SHARDED_PARTS]}
     if adversary is not None:
         parts[adversary.discriminator] = [adversary.discriminator]
     found: dict[nn.Module, list[nn.Module]] = {}
@@ -114,10 +114,10 @@ def _shard_network(root: nn.Module, blocks: Sequence[nn.Module], mesh: Any) -> N
         for parameter in block.parameters():  # channels_last weights cannot be sharded; images in that layout remain
             parameter.data = parameter.data.contiguous()
     sharded = [fully_shard(block, mesh=mesh, reshard_after_forward=True) for block in blocks]
-    for before, block in zip([*sharded[:1], *sharded], sharded, strict=False):
+    for before, current in zip([*sharded[:1], *sharded], sharded, strict=False):
         # Gathered while this one computes backwards. Left to itself, it goes by the order of the last forwards, of
         # samples and validation too, which processes run unequally; and they would wait for each other for ever.
-        block.set_modules_to_backward_prefetch([before])
+        current.set_modules_to_backward_prefetch([before])
     if blocks:  # a common root lets the next block's weights travel while one computes
         fully_shard(root, mesh=mesh, ignored_params={p for p in root.parameters() if not is_sharded(p)})
 
