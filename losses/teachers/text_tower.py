@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ...common.devices import moved
 from ...common.errors import MissingWeights
 from ...common.weights import load
 from .open_clip_import import create_model, import_open_clip
@@ -65,6 +66,6 @@ class TextTower(nn.Module):
         self.requires_grad_(trainable)
 
     def forward(self, captions: Sequence[str]) -> Tensor:
-        numbers = self.words_to_numbers(list(captions)).to(next(self.parameters()).device)
+        numbers = moved(self.words_to_numbers(list(captions)), next(self.parameters()).device)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.trainable):
             return self.network(numbers)
