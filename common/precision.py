@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from .distributed import is_sharded, own_shard, sum_over_processes
 from .errors import UserError
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -94,6 +95,22 @@ def autocast_of(precision: str, device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, enabled=False) if precision == "fp32" else nullcontext()
 
 
+class LossScaler(torch.amp.GradScaler):
+    """torch's, which also takes gradients of which each process has a share: an overflow in one counts for all."""
+
+    def _unscale_grads_(
+        self, optimizer: torch.optim.Optimizer, inv_scale: Tensor, found_inf: Tensor, allow_fp16: bool
+    ) -> dict[torch.device, Tensor]:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if not any(map(is_sharded, gradients)):
+            return super()._unscale_grads_(optimizer, inv_scale, found_inf, allow_fp16)
+        device = gradients[0].device
+        found = found_inf.to(device)
+        shares = [share for g in gradients if (share := own_shard(g)).numel()]
+        torch._amp_foreach_non_finite_check_and_unscale_(shares, found, inv_scale.to(device))
+        return {device: sum_over_processes(found, "MAX")}
+
+
 class Precision:
     """name: fp32, bf16 or fp16."""
 
@@ -107,7 +124,7 @@ class Precision:
 
     def scaler(self) -> torch.amp.GradScaler | None:
         """One an optimizer: an overflow in the discriminator must not shrink the generator's scale."""
-        return torch.amp.GradScaler(self.device.type) if self.dtype is torch.float16 else None
+        return LossScaler(self.device.type) if self.dtype is torch.float16 else None
 
     def _try(self) -> None:
         """A convolution and a product, there and back, before the first batch does."""

@@ -44,6 +44,7 @@ class StoredStep:
     {theirs: ours}. not_stored: beginnings of names of parts of our tokenizer that this update does not read.
     chance: settings of parts that take chance out, as this step does, beside those of all steps.
     as_stored: settings that the weights have otherwise than the experiment, {key: why that is the same}.
+    sibling: of `experiment`, where the folder is another model of the family.
     """
 
     reader: str
@@ -55,6 +56,7 @@ class StoredStep:
     not_stored: tuple[str, ...] = ()
     chance: Mapping[str, Any] = field(default_factory=dict)
     as_stored: Mapping[str, str] = field(default_factory=dict)
+    sibling: Callable[[Settings], str | None] = lambda folder: None
 
 
 QUANTIZER = {"quantizer_loss": weighted("codebook", "commit"), "quant_loss": weighted("codebook", "commit")}
@@ -66,6 +68,8 @@ SEED_VOKEN = {
     "commitment": raw("commit"),
 }
 L2 = {"reconstruction_loss": weighted("l2")}
+
+TOKENFLOW = {"clip": "tokenflow_b", "vita": "tokenflow_l", "sigl": "tokenflow_xl"}  # by the teacher's first letters
 
 STEPS = {
     "llamagen_vq": StoredStep(reader="llamagen_vq16", experiment="llamagen_vq16", outputs=L2, update=_one_less),
@@ -100,6 +104,7 @@ STEPS = {
     "tokenflow": StoredStep(
         reader="tokenflow_clip",
         experiment="tokenflow_b",
+        sibling=lambda folder: TOKENFLOW.get(str(folder["constructor"].get("teacher"))[:4]),
         outputs={
             **L2,
             "semantic_loss": weighted("semantic_cosine"),

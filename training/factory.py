@@ -33,6 +33,7 @@ from .init_from import freeze_parts, init_from
 from .micro_batches import check_division
 from .module import TokenizerTraining
 from .randomness import seed_everything
+from .recompute import checkpoint_activations
 from .settings import TrainerSettings, without_auto
 
 PACKAGES_OF_THEIR_OWN = ("wandb", "tensorboard")  # loggers that need the package of the same name
@@ -90,6 +91,7 @@ def assemble(
         for part in (tokenizer, adversary):
             if part is not None:
                 part.to(memory_format=torch.channels_last)
+    checkpoint_activations(tokenizer, settings.checkpoint_activations)
     if settings.compile:
         compile_parts(tokenizer, adversary)
     training = TokenizerTraining(

@@ -1,6 +1,7 @@
 """What an update of several devices and micro-batches has to be, to be the published one; checked before the first."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 
 from torch import nn
 
@@ -18,20 +19,20 @@ def check_division(
     division: BatchDivision, *, tokenizer: Tokenizer, losses: WeightedLosses, adversary: Adversary | None
 ) -> None:
     """UserError for the first part that does not fit; a note where batch norm sees micro-batches."""
-    trained = [m for m in tokenizer.quantizer.modules() if isinstance(m, Quantizer)]
-    trained = [] if "quantizer" in tokenizer.frozen else trained
-    entropies = list(_with_entropy(trained)) if _counts(losses, "entropy") else []
+    quantizers = [(_key(name), m) for name, m in tokenizer.quantizer.named_modules() if isinstance(m, Quantizer)]
+    trained = [] if "quantizer" in tokenizer.frozen else quantizers
+    entropies = list(_with_entropy(q for _, q in trained)) if _counts(losses, "entropy") else []
     for quantizer in entropies:
         _check_groups("tokenizer.quantizer.entropy_images", getattr(quantizer, "entropy_images", None), division)
     if adversary is not None and adversary.lecam is not None:
         _check_groups("adversary.lecam.images", adversary.lecam.images, division)
     if division.accumulate == 1:
         return
-    reasons = [f"tokenizer.quantizer{r}" for q in trained if (r := q.micro_batch_misfit())]
+    reasons = [f"{key}{reason}" for key, q in trained if (reason := q.micro_batch_misfit())]
     if any(getattr(quantizer, "entropy_images", None) is None for quantizer in entropies):
         reasons.append(
             "tokenizer.quantizer.entropy_images=null: H(code) is that of all codes of an update; say of how many "
-            "images, where the quantizer has the setting, or loss.entropy=null"
+            "images, where the quantizer has it: +tokenizer.quantizer.entropy_images=8; or loss.entropy=null"
         )
     for name, term in losses.terms.items():
         assert isinstance(term, LossTerm)
@@ -64,7 +65,13 @@ def _check_groups(key: str, images: int | None, division: BatchDivision) -> None
     )
 
 
-def _with_entropy(quantizers: list[Quantizer]) -> Iterator[Quantizer]:
+def _key(name: str) -> str:
+    """Where the YAML has it: parts of a product are copies of one node, and books have none."""
+    name = re.sub(r"(^|\.)parts\.\d+", r"\1part", name)
+    return ".".join(["tokenizer.quantizer", *re.findall(r"part|quantizers\.\w+", name)])
+
+
+def _with_entropy(quantizers: Iterable[Quantizer]) -> Iterator[Quantizer]:
     """Those that compute it themselves, and not through parts of their own."""
     for quantizer in quantizers:
         inner = [m for m in quantizer.modules() if m is not quantizer and isinstance(m, Quantizer)]

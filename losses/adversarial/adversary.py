@@ -123,8 +123,9 @@ class Adversary(nn.Module):
         """Why the published update cannot be made of micro-batches, to be read after `adversary`."""
         if self.adaptive is not None and not self.adaptive.per_device:
             return (
-                ".adaptive.per_device=false: the weight is of the gradients of a whole update; true lets every "
-                "micro-batch weigh itself, as VQGAN's code does on every GPU, null takes a fixed weight"
+                ".adaptive.per_device=false: the weight is of the gradients of a whole update; "
+                "+adversary.adaptive.per_device=true lets every micro-batch weigh itself, as VQGAN's on every GPU; "
+                "adversary.adaptive=null is a fixed weight"
             )
         if any(isinstance(m, ActNorm) and not m.initialized for m in self.discriminator.modules()):
             return ".discriminator.norm=act: its statistics start from the first update's whole batch; batch, or group"

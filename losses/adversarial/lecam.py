@@ -77,12 +77,10 @@ class LeCam(MovesOnceAnUpdate, nn.Module):
         if self.means_first:
             return (
                 f".form={self.form}: its running means move before the penalty, to an update's mean that its first "
-                "micro-batch does not know; adversary.lecam.means_first=false"
+                "micro-batch does not know; +adversary.lecam.means_first=false"
             )
         if self.form == "batch_mean" and self.images is None:
-            return (
-                ".images=null: the mean logit is of a whole batch; say of how many images, as adversary.lecam.images=32"
-            )
+            return ".images=null: the mean logit is of a whole batch; say of how many: +adversary.lecam.images=32"
         return None
 
     @torch.no_grad()

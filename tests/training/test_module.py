@@ -51,6 +51,31 @@ def test_accumulation_equals_the_big_batch(make_run, toy_data):
     assert float(loss[0]) == pytest.approx(float(loss[1]), rel=1e-4)
 
 
+MOVING = {
+    "running means": {"_target_": "imtok.tokenizers.quantizers.ema_vq.EmaVQ", "decay": 0.5},
+    "revival": {"_target_": "imtok.tokenizers.quantizers.ema_vq.EmaVQ", "revive_below": 0.5, "usage_decay": 0.5},
+    "clustering": {"revive_below": 0.0, "reset": "clustering", "usage_decay": 0.99},
+}
+
+
+@pytest.mark.parametrize("moving", MOVING)
+def test_what_moves_in_the_forward_moves_once_an_update(make_run, toy_data, moving):
+    """Codebooks and LeCam's means over the images of the update, and no sooner; then there is nothing left over."""
+    lecam = {"_target_": "imtok.losses.adversarial.lecam.LeCam", "decay": 0.5, "images": 2}
+    patchgan = "imtok.losses.adversarial.patchgan.PatchGAN"
+    gan = {"discriminator": {"_target_": patchgan, "ndf": 32, "n_layers": 1, "norm": "group"}, "lecam": lecam}
+    losses = ("l1", "commit") if "ema_vq" in MOVING[moving].get("_target_", "") else ("l1", "codebook", "commit")
+    how = {"max_updates": 3, "optimizer": {"name": "sgd", "lr": 0.1}, "quantizer": MOVING[moving], "losses": losses}
+    big = make_run("big", data=toy_data(batch_size=4), adversary=gan, **how).fit()
+    small = make_run("small", data=toy_data(batch_size=2), adversary=gan, accumulate=2, **how).fit()
+    for part in ("tokenizer", "adversary"):
+        found = getattr(small.training, part).state_dict()
+        for name, value in getattr(big.training, part).state_dict().items():
+            torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    assert float(found["lecam.ema_real"]) != 0
+    assert [row.split(",")[0] for row in small.rows[1:]] == ["1", "2", "3"]
+
+
 def test_clipping_bounds_the_step(make_run):
     run = make_run(max_updates=1, clip=1e-3, optimizer={"name": "sgd", "lr": 1.0}, quantizer={"revive_below": 0.0})
     before = state_of(run.tokenizer)
