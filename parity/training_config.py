@@ -128,7 +128,7 @@ def take_out_chance(node: Any, settings: Mapping[str, Any]) -> None:
     """Also where the YAML leaves a setting at its default."""
     if isinstance(node, dict):
         target = node.get("_target_")
-        taken = inspect.signature(locate(target, key="_target_").__init__).parameters if target else {}
+        taken = inspect.signature(locate(target, key="_target_")).parameters if target else {}
         node |= {name: value for name, value in settings.items() if name in taken}
         for child in node.values():
             take_out_chance(child, settings)

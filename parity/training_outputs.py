@@ -45,7 +45,7 @@ def _logits(which: str, number: int) -> Callable[[Any], Tensor]:
 
 def _ratio(seen: Any) -> Tensor:
     """The adaptive weight alone."""
-    return seen.raw["gan_weight"] / seen.training.adversary.weight(seen.update)
+    return seen.raw["gan_weight"] / seen.adversary.weight(seen.update)
 
 
 def _weighted_gan(seen: Any) -> Tensor:
@@ -53,7 +53,7 @@ def _weighted_gan(seen: Any) -> Tensor:
 
 
 def _lecam_after(seen: Any) -> Tensor:
-    lecam = seen.training.adversary.lecam
+    lecam = seen.adversary.lecam
     return torch.stack([lecam.ema_real, lecam.ema_fake])
 
 

@@ -145,8 +145,8 @@ def optimizer_rows(ran: Ran, folder: Mapping[str, Any]) -> Iterator[Row]:
         decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
         marks = {n: torch.full_like(p, float(id(p) in decayed)) for n, p in ran.seen.named("generator").items()}
         found = side.in_their_names(marks)
-        ours = {name for name, mark in found.items() if not mark.any()}
-        yield _same_names("optimizer.not_decayed", ours, set(not_decayed) & set(found))
+        spared = {name for name, mark in found.items() if not mark.any()}
+        yield _same_names("optimizer.not_decayed", spared, set(not_decayed) & set(found))
 
 
 def _same_names(key: str, ours: set[str], theirs: set[str]) -> Row:
