@@ -16,7 +16,7 @@ from torch import Tensor
 from ..common.arguments import whole_number
 from ..common.errors import UserError
 from ..common.frozen import frozen_networks
-from ..common.precision import DTYPES, device_type, has_matrix_units
+from ..common.precision import DTYPES, device_type, has_matrix_units, tf32
 from ..common.types import TokenizerOutput
 from .timing import print_result, ratio
 
@@ -165,7 +165,8 @@ def benchmark_train(settings: Mapping[str, str], overrides: Sequence[str]) -> di
 
         turns = TakeTurns(arms, rounds=rounds)
         trainer = build_trainer(training.settings, loggers=[], callbacks=[turns], folder=Path(folder))
-        trainer.fit(training, datamodule=data)
+        with tf32(training.settings.tf32, trainer.strategy.root_device):
+            trainer.fit(training, datamodule=data)
     seconds = turns.seconds
     ratios = {"whole / bare": ratio(seconds["whole update"], seconds["bare modules"])}
     if compared:

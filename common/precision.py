@@ -3,29 +3,36 @@
 Parameters stay fp32; Lightning's own precision is off.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from .distributed import is_sharded, own_shard, sum_over_processes
 from .errors import UserError
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-TENSOR_CORES = {"bf16": (8, 0), "fp16": (7, 0)}  # CUDA compute capability from which they multiply this type
+TENSOR_CORES = {
+    "bf16": (8, 0),
+    "fp16": (7, 0),
+    "tf32": (8, 0),
+}  # CUDA compute capability from which they multiply this type
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arithmetic:
-    """`trainer.precision` and `trainer.channels_last` without `auto`; `line` says it to the user."""
+    """`trainer.precision`, `channels_last` and `tf32` as they are on this machine; `line` says it to the user."""
 
     precision: str
     channels_last: bool
+    tf32: bool
     line: str
 
 
-def chosen_arithmetic(*, precision: str, channels_last: bool | str, accelerator: str) -> Arithmetic:
+def chosen_arithmetic(*, precision: str, channels_last: bool | str, accelerator: str, tf32: bool = False) -> Arithmetic:
     device = device_type(accelerator)
     units, why = "this CPU" if device == "cpu" else device, ""
     if device == "cuda" and torch.cuda.is_available():
@@ -38,7 +45,9 @@ def chosen_arithmetic(*, precision: str, channels_last: bool | str, accelerator:
     if not isinstance(channels_last, bool):  # auto
         channels_last = precision != "fp32" and has_matrix_units(precision, device)
     layout = "channels_last" if channels_last else "plain layout"
-    return Arithmetic(precision=precision, channels_last=channels_last, line=f"{precision}, {layout} on {device}{why}")
+    tf32 = tf32 and has_matrix_units("tf32", device)
+    line = f"{precision}, {layout}{', TF32 for fp32' if tf32 else ''} on {device}{why}"
+    return Arithmetic(precision=precision, channels_last=channels_last, tf32=tf32, line=line)
 
 
 def device_type(accelerator: str) -> str:
@@ -58,6 +67,8 @@ def has_matrix_units(precision: str, device: str) -> bool:
         return torch.cuda.get_device_capability() >= TENSOR_CORES[precision]
     if device != "cpu":
         return False
+    if precision == "tf32":
+        return False
     if precision == "bf16" and hasattr(torch.cpu, "_is_amx_tile_supported"):
         return bool(torch.cpu._is_amx_tile_supported())
     try:
@@ -66,9 +77,38 @@ def has_matrix_units(precision: str, device: str) -> bool:
         return False
 
 
+@contextmanager
+def tf32(on: bool, device: torch.device) -> Iterator[None]:
+    """Whether products and convolutions of fp32 tensors round what they read to ten bits on CUDA; put back after."""
+    matmul, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    with ExitStack() as stack:
+        stack.callback(torch.set_float32_matmul_precision, matmul)
+        torch.set_float32_matmul_precision("high" if on and device.type == "cuda" else "highest")
+        if device.type == "cuda":
+            stack.callback(setattr, torch.backends.cudnn, "allow_tf32", convolutions)
+            torch.backends.cudnn.allow_tf32 = on
+        yield
+
+
 def autocast_of(precision: str, device: torch.device) -> AbstractContextManager:
     """For a part of a training: "fp32" turns the run's autocast off, "auto" leaves it as it is."""
     return torch.autocast(device.type, enabled=False) if precision == "fp32" else nullcontext()
+
+
+class LossScaler(torch.amp.GradScaler):
+    """torch's, which also takes gradients of which each process has a share: an overflow in one counts for all."""
+
+    def _unscale_grads_(
+        self, optimizer: torch.optim.Optimizer, inv_scale: Tensor, found_inf: Tensor, allow_fp16: bool
+    ) -> dict[torch.device, Tensor]:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if not any(map(is_sharded, gradients)):
+            return super()._unscale_grads_(optimizer, inv_scale, found_inf, allow_fp16)
+        device = gradients[0].device
+        found = found_inf.to(device)
+        shares = [share for g in gradients if (share := own_shard(g)).numel()]
+        torch._amp_foreach_non_finite_check_and_unscale_(shares, found, inv_scale.to(device))
+        return {device: sum_over_processes(found, "MAX")}
 
 
 class Precision:
@@ -84,7 +124,7 @@ class Precision:
 
     def scaler(self) -> torch.amp.GradScaler | None:
         """One an optimizer: an overflow in the discriminator must not shrink the generator's scale."""
-        return torch.amp.GradScaler(self.device.type) if self.dtype is torch.float16 else None
+        return LossScaler(self.device.type) if self.dtype is torch.float16 else None
 
     def _try(self) -> None:
         """A convolution and a product, there and back, before the first batch does."""

@@ -1,7 +1,7 @@
 """Reconstruction of a batch by a tokenizer, in eval mode and exact float32, as bytes and unrounded."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..common.pixels import to_model_range, to_pixels
+from ..common.precision import tf32
 from ..common.types import IndexSegment, Latents, Quantized
 
 
@@ -71,12 +72,5 @@ def evaluating(tokenizer: nn.Module, device: torch.device) -> Iterator[None]:
 @contextmanager
 def exact_float32(device: torch.device) -> Iterator[None]:
     """TF32 and an autocast around the caller would change features, and with them every distance."""
-    matmul, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    with ExitStack() as stack:
-        stack.enter_context(torch.autocast(device.type, enabled=False))
-        stack.callback(torch.set_float32_matmul_precision, matmul)
-        torch.set_float32_matmul_precision("highest")
-        if device.type == "cuda":
-            stack.callback(setattr, torch.backends.cudnn, "allow_tf32", convolutions)
-            torch.backends.cudnn.allow_tf32 = False
+    with torch.autocast(device.type, enabled=False), tf32(False, device):
         yield

@@ -33,6 +33,7 @@ FORWARD = {  # experiments: the folder of stored outputs of a whole forward pass
     "xqgan_msvr*": "imagefolder",
     "xqgan_vq_*": "xqgan_vq",
 }
+RECONSTRUCTED = ("titok_*_vae",)  # their only stored forward pass is that of the training step
 TRAINING_STEP = {  # experiments: the folder of one whole stored update
     "dualtoken_256": "dualtoken",
     "dualtoken_384": "dualtoken",
@@ -51,7 +52,9 @@ TRAINING_STEP = {  # experiments: the folder of one whole stored update
     "titok_*/stage1": "titok_stage1",
     "titok_*/stage2": "titok_stage2",
     "tokenflow_b": "tokenflow",
-    "unitok": "unitok",
+    "tokenflow_l": "tokenflow",
+    "tokenflow_xl": "tokenflow",
+    "unitok*": "unitok",
     "vqgan_*": "vqgan",
     "wetok_general_f32_generative": None,  # its losses are others
     "wetok_*": "wetok",
@@ -62,9 +65,9 @@ TRAINING_STEP = {  # experiments: the folder of one whole stored update
 
 def proven(experiment: str) -> list[str]:
     """Some of forward, objective and optimizer."""
-    if folder_of(experiment, TRAINING_STEP):  # whose first output is the reconstruction
-        return ["forward", "objective", "optimizer"]
-    return ["forward"] if folder_of(experiment, FORWARD) else []
+    forward = folder_of(experiment, FORWARD) or any(fnmatchcase(experiment, pattern) for pattern in RECONSTRUCTED)
+    step = folder_of(experiment, TRAINING_STEP)
+    return (["forward"] if forward else []) + (["objective", "optimizer"] if step else [])
 
 
 def folder_of(experiment: str, table: dict[str, str] | dict[str, str | None]) -> str | None:

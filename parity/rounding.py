@@ -32,11 +32,18 @@ def allowed_by_file(noise: Mapping[str, float], name: str) -> float:
 
 def allowed_by_measure(name: str, stored: Tensor, ours: Tensor, again: list[Values]) -> float:
     """again: the same outputs from other kernels and from images a rounding error away."""
+    least = GRADIENTS if stored.numel() > 1 and is_gradient(name) else 0.0
     moved = max(largest_difference(ours, values(name)) for values in again) / max(scale_of(stored), 1e-30)
-    if "grad" in name.removeprefix("discriminator.").partition(".")[0]:
-        least = GRADIENTS if stored.numel() > 1 else 0.0
-        return min(max(least, TIMES * moved), MOST_OF_GRADIENTS)
-    return min(TIMES * moved, MOST)
+    return min(max(least, TIMES * moved), most(name))
+
+
+def most(name: str) -> float:
+    """What rounding alone may move, whatever is measured."""
+    return MOST_OF_GRADIENTS if is_gradient(name) else MOST
+
+
+def is_gradient(name: str) -> bool:
+    return "grad" in name.removeprefix("discriminator.").partition(".")[0]
 
 
 def a_rounding_error_away(images: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ class Row:
     ok: bool
     error: str
     tolerance: str = ""
+    size: float = 0.0  # of the error, as a number
 
 
 @dataclass
@@ -70,7 +71,7 @@ def compare(name: str, mine: Tensor, stored: Tensor, *, least: float = 0.0) -> R
         return Row(name, different == 0, f"{different} of {stored.numel()} differ", "equal")
     tolerance = max(FLOAT_TOLERANCE * scale_of(stored), least)
     error = largest_difference(mine, stored)
-    return Row(name, error <= tolerance, f"{error:.2e}", f"{tolerance:.2e}")  # NaN compares False
+    return Row(name, error <= tolerance, f"{error:.2e}", f"{tolerance:.2e}", error)  # NaN compares False
 
 
 def scale_of(stored: Tensor) -> float:

@@ -50,7 +50,7 @@ class Seen(Callback):
                 self.discriminator_total = loss.detach()
                 return loss, logs
 
-            adversary.discriminator_loss = remembered  # type: ignore[method-assign]
+            adversary.discriminator_loss = remembered  # type: ignore[method-assign, assignment]
 
     # -- in the forward passes --------------------------------------------------------------------------------------
 
@@ -103,6 +103,15 @@ class Seen(Callback):
         return {name: p for name, p in named.items() if p.requires_grad}
 
     # -- numbers ----------------------------------------------------------------------------------------------------
+
+    @property
+    def tokenizer(self) -> Any:
+        """Any: whoever asks knows of which class its parts are."""
+        return self.training.tokenizer
+
+    @property
+    def adversary(self) -> Any:
+        return self.training.adversary
 
     @property
     def zero(self) -> Tensor:

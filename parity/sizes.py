@@ -54,7 +54,7 @@ def sized(
 
 
 def _defaults(target: str, key: str) -> dict[str, Any]:
-    parameters = inspect.signature(locate(target, key=key).__init__).parameters.values()
+    parameters = inspect.signature(locate(target, key=key)).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
 
 

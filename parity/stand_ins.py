@@ -121,7 +121,7 @@ def quantizer_dropout(step: Step, io: Tensors) -> None:
 
     for part in step.tokenizer.modules():
         if isinstance(part, StagedQuantizer):
-            part.draw_depths = depths(part)  # type: ignore[method-assign]
+            part.draw_depths = depths(part)  # type: ignore[method-assign, assignment]
 
 
 def lecam_before(step: Step, io: Tensors) -> None:

@@ -1,37 +1,28 @@
 """Which experiment a stored training step belongs to, and which of our numbers its outputs are."""
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from ..common.errors import UserError, did_you_mean
-from .seen import Seen
-
-Settings = Mapping[str, Any]
-Value = Callable[[Seen], Tensor]
-
-
-def weighted(*names: str) -> Value:
-    """Sum of loss terms, each times its weight in the YAML."""
-    return lambda seen: sum((seen.weighted(name) for name in names), start=seen.zero)
-
-
-def raw(name: str, *, times: float = 1.0) -> Value:
-    return lambda seen: times * seen.raw[name]
-
-
-def _finished(folder: Settings, config: Settings) -> int:
-    return int(folder.get("global_step") or 0)
-
-
-def _one_less(folder: Settings, config: Settings) -> int:
-    """Of loops that hand on the number of the update that is running, counted from 1."""
-    return _finished(folder, config) - 1
+from .training_terms import (
+    Settings,
+    Value,
+    all_ramps_over,
+    beside_teacher,
+    cosine,
+    finished,
+    middle_of_epoch,
+    of_stream,
+    one_less,
+    perceptual,
+    raw,
+    shares_of_book,
+    usage_shares,
+    weighted,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,17 +35,19 @@ class StoredStep:
     {theirs: ours}. not_stored: beginnings of names of parts of our tokenizer that this update does not read.
     chance: settings of parts that take chance out, as this step does, beside those of all steps.
     as_stored: settings that the weights have otherwise than the experiment, {key: why that is the same}.
+    sibling: of `experiment`, where the folder is another model of the family.
     """
 
     reader: str
     experiment: str
     outputs: Mapping[str, Value] = field(default_factory=dict)
-    update: Callable[[Settings, Settings], int] = _finished
+    update: Callable[[Settings, Settings], int] = finished
     constant: Value | None = None
     beside: Mapping[str, str] = field(default_factory=dict)
     not_stored: tuple[str, ...] = ()
     chance: Mapping[str, Any] = field(default_factory=dict)
     as_stored: Mapping[str, str] = field(default_factory=dict)
+    sibling: Callable[[Settings], str | None] = lambda folder: None
 
 
 QUANTIZER = {"quantizer_loss": weighted("codebook", "commit"), "quant_loss": weighted("codebook", "commit")}
@@ -67,8 +60,10 @@ SEED_VOKEN = {
 }
 L2 = {"reconstruction_loss": weighted("l2")}
 
+TOKENFLOW = {"clip": "tokenflow_b", "vita": "tokenflow_l", "sigl": "tokenflow_xl"}  # by the teacher's first letters
+
 STEPS = {
-    "llamagen_vq": StoredStep(reader="llamagen_vq16", experiment="llamagen_vq16", outputs=L2, update=_one_less),
+    "llamagen_vq": StoredStep(reader="llamagen_vq16", experiment="llamagen_vq16", outputs=L2, update=one_less),
     "vqgan": StoredStep(
         reader="vqgan",
         experiment="vqgan_f16_1024",
@@ -94,18 +89,19 @@ STEPS = {
             "cosine": lambda seen: 1 - seen.raw["feature_alignment"],
             "inner_features": lambda seen: seen.output.features["decoder.align"],
         },
-        update=_one_less,
+        update=one_less,
         constant=lambda seen: seen.zero + seen.weight("feature_alignment"),  # 1 - cosine here, -cosine there
     ),
     "tokenflow": StoredStep(
         reader="tokenflow_clip",
         experiment="tokenflow_b",
+        sibling=lambda folder: TOKENFLOW.get(str(folder["constructor"].get("teacher"))[:4]),
         outputs={
             **L2,
             "semantic_loss": weighted("semantic_cosine"),
             "semantic_reconstruction": lambda seen: seen.output.heads["semantic"],
         },
-        update=_one_less,
+        update=one_less,
     ),
 }
 STEPS["gigatok_early"] = StoredStep(
@@ -118,7 +114,7 @@ STEPS["gigatok_early"] = StoredStep(
         "direct_reconstruction_loss": lambda seen: seen.direct_terms["l2"],
         "direct_lpips": lambda seen: seen.direct_terms["lpips"],
     },
-    update=_one_less,
+    update=one_less,
     constant=STEPS["gigatok"].constant,
 )
 
@@ -127,12 +123,12 @@ TITOK = {
     "proxy_logits": lambda seen: seen.output.features["proxy_logits"].transpose(1, 2),
     "convnext": raw("convnext"),
     "perceptual_loss": weighted("lpips", "convnext"),
-    "perceptual": lambda seen: _perceptual(seen),
+    "perceptual": perceptual,
     "kl_loss": weighted("kl"),
     "kl": raw("kl"),
-    "discriminator.lecam": lambda seen: seen.training.adversary.lecam.weight * seen.raw["lecam"],
+    "discriminator.lecam": lambda seen: seen.adversary.lecam.weight * seen.raw["lecam"],
     "codebook_after_forward": lambda seen: seen.before["generator"]["quantizer.codebook"],
-    "usage_after_forward": lambda seen: _usage_shares(seen.training.tokenizer.quantizer),
+    "usage_after_forward": usage_shares,
     **QUANTIZER,
 }
 PROXY = ("decoder.codebook", "decoder.pixels.")
@@ -143,8 +139,8 @@ STEPS["ta_titok_vq"] = StoredStep(reader="ta_titok", experiment="ta_titok_bl64_v
 STEPS["titok_vae"] = StoredStep(reader="titok_single_stage", experiment="titok_bl64_vae", outputs=TITOK)
 
 XQGAN = {**L2, "semantic_loss": weighted("semantic_infonce")}
-STEPS["imagefolder"] = StoredStep(reader="imagefolder", experiment="imagefolder", outputs=XQGAN, update=_one_less)
-STEPS["xqgan_vq"] = StoredStep(reader="xqgan_vq", experiment="xqgan_vq_4096", outputs=XQGAN, update=_one_less)
+STEPS["imagefolder"] = StoredStep(reader="imagefolder", experiment="imagefolder", outputs=XQGAN, update=one_less)
+STEPS["xqgan_vq"] = StoredStep(reader="xqgan_vq", experiment="xqgan_vq_4096", outputs=XQGAN, update=one_less)
 
 STREAMS = {"pix": "pixel", "sem": "semantic"}
 STEPS["dualtoken"] = StoredStep(
@@ -153,17 +149,17 @@ STEPS["dualtoken"] = StoredStep(
     outputs={
         "pooled": lambda seen: seen.output.heads["semantic"],
         "semantic_tokens": lambda seen: seen.output.features["heads.semantic.expand"],
-        "semantic_mse": lambda seen: F.mse_loss(*seen.beside_teacher("semantic_mse_cosine")),
-        "semantic_cosine": lambda seen: _cosine(*seen.beside_teacher("semantic_mse_cosine")),
-        "pooled_mse": lambda seen: F.mse_loss(*seen.beside_teacher("semantic_pooled")),
-        "pooled_cosine": lambda seen: _cosine(*seen.beside_teacher("semantic_pooled")),
-        **{f"{s}_indices": lambda seen, s=s: seen.output.quantized.indices[s] for s in STREAMS.values()},
-        **{f"{s}_commitment": lambda seen, s=s: seen.streams[s].losses["commit"] for s in STREAMS.values()},
-        **{f"quantizer_{t}.codebook_after": lambda seen, s=s: seen.book(s).codebook for t, s in STREAMS.items()},
-        **{f"quantizer_{t}.cluster_size_after": lambda seen, s=s: seen.book(s).counts for t, s in STREAMS.items()},
+        "semantic_mse": beside_teacher("semantic_mse_cosine", F.mse_loss),
+        "semantic_cosine": beside_teacher("semantic_mse_cosine", cosine),
+        "pooled_mse": beside_teacher("semantic_pooled", F.mse_loss),
+        "pooled_cosine": beside_teacher("semantic_pooled", cosine),
+        **{f"{ours}_indices": of_stream(ours, "indices") for ours in STREAMS.values()},
+        **{f"{ours}_commitment": of_stream(ours, "commit") for ours in STREAMS.values()},
+        **{f"quantizer_{theirs}.codebook_after": of_stream(ours, "codebook") for theirs, ours in STREAMS.items()},
+        **{f"quantizer_{theirs}.cluster_size_after": of_stream(ours, "counts") for theirs, ours in STREAMS.items()},
     },
     chance={"revive_below": 0.0, "revive_below_tokens": None, "start_counts": None},  # no restarts in it
-    update=lambda folder, config: _middle_of_epoch(folder, updates_an_epoch=39062),  # of 10 M images
+    update=middle_of_epoch(39062),  # of 10 M images
 )
 STEPS["unitok"] = StoredStep(
     reader="unitok",
@@ -171,54 +167,16 @@ STEPS["unitok"] = StoredStep(
     outputs={
         "clip_image_features": lambda seen: F.normalize(seen.output.heads["semantic"], dim=-1),
         "contrastive_loss": raw("clip_infonce"),
-        "gradient_norm_reconstruction": lambda seen: seen.training.adversary.adaptive.norms[0],
-        "gradient_norm_gan": lambda seen: seen.training.adversary.adaptive.norms[1],
+        "gradient_norm_reconstruction": lambda seen: seen.adversary.adaptive.norms[0],
+        "gradient_norm_gan": lambda seen: seen.adversary.adaptive.norms[1],
         "discriminator.hinge": lambda seen: seen.raw["gan_discriminator"] * 2,  # not halved there
-        **{f"usage_after.{book}": lambda seen, book=book: _shares(seen, book) for book in range(64)},
+        **{f"usage_after.{book}": shares_of_book(book) for book in range(64)},
         **QUANTIZER,
     },
-    update=lambda folder, config: _all_ramps_over(config) if "discriminator_optimizer" in folder else 0,
+    update=all_ramps_over,
     beside={"logit_scale": "clip_infonce.log_scale"},
     as_stored={"tokenizer.encoder.tower.positions": "zero there, and frozen"},
 )
-
-
-def _middle_of_epoch(folder: Settings, *, updates_an_epoch: int) -> int:
-    """`update` says "epoch N, ..."; without one, before the first."""
-    said = re.search(r"epoch (\d+)", str(folder.get("update", "")))
-    return int((int(said[1]) + 0.5) * updates_an_epoch) if said else 0
-
-
-def _all_ramps_over(config: Settings) -> int:
-    """The first update after the warm-up of the discriminator and the fading of its augmentation's blur."""
-    adversary = config["adversary"]
-    augment = adversary["discriminator"].get("augment") or {}
-    return int(adversary["start"]) + max(int(adversary["ramp"]), int(augment.get("blur_updates", 0)))
-
-
-def _cosine(ours: Tensor, theirs: Tensor) -> Tensor:
-    return F.cosine_similarity(ours, theirs, dim=-1).mean()
-
-
-def _shares(seen: Seen, book: int) -> Tensor:
-    """Of the batch's tokens, by code."""
-    indices = seen.output.quantized.indices["main"]
-    if book >= indices.shape[-1]:
-        raise KeyError(book)
-    size = seen.training.tokenizer.quantizer.vocabulary[book]
-    return torch.bincount(indices[..., book].flatten(), minlength=size) / indices[..., book].numel()
-
-
-def _perceptual(seen: Seen) -> Tensor:
-    """Mean of the perceptual networks, by their own weights 1 and 0.1: without the weight of the whole."""
-    shares = {"lpips": 1.0, "convnext": 0.1}
-    there = {name: share for name, share in shares.items() if name in seen.raw}
-    return sum((share * seen.raw[name] for name, share in there.items()), start=seen.zero) / sum(there.values())
-
-
-def _usage_shares(quantizer: Any) -> Tensor:
-    """Of all tokens there, of an even spread here."""
-    return quantizer.revival.usage / len(quantizer.revival.usage)
 
 
 def step_of(system: str) -> StoredStep:

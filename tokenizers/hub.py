@@ -25,10 +25,19 @@ FORMAT_VERSION = 1
 WEIGHTS_FILE = "model.safetensors"
 
 
-def save_pretrained(tokenizer: Tokenizer, folder: str | Path, *, facts: Mapping[str, Any] | None = None) -> Path:
-    """Write the folder. `facts` (experiment, update, metrics ...) go into config.json and the model card."""
+def save_pretrained(
+    tokenizer: Tokenizer,
+    folder: str | Path,
+    *,
+    facts: Mapping[str, Any] | None = None,
+    weights: Mapping[str, torch.Tensor] | None = None,
+) -> Path:
+    """Write the folder. `facts` (experiment, update, metrics ...) go into config.json and the model card.
+
+    weights: where the tokenizer's own are sharded over processes.
+    """
     from safetensors import SafetensorError
-    from safetensors.torch import save_model
+    from safetensors.torch import save_file, save_model
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +57,11 @@ def save_pretrained(tokenizer: Tokenizer, folder: str | Path, *, facts: Mapping[
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing_") as unfinished:
         draft = Path(unfinished)
         try:
-            save_model(tokenizer, str(draft / WEIGHTS_FILE), metadata={"format": "pt"})
+            file, about = str(draft / WEIGHTS_FILE), {"format": "pt"}
+            if weights is None:
+                save_model(tokenizer, file, metadata=about)
+            else:
+                save_file({name: tensor.contiguous() for name, tensor in weights.items()}, file, metadata=about)
         except SafetensorError as error:  # a full disk comes as this type, its number in the text
             number = re.search(r"os error (\d+)", str(error))
             if number is None:

@@ -26,12 +26,14 @@ from ..losses.teachers.registry import NamedTeachers
 from ..losses.total import WeightedLosses
 from ..tokenizers.tokenizer import Tokenizer
 from .callbacks.validation import Validation
+from .compiling import compile_parts
 from .ddp import PerNetworkDDP
 from .fsdp2 import ShardedStrategy, check_sharded
 from .init_from import freeze_parts, init_from
 from .micro_batches import check_division
 from .module import TokenizerTraining
 from .randomness import seed_everything
+from .recompute import checkpoint_activations
 from .settings import TrainerSettings, without_auto
 
 PACKAGES_OF_THEIR_OWN = ("wandb", "tensorboard")  # loggers that need the package of the same name
@@ -60,11 +62,12 @@ def build_training(config: Mapping[str, Any], folder: Path) -> tuple[TokenizerTr
     check_stage(config, tokenizer)
     training = assemble(config, tokenizer, settings=settings, folder=folder, arithmetic=arithmetic)
     check_division(division, tokenizer=tokenizer, losses=training.losses, adversary=training.adversary)
-    if tokenizer.conditioner is not None:
-        data.take_captioned("tokenizer.conditioner")
-    for name, term in training.losses.terms.items():
-        if term.needs_captions:
-            data.take_captioned(f"loss.{name}")
+    readers = {"tokenizer.conditioner": tokenizer.conditioner} if tokenizer.conditioner is not None else {}
+    readers |= {f"loss.{name}": term for name, term in training.losses.terms.items() if term.needs_captions}
+    for key, reader in readers.items():
+        data.take_captioned(key)
+        if reader.caption_numbers is not None:
+            data.number_captions(reader.caption_numbers)
     # Each process draws its own noise from here on; weights were drawn alike on all.
     seed_everything(config["seed"] + int(os.environ.get("RANK", "0")))
     return training, data
@@ -88,6 +91,7 @@ def assemble(
         for part in (tokenizer, adversary):
             if part is not None:
                 part.to(memory_format=torch.channels_last)
+    checkpoint_activations(tokenizer, settings.checkpoint_activations)
     if settings.compile:
         compile_parts(tokenizer, adversary)
     training = TokenizerTraining(
@@ -139,22 +143,6 @@ def _names_weights(node: Any) -> bool:
     return any(
         bool(value) if key in ("pretrained", "weights") else _names_weights(value) for key, value in node.items()
     )
-
-
-def compile_parts(tokenizer: Tokenizer, adversary: Adversary | None) -> None:
-    """In place, so that names in checkpoints and exports stay; the last layer stays eager for the adaptive weight."""
-    import torch._functorch.config
-
-    torch._functorch.config.donated_buffer = False  # the adaptive weight runs parts of the graph backwards twice
-    if adversary is not None and adversary.adaptive is not None:
-        from ..losses.adversarial.adaptive_weight import keep_last_layer_out_of_compile
-
-        assert tokenizer.last_layer is not None  # Adversary.check
-        keep_last_layer_out_of_compile(tokenizer.decoder, tokenizer.last_layer)
-    tokenizer.encoder.compile()
-    tokenizer.decoder.compile()
-    if adversary is not None:
-        adversary.discriminator.compile()
 
 
 def build_loggers(node: Mapping[str, Any] | None, folder: Path) -> list[Logger]:

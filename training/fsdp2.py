@@ -39,9 +39,10 @@ class ShardedStrategy(DDPStrategy):
 
     def teardown(self) -> None:
         """Shards stay on their device, where export gathers them; Lightning would move them to the CPU."""
-        module, self._lightning_module = self._lightning_module, None
-        super().teardown()
-        self._lightning_module = module
+        assert self.cluster_environment is not None and self.accelerator is not None
+        self.cluster_environment.teardown()
+        self.precision_plugin.teardown()
+        self.accelerator.teardown()
 
 
 class ShardedObjective(InOneProcess):
@@ -55,6 +56,10 @@ def check_sharded(settings: TrainerSettings, processes: int) -> None:
     """What cannot work with it is refused before anything is built."""
     if processes == 1:
         raise UserError("trainer.strategy=fsdp2: one process has nothing to share; start several by torchrun, or auto")
+    if settings.compile:
+        raise UserError(
+            "trainer.compile=true: not with trainer.strategy=fsdp2, which steps in between blocks; set false"
+        )
     if settings.accelerator == "mps":
         raise UserError("trainer.strategy=fsdp2: not on mps; trainer.accelerator=gpu or cpu")
 
@@ -93,13 +98,16 @@ def _shard_network(
     found = [block for part in parts for _, block in blocks_of(part)]
     blocks = [b for b in found if _size(b) >= smallest and whole_ids.isdisjoint(map(id, b.parameters()))]
     count = sum(map(_size, blocks))
-    for block in blocks:
-        fully_shard(block, mesh=mesh, reshard_after_forward=True)
+    sharded = [fully_shard(block, mesh=mesh, reshard_after_forward=True) for block in blocks]
+    for before, block in zip([*sharded[:1], *sharded], sharded, strict=False):
+        # Gathered while this one computes backwards. Left to itself, it goes by the order of the last forwards, of
+        # samples and validation too, which processes run unequally; and they would wait for each other for ever.
+        block.set_modules_to_backward_prefetch([before])
     if blocks:  # a common root lets the next block's weights travel while one computes
         whole = {p for p in root.parameters() if not is_sharded(p)}
         fully_shard(root, mesh=mesh, ignored_params=whole)
-        # About views among outputs, which matters where weights are to be gathered; those of the root are not sharded.
-        warnings.filterwarnings("ignore", message=rf"FSDP2-wrapped module \({type(root).__name__}\)")
+    # A view that is then changed in place would not have its weights gathered; no part of ours does that.
+    warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
     return count
 
 
@@ -129,13 +137,17 @@ def average_whole(parameters: Iterable[nn.Parameter]) -> None:
             parameter.grad = mean.view_as(parameter).clone()
 
 
+def is_any_sharded(module: nn.Module) -> bool:
+    return any(is_sharded(parameter) for parameter in module.parameters())
+
+
 @contextmanager
 def whole_weights(module: nn.Module) -> Iterator[None]:
     """Inside, every block is whole on every process, and forwards need no other process. All processes enter.
 
     For validation and samples, where processes have unequal numbers of images.
     """
-    if not any(is_sharded(parameter) for parameter in module.parameters()):
+    if not is_any_sharded(module):
         yield
         return
     from torch.distributed.fsdp import FSDPModule

@@ -70,7 +70,7 @@ def freeze_parts(tokenizer: Tokenizer, parts: Iterable[str]) -> None:
     tokenizer.frozen = tuple(parts)
 
 
-def part_named(tokenizer: nn.Module, path: str) -> nn.Module | nn.Parameter:
+def part_named(tokenizer: nn.Module, path: str, *, key: str = "freeze") -> nn.Module | nn.Parameter:
     """`encoder`, a module within it (`encoder.tower.blocks.0`), or one parameter (`encoder.tower.pos_embed`)."""
     found: nn.Module | nn.Parameter = tokenizer
     walked = ""
@@ -80,8 +80,8 @@ def part_named(tokenizer: nn.Module, path: str) -> nn.Module | nn.Parameter:
         if name not in inside:
             known = [f"{walked}{child}" for child in inside]
             where = f"{walked.removesuffix('.')} has" if walked else "the tokenizer has"
-            raise UserError(f"freeze: {where} no part {path!r}; {did_you_mean(f'{walked}{name}', known)}")
+            raise UserError(f"{key}: {where} no part {path!r}; {did_you_mean(f'{walked}{name}', known)}")
         found, walked = inside[name], f"{walked}{name}."
         if isinstance(found, nn.Parameter) and walked != f"{path}.":
-            raise UserError(f"freeze: {path!r} goes on behind a parameter; freeze {walked.removesuffix('.')!r}")
+            raise UserError(f"{key}: {path!r} goes on behind a parameter; give {walked.removesuffix('.')!r}")
     return found

@@ -12,7 +12,7 @@ keep the frozen networks of the losses in the file (checkpoint.py, docs/log.md).
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from ..common.console import is_first_rank
 from ..common.distributed import all_finite, mean_over_ranks
 from ..common.errors import UserError
 from ..common.pixels import mean_psnr
-from ..common.precision import Precision
+from ..common.precision import Precision, tf32
 from ..common.types import TokenizerOutput
 from ..data.datamodule import ImageData
 from ..data.skipped import SkippedImages
@@ -309,11 +309,8 @@ class TokenizerTraining(LightningModule):
     @contextmanager
     def as_exported(self) -> Iterator[None]:
         """Inside, the tokenizer has the weights of the EMA, and random numbers are not those of the training."""
-        with ExitStack() as stack:
-            stack.enter_context(own_randomness(0))
-            if self.ema is not None:
-                stack.enter_context(self.ema.swapped_in(self.tokenizer))
-            stack.enter_context(whole_weights(self.tokenizer))
+        mean = self.ema.swapped_in(self.tokenizer) if self.ema is not None else nullcontext()
+        with own_randomness(0), tf32(False, self.device), mean, whole_weights(self.tokenizer):
             yield
 
     def on_validation_start(self) -> None:

@@ -14,12 +14,14 @@ from ..common.build import build
 from ..common.console import is_first_rank, say
 from ..common.distributed import gather_objects, wait_for_all
 from ..common.errors import UserError, one_line
+from ..common.precision import tf32
 from ..common.provenance import git_facts
 from ..data.datamodule import ImageData
 from . import run_folder
 from .checkpoint import Saved, check_fits, read, restore
 from .csv_logger import CSVLogger
 from .factory import build_callbacks, build_loggers, build_trainer, build_training
+from .fsdp2 import is_any_sharded, whole_state
 from .module import TokenizerTraining
 from .stopping import exit_code, leaving_at_once, name_of
 
@@ -39,7 +41,7 @@ def run(config: Mapping[str, Any], *, overrides: Sequence[str], folder: Path) ->
         build(config["protocol"], key="protocol")  # refused now and not after the training
     loggers = build_loggers(config["logger"], folder)
     trainer = build_trainer(settings, loggers=loggers, callbacks=build_callbacks(config["callbacks"]), folder=folder)
-    resolved = {"trainer.precision": settings.precision, "trainer.channels_last": settings.channels_last}
+    resolved = {f"trainer.{name}": getattr(settings, name) for name in ("precision", "channels_last", "tf32")}
     run_folder.prepare(folder, config=config, overrides=overrides, resolved=resolved)
     if saved is not None:
         training.resume = partial(restore, saved=saved, config=config)
@@ -60,7 +62,8 @@ def run(config: Mapping[str, Any], *, overrides: Sequence[str], folder: Path) ->
     else:
         data.prepare_data()  # not in `fit`, where Lightning notes SIGTERM and goes on drawing
         try:
-            trainer.fit(training, datamodule=data)
+            with tf32(settings.tf32, trainer.strategy.root_device):
+                trainer.fit(training, datamodule=data)
         except (MisconfigurationException, ModuleNotFoundError) as error:
             raise UserError(f"callbacks, logger or trainer.lightning: {one_line(error)}") from error
         except Exception:
@@ -77,10 +80,11 @@ def run(config: Mapping[str, Any], *, overrides: Sequence[str], folder: Path) ->
         training.ema.copy_to(training.tokenizer)
     training.tokenizer.eval()
     exported = folder / "tokenizer"
+    weights = whole_state(training.tokenizer) if is_any_sharded(training.tokenizer) else None
     if is_first_rank():
-        export(training, data, exported)
+        export(training, data, exported, weights=weights)
     if config["evaluate_after"]:
-        evaluate_run(training, data, trainer.strategy.root_device)
+        evaluate_run(training, data, trainer.strategy.root_device, exported=exported if weights is not None else None)
     report_skipped(training)
     if training.failed_writes:
         say(f"{training.failed_writes} checkpoint(s) could not be written during this run", error=True)
@@ -112,7 +116,10 @@ def facts_of(training: TokenizerTraining) -> dict[str, Any]:
     }
 
 
-def export(training: TokenizerTraining, data: ImageData, folder: Path) -> None:
+def export(
+    training: TokenizerTraining, data: ImageData, folder: Path, *, weights: Mapping[str, torch.Tensor] | None = None
+) -> None:
+    """weights: the tokenizer's, where its own are sharded."""
     from ..eval.probes.alignment import save_alignment
     from ..tokenizers.hub import save_pretrained
 
@@ -123,21 +130,30 @@ def export(training: TokenizerTraining, data: ImageData, folder: Path) -> None:
         "seed": training.config["seed"],
         "data": data.describe(),
     }
-    save_pretrained(training.tokenizer, folder, facts=facts)
+    save_pretrained(training.tokenizer, folder, facts=facts, weights=weights)
     save_alignment(training.losses, training.config, folder)
 
 
-def evaluate_run(training: TokenizerTraining, data: ImageData, device: torch.device) -> None:
+def evaluate_run(
+    training: TokenizerTraining, data: ImageData, device: torch.device, *, exported: Path | None = None
+) -> None:
+    """exported: where whole weights are, if the training's are sharded."""
     from ..eval.evaluate import evaluate
-    from ..eval.probes.alignment import Alignment
+    from ..eval.probes.alignment import Alignment, load_alignment
     from ..eval.probes.measure import meaning_of
+    from ..tokenizers.hub import from_pretrained
 
+    tokenizer, alignment = training.tokenizer, Alignment.of_losses(training.losses)
+    if exported is not None:
+        wait_for_all()  # rank 0 has written it
+        tokenizer = from_pretrained(exported, trusted=packages_of(training.config["tokenizer"]))
+        alignment = load_alignment(exported, tokenizer)
     protocol = build(training.config["protocol"], key="protocol")
     results = evaluate(
-        training.tokenizer,
+        tokenizer,
         data.val_loader(),
         protocol=protocol,
-        meaning=meaning_of(data, data.val_loader(), protocol, fit=True, alignment=Alignment.of_losses(training.losses)),
+        meaning=meaning_of(data, data.val_loader(), protocol, fit=True, alignment=alignment),
         out_dir=training.run_folder,
         run_dir=training.run_folder,
         data_facts=data.describe() | {"evaluated": "val"},
@@ -145,6 +161,13 @@ def evaluate_run(training: TokenizerTraining, data: ImageData, device: torch.dev
         model_facts=facts_of(training),
     )
     training.skipped.collect(results["skipped_images"])
+
+
+def packages_of(node: Mapping[str, Any]) -> list[str]:
+    """Besides imtok, those whose classes a tokenizer names."""
+    from ..configs.swaps import class_nodes
+
+    return sorted({str(n["_target_"]).partition(".")[0] for _, n in class_nodes(node, "tokenizer")} - {"imtok"})
 
 
 def report_skipped(training: TokenizerTraining) -> None:

@@ -2,8 +2,8 @@
 
 import inspect
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import nn
@@ -56,7 +56,9 @@ class TrainerSettings:
     val_images: int = 512
     log_every: int = 10
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # without_auto settles it
+    tf32: bool = True
     compile: bool = False
+    checkpoint_activations: Sequence[str] = field(default_factory=list)
     channels_last: bool | Literal["auto"] = "auto"
     clip: float | None = 1.0
     accumulate: int | None = None
@@ -71,6 +73,8 @@ class TrainerSettings:
     def __post_init__(self) -> None:
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip={self.clip}: the largest gradient norm, above 0; null to leave gradients alone")
+        if isinstance(parts := self.checkpoint_activations, str):
+            raise ValueError(f"checkpoint_activations={parts}: a list of parts, [{parts}]")
         for name, value in vars(self).items():
             least = 0 if name == "keep_checkpoints" else 1
             if type(value) is int and value < least:
@@ -115,7 +119,10 @@ def _check_lightning(given: Mapping[str, Any]) -> None:
 def without_auto(settings: TrainerSettings) -> tuple[TrainerSettings, str]:
     """With the precision and memory layout that this machine is fast in, and the line that says so."""
     chosen = chosen_arithmetic(
-        precision=settings.precision, channels_last=settings.channels_last, accelerator=settings.accelerator
+        precision=settings.precision,
+        channels_last=settings.channels_last,
+        accelerator=settings.accelerator,
+        tf32=settings.tf32,
     )
-    settings = replace(settings, precision=chosen.precision, channels_last=chosen.channels_last)  # type: ignore[arg-type]
+    settings = replace(settings, precision=chosen.precision, channels_last=chosen.channels_last, tf32=chosen.tf32)  # type: ignore[arg-type]
     return settings, chosen.line

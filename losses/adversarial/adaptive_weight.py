@@ -1,5 +1,7 @@
 """The adaptive GAN weight of VQGAN (arXiv:2012.09841, eq. 7)."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -39,8 +41,9 @@ class AdaptiveWeight:
         """The weight, without gradient, and the GAN loss to use from now on."""
         if not last_layer.requires_grad:
             raise UserError("adversary.adaptive: the decoder's last layer is frozen; set adversary.adaptive=null")
-        toward_images = _gradient(reconstruction_loss, reconstruction, retain_graph=True)
-        toward_discriminator = _gradient(gan_loss, reconstruction, retain_graph=False)
+        scale = _scale_for(reconstruction)
+        toward_images = _gradient(reconstruction_loss, reconstruction, scale, retain_graph=True)
+        toward_discriminator = _gradient(gan_loss, reconstruction, scale, retain_graph=False)
         if toward_discriminator is None:  # nothing of the tokenizer trains
             return torch.zeros((), device=reconstruction.device), gan_loss.detach()
         norms = [_norm_at(last_layer, reconstruction, g) for g in (toward_images, toward_discriminator)]
@@ -63,10 +66,17 @@ def keep_last_layer_out_of_compile(model: nn.Module, last_layer: Tensor) -> None
     raise AssertionError("last_layer is no parameter of this model")
 
 
-def _gradient(loss: Tensor, reconstruction: Tensor, *, retain_graph: bool) -> Tensor | None:
+def _scale_for(images: Tensor) -> float:
+    """A power of two near a thousand an image, about its logits, of which a loss is the mean: no GradScaler is in this
+    backward pass, and fp16 inside a discriminator or LPIPS would lose gradients of 1 / (images x logits)."""
+    return 2.0 ** (10 + math.ceil(math.log2(len(images))))
+
+
+def _gradient(loss: Tensor, reconstruction: Tensor, scale: float, *, retain_graph: bool) -> Tensor | None:
     if not loss.requires_grad:
         return None
-    return torch.autograd.grad(loss, reconstruction, retain_graph=retain_graph, allow_unused=True)[0]
+    (found,) = torch.autograd.grad(loss * scale, reconstruction, retain_graph=retain_graph, allow_unused=True)
+    return None if found is None else found / scale
 
 
 def _norm_at(last_layer: Tensor, reconstruction: Tensor, gradient: Tensor | None) -> Tensor:

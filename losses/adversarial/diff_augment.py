@@ -1,5 +1,7 @@
 """Differentiable augmentation of a discriminator's input (DiffAugment, Zhao et al., arXiv:2006.10738)."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,14 +38,18 @@ class DiffAugment(nn.Module):
         left = 1 - max(self.since_start, 0) / self.blur_updates if self.blur_updates else 0.0
         if left > 0:
             images = blurred(images, left * (images.shape[-2] / 2) ** 0.5)
-        shifts, colours, cuts = (torch.rand(3) < self.chance).tolist()
-        if shifts:
-            images = shifted(images, self.shift)
-        if colours:
-            images = recoloured(images)
-        if cuts and self.cutout:
-            images = cut_out(images, self.cutout)
-        return images
+        images = self._perhaps(shifted, images, self.shift)
+        images = self._perhaps(recoloured, images)
+        return self._perhaps(cut_out, images, self.cutout) if self.cutout else images
+
+    def _perhaps(self, change: Callable[..., Tensor], images: Tensor, *how: float) -> Tensor:
+        if self.chance == 0:
+            return images
+        changed = change(images, *how)
+        if self.chance == 1:
+            return changed
+        # Drawn on the device: the host would otherwise decide for itself, which no compiled graph holds.
+        return torch.where(torch.rand((), device=images.device) < self.chance, changed, images)
 
 
 def blurred(images: Tensor, width: float) -> Tensor:

@@ -129,6 +129,12 @@ class FrozenTrunkDiscriminator(nn.Module):
         features = self.trunk(self._to_side(images.float()))
         return torch.cat([head(x).flatten(1) for head, x in zip(self.heads, features, strict=True)], dim=1)
 
+    @torch.compiler.disable  # chance that the host draws, and a blur of another width in every update
+    def _seen(self, images: Tensor) -> Tensor:
+        if self.augment is not None and self.training:
+            images = self.augment(images)
+        return self._to_side(images)
+
     def _to_side(self, images: Tensor) -> Tensor:
         """Larger images are cropped or shrunk at random, so that fine and coarse are both judged."""
         height, width = images.shape[-2:]
@@ -161,10 +167,18 @@ class LocalBatchNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, x_BCL: Tensor) -> Tensor:
-        groups = x_BCL.float().tensor_split(-(-len(x_BCL) // self.group))
         with torch.autocast(x_BCL.device.type, enabled=False):
-            normed = [F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps) for x in groups]
-        return torch.cat(normed)
+            x_BCL = x_BCL.float()
+            groups, width = -(-len(x_BCL) // self.group), x_BCL.shape[1]
+            fewer, over = divmod(len(x_BCL), groups)  # the first `over` groups have a sample more
+            parts = x_BCL.split([over * (fewer + 1), (groups - over) * fewer]) if over else (x_BCL,)
+            normed = []
+            for x, size in zip(parts, (fewer + 1, fewer) if over else (fewer,), strict=True):
+                # Group norm of [groups, C, samples x L] with a group a channel: all groups in one kernel.
+                x_GCgL = x.unflatten(0, (-1, size)).transpose(1, 2)
+                x_GCgL = F.group_norm(x_GCgL, width, self.weight, self.bias, self.eps)
+                normed.append(x_GCgL.transpose(1, 2).flatten(0, 1))
+        return torch.cat(normed) if over else normed[0]
 
 
 def fill_randomly(trunk: nn.Module) -> None:

@@ -1,7 +1,7 @@
 """Every setting of a recipe as it composes, where it comes from, and whether it equals its reference."""
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,8 @@ PARTS = {  # what a recipe consists of, apart from the networks, which the compa
 }
 STATED_WHEN_OFF = {
     "trainer.clip", "trainer.ema", "data.flip", "optimizer.weight_decay", "optimizer.schedule.warmup", "adversary",
-    "adversary.adaptive", "adversary.lecam", "adversary.optimizer", "adversary.start", "adversary.discriminator_weight",
+    "adversary.adaptive", "adversary.lecam", "adversary.optimizer", "adversary.start",
+    "adversary.discriminator_weight", "adversary.own_clock",
 }  # fmt: skip
 # Of the machine or of a network, and what `debug=tiny` uses.
 LEFT_OUT = {"_target_", "tiny", "weights", "trusted", "dim", "pretrained", "store", "name", "in_channels", "optional"}
@@ -49,25 +50,29 @@ def settings_of(config: Mapping[str, Any]) -> list[Setting]:
     sources = {key: source for key, source in sources.items() if source}  # null takes a parent's annotation away
     deviations = {key: reason for key, reason in (recipe.get("deviations") or {}).items() if reason}
     unpublished = list(recipe.get("unpublished") or ())
+    values = dict(values_of(config))
     found = []
-    for key, value in values_of(config):
-        reasons = [reason for at, reason in deviations.items() if concerns(at, key)]
-        status = "deviates" if reasons else "unpublished" if any(concerns(at, key) for at in unpublished) else "equal"
+    for key, value in values.items():
+        reasons = [reason for at, reason in deviations.items() if key in concerned(at, values)]
+        open_ = any(key in concerned(at, values) for at in unpublished)
+        status = "deviates" if reasons else "unpublished" if open_ else "equal"
         above = [at for at in sources if at == key or key.startswith(f"{at}.")]
         source = sources[max(above, key=len)] if above else sources.get("default", "")
         found.append(Setting(key=key, value=value, source=source, status=status, reason="; ".join(reasons)))
     return found
 
 
-def concerns(annotated: str, key: str) -> bool:
-    """An annotation speaks of a key, of all below it, or of a detail that this key's value shows."""
-    return annotated == key or key.startswith(f"{annotated}.") or annotated.startswith(f"{key}.")
+def concerned(annotated: str, keys: Iterable[str]) -> set[str]:
+    """An annotation speaks of a key, of all below it, or of a detail that a key's value shows."""
+    below = {key for key in keys if key == annotated or key.startswith(f"{annotated}.")}
+    return below or {max((key for key in keys if annotated.startswith(f"{key}.")), key=len, default="")}
 
 
 def misnamed(config: Mapping[str, Any]) -> list[str]:
-    """Keys of annotations that the composed config does not have."""
+    """Keys of annotations that the composed config does not have; a text after a comma in braces is such a key, too."""
     recipe = config.get("recipe") or {}
-    named = {key for kind in ("reference", "deviations") for key, said in (recipe.get(kind) or {}).items() if said}
+    mappings = [recipe.get(kind) or {} for kind in ("reference", "deviations")]
+    named = {key for mapping in mappings for key, said in mapping.items() if said or " " in key}
     named |= set(recipe.get("unpublished") or ())
     return sorted(key for key in named - {"repository", "default"} if not _exists(config, key))
 
@@ -82,7 +87,7 @@ def values_of(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 if entry is not None:
                     yield f"loss.{name}", f"{words(entry.get('weight', 1.0))} x {words(entry['term'])}"
         elif part == "adversary" and isinstance(node, Mapping):
-            yield from _rows(with_defaults(node), part)
+            yield from _rows(with_defaults(node) | {"reconstruction_terms": _weighed(config)}, part)
         elif names:
             assert isinstance(node, Mapping)
             yield from _rows({name: node.get(name) for name in names}, part)
@@ -118,11 +123,17 @@ def _rows(node: Mapping[str, Any], at: str) -> Iterator[tuple[str, str]]:
             yield f"{at}.decay", OptimizerSettings.decay
 
 
+def _weighed(config: Mapping[str, Any]) -> list[Any]:
+    """Of adversary.reconstruction_terms those that the experiment has."""
+    terms, losses = with_defaults(config["adversary"])["reconstruction_terms"], config.get("loss") or {}
+    return [t for t in terms if any(losses.get(name) for name in (t if isinstance(t, Mapping) else [t]))]
+
+
 def _without_effect(node: Mapping[str, Any]) -> set[str]:
     """Settings of something that this node leaves off."""
     found = {"decay"} if node.get("weight_decay") == 0 else set()
     revival = {"reset", "usage_decay", "usage_start"}
-    return found | (revival if node.get("revive_below") == 0 and node.get("reset") == "dead" else set())
+    return found | (revival if node.get("revive_below") == 0 and node.get("reset", "dead") == "dead" else set())
 
 
 def _of_its_shape(schedule: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,7 +144,8 @@ def _of_its_shape(schedule: Mapping[str, Any]) -> dict[str, Any]:
 
 def with_defaults(node: Mapping[str, Any]) -> dict[str, Any]:
     """A part's settings in the order of its class, those that the YAML leaves out included."""
-    settings = inspect.signature(locate(str(node["_target_"]), key="").__init__).parameters
+    cls: Any = locate(str(node["_target_"]), key="")
+    settings = inspect.signature(cls.__init__).parameters
     names = [name for name, setting in settings.items() if name in node or setting.default is not setting.empty]
     return {name: node.get(name, settings[name].default) for name in names if name != "self"}
 

@@ -45,6 +45,28 @@ def test_cuda_by_compute_capability(monkeypatch, capability, bf16, fp16):
     assert (has_matrix_units("bf16", "cuda"), has_matrix_units("fp16", "cuda")) == (bf16, fp16)
 
 
+@pytest.mark.parametrize(("capability", "has"), [((7, 5), False), ((8, 0), True)])
+def test_tf32_is_what_a_gpu_with_its_cores_does_where_it_is_asked_for(monkeypatch, capability, has):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    asked = {"precision": "fp32", "channels_last": False, "accelerator": "auto"}
+    on, off = chosen_arithmetic(**asked, tf32=True), chosen_arithmetic(**asked, tf32=False)
+    assert (on.tf32, "TF32" in on.line) == (has, has) and not off.tf32 and "TF32" not in off.line
+    assert not chosen_arithmetic(**(asked | {"accelerator": "cpu"}), tf32=True).tf32
+
+
+def test_tf32_is_put_back_whatever_happens(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    before = torch.get_float32_matmul_precision()
+    for device, on, inside in (("cuda", True, "high"), ("cuda", False, "highest"), ("cpu", True, "highest")):
+        with pytest.raises(RuntimeError, match="on purpose"), precision.tf32(on, torch.device(device)):  # noqa: PT012
+            assert torch.get_float32_matmul_precision() == inside
+            assert torch.backends.cudnn.allow_tf32 is (on or device == "cpu")
+            raise RuntimeError("on purpose")
+        assert torch.get_float32_matmul_precision() == before and torch.backends.cudnn.allow_tf32
+
+
 def test_a_cpu_is_asked_torch_first_and_the_kernel_else(monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
     assert has_matrix_units("bf16", "cpu")

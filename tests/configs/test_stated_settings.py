@@ -9,7 +9,7 @@ from imtok.scripts.recipes import experiment_files, name_of
 from imtok.scripts.shared.recipe_settings import misnamed
 
 NAMES = [name for name in map(name_of, experiment_files()) if not name.startswith("quickstart")]
-ONE_A_FAMILY = {"vqgan_f16_16384", "titok_s128/stage2", "ta_titok_bl32_vae", "xqgan_msbr10p2_4096", "maskgit_vqgan"}
+ONE_A_FAMILY = {"titok_s128/stage2", "xqgan_msbr10p2_4096", "maskgit_vqgan"}
 TRAINER = "max_updates: 7\nclip: 777.0\nprecision: auto\nema: {decay: 0.777, every: 1, warmup: maybe}\n"
 
 

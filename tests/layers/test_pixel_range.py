@@ -31,7 +31,7 @@ def test_a_network_of_zero_to_one_is_the_other_with_its_images_moved() -> None:
 
 def test_weights_of_another_range_are_no_silent_fit() -> None:
     unit, signed = (LatentViTEncoder(**SIZES, image_range=name) for name in ("unit", "signed"))
-    with pytest.raises(RuntimeError, match="pixel_range.bounds"):
+    with pytest.raises(RuntimeError, match=r"pixel_range\.bounds"):
         unit.load_state_dict(signed.state_dict())
-    with pytest.raises(RuntimeError, match="pixel_range.bounds"):
+    with pytest.raises(RuntimeError, match=r"pixel_range\.bounds"):
         signed.load_state_dict(unit.state_dict())

@@ -16,6 +16,7 @@ from imtok.tokenizers import released
 
 NAMES = [name_of(file) for file in experiment_files()]
 PARTS = ("encoder", "quantizer", "decoder")
+FOLDERS = [f if f == "vqgan" else pytest.param(f, marks=pytest.mark.slow) for f in dict.fromkeys(FORWARD.values())]
 composed = cache(lambda name: compose_config("train", [f"experiment={name}"]))
 
 
@@ -35,7 +36,7 @@ def classes(node: Any) -> set[str]:
     return own.union(*map(classes, children))
 
 
-@pytest.mark.parametrize("folder", dict.fromkeys(FORWARD.values()))
+@pytest.mark.parametrize("folder", FOLDERS)
 def test_the_reader_builds_what_the_experiments_train(folder: str, parity_folder: Path) -> None:
     config = json.loads((parity_folder / folder / "config.json").read_text())
     constructor = {k: v for part in ("constructor", "sizes", "size_overrides") for k, v in config.get(part, {}).items()}

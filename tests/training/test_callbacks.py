@@ -18,7 +18,7 @@ from imtok.training.callbacks.progress import Progress
 from imtok.training.callbacks.samples import Samples, grid, image_rows
 from imtok.training.callbacks.throughput import Throughput, forward_flops
 from imtok.training.callbacks.validation import Validation
-from imtok.training.factory import compile_parts
+from imtok.training.compiling import compile_parts
 from imtok.training.validation_means import ValidationMeans
 
 

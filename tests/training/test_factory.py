@@ -17,8 +17,9 @@ from imtok.configs.compose import compose_config
 from imtok.training import factory
 from imtok.training.callbacks.checkpoint import Checkpoint
 from imtok.training.callbacks.validation import Validation
+from imtok.training.compiling import compile_parts
 from imtok.training.ddp import SEARCHING, TRUSTING, PerNetworkDDP
-from imtok.training.factory import build_trainer, build_training, check_stage, compile_parts
+from imtok.training.factory import build_trainer, build_training, check_stage
 from imtok.training.settings import TrainerSettings
 
 TINY = ["debug=tiny", "loss=[l1,codebook,commit]"]

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback
 from safetensors.torch import load_file
 
 from imtok.common.errors import UserError
+from imtok.common.precision import tf32
 from imtok.configs.compose import compose_config
 from imtok.training import run as run_module
 from imtok.training.callbacks import checkpoint as checkpoint_callback
@@ -58,7 +59,10 @@ def test_a_run_writes_what_it_is_and_exports_the_mean(start, capsys):
     assert yaml.safe_load((folder / "config.yaml").read_text())["seed"] == 4
     assert "seed=4" in yaml.safe_load((folder / "overrides.yaml").read_text())
     resolved = json.loads((folder / "environment.json").read_text())["resolved"]
-    assert set(resolved) == {"trainer.precision", "trainer.channels_last"} and "auto" not in resolved.values()
+    assert (
+        set(resolved) == {"trainer.precision", "trainer.channels_last", "trainer.tf32"}
+        and "auto" not in resolved.values()
+    )
     state = torch.load(folder / "checkpoints" / "last.ckpt")
     exported = load_file(folder / "tokenizer" / "model.safetensors")
     for name, value in state["ema"]["parameters"].items():
@@ -120,6 +124,33 @@ def test_an_error_of_the_training_is_raised(start, monkeypatch):
     with_callback(monkeypatch, At(1, fail))
     with pytest.raises(RuntimeError, match="a bug of"):
         start()
+
+
+def test_training_computes_in_tf32_where_it_may_and_what_follows_does_not(start, monkeypatch):
+    seen = {"before": torch.get_float32_matmul_precision()}
+
+    class Look(Callback):
+        def on_train_batch_end(self, *_) -> None:
+            seen["training"] = torch.get_float32_matmul_precision()
+
+        def on_validation_batch_end(self, *_) -> None:
+            seen["validation"] = torch.get_float32_matmul_precision()
+
+        def on_train_end(self, *_) -> None:
+            seen["training again"] = torch.get_float32_matmul_precision()
+
+    with_callback(monkeypatch, Look())
+    # As on a GPU that has TF32; the switch itself can be set and read without one.
+    monkeypatch.setattr("imtok.training.run.tf32", lambda on, device: tf32(True, torch.device("cuda")))
+    monkeypatch.setattr(run_module, "evaluate_run", lambda *_: seen.update(after=torch.get_float32_matmul_precision()))
+    start("evaluate_after=true", "trainer.max_updates=2", "trainer.validate_every=1", "trainer.ema=null")
+    assert seen == {
+        "before": "highest",
+        "training": "high",
+        "validation": "highest",
+        "training again": "high",
+        "after": "highest",
+    }
 
 
 def test_a_report_at_the_end(start, capsys):

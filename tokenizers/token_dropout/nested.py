@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ...common.devices import moved
 from .base import TokenDropout
 
 
@@ -51,8 +52,8 @@ class NestedDropout(TokenDropout):
         else:
             choices = list(self.listed)
             self.check_lengths(num_tokens)
-        weights = torch.tensor(self.weights or [1.0] * len(choices), device=device)
-        return torch.tensor(choices, device=device)[torch.multinomial(weights, batch, replacement=True)]
+        weights = moved(torch.tensor(self.weights or [1.0] * len(choices)), device)
+        return moved(torch.tensor(choices), device)[torch.multinomial(weights, batch, replacement=True)]
 
 
 def next_power_of_two(lengths: Tensor) -> Tensor:

@@ -62,6 +62,7 @@ def update_cost(config: Mapping[str, Any], *, processes: int = 1) -> UpdateCost:
     """config: a composed and resolved train config. FLOPs are of all `processes`, memory of one."""
     from ...losses.teachers.registry import NamedTeachers
     from ..init_from import freeze_parts
+    from ..recompute import checkpoint_activations
 
     mode = FakeTensorMode()
     with mode, left_out():  # a cost does not depend on values
@@ -69,6 +70,7 @@ def update_cost(config: Mapping[str, Any], *, processes: int = 1) -> UpdateCost:
     freeze_parts(tokenizer, config.get("freeze") or ())
     parts = dict(tokenizer.named_children())
     settings, _ = without_auto(build_as(TrainerSettings, config["trainer"], key="trainer"))
+    checkpoint_activations(tokenizer, settings.checkpoint_activations)
     division = divide_batch(
         batch_size=config["data"]["batch_size"],
         batch_per_device=config["data"].get("batch_per_device"),

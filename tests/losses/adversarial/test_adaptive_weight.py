@@ -152,3 +152,31 @@ def test_frozen_last_layer_and_bad_bounds_are_errors(parts):
         AdaptiveWeight()(reconstruction_loss=nll, gan_loss=gan, reconstruction=picture, last_layer=tokenizer.last_layer)
     with pytest.raises(ValueError, match=r"^minimum=2"):
         AdaptiveWeight(minimum=2, maximum=1)
+
+
+def test_fp16_loses_no_gradient_of_a_large_batch(monkeypatch):
+    """Without a scale of its own this backward pass would lose most of it: a mean over 256 images' logits is small."""
+    from imtok.losses.adversarial import adaptive_weight
+    from imtok.losses.adversarial.patchgan import PatchGAN
+
+    torch.manual_seed(0)
+    discriminator, images = PatchGAN(ndf=8, n_layers=3, norm="none"), torch.rand(256, 3, 24, 24) * 2 - 1
+    last_layer = torch.ones((), requires_grad=True)
+
+    def known_gradient(dtype):
+        picture = images * last_layer
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+            gan = -discriminator(picture).float().mean()
+        nll = (picture - 0.5).abs().mean()
+        _, known = AdaptiveWeight()(
+            reconstruction_loss=nll, gan_loss=gan, reconstruction=picture, last_layer=last_layer
+        )
+        return torch.autograd.grad(known, picture)[0].flatten()
+
+    wanted, found = known_gradient(None), known_gradient(torch.float16)
+    assert float(((found == 0) & (wanted != 0)).float().mean()) < 1e-3
+    assert float(torch.cosine_similarity(wanted, found, dim=0)) > 0.999
+    torch.testing.assert_close(found.norm(), wanted.norm(), rtol=0.01, atol=0)
+    monkeypatch.setattr(adaptive_weight, "_scale_for", lambda images: 1.0)
+    lost = known_gradient(torch.float16)
+    assert float((lost == 0).float().mean()) > 0.5 and torch.equal(known_gradient(None), wanted)

@@ -82,7 +82,7 @@ def binary_entropies(
     groups, count, _ = logits_GNB.shape
     # One exchange for all: sums rather than means, as processes may hold different numbers of tokens.
     table_GK = summed_code_probability(logits_GNB)
-    facts = [table_GK.flatten(), _bit_entropy(logits_NB).sum()[None], table_GK.new_tensor([float(count)])]
+    facts = [table_GK.flatten(), _bit_entropy(logits_NB).sum()[None], table_GK.new_full((1,), count)]
     sums = joined_sum(torch.cat(facts)) if joined else torch.cat(facts)
     count_all = sums[-1].detach().clamp(min=1)  # no tokens at all: 0, not NaN
     per_token = sums[-2] / count_all  # pooled: a "token" is one group of one token
