@@ -1,12 +1,13 @@
 """From sample numbers to batches: what runs inside the worker processes, and the loader around them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..common.caption_numbers import CaptionNumbers
 from ..common.errors import UserError
 from .image_file import UnreadableImage
 from .sampling import mixed
@@ -73,10 +74,10 @@ def _sample(images: Images, index: int, image: Tensor, skipped: list[str]) -> di
     return sample if caption is None else sample | {"caption": caption}
 
 
-def collate(samples: list[dict]) -> dict:
+def collate(samples: list[dict], numbers: Sequence[CaptionNumbers] = ()) -> dict:
     """uint8 [B, 3, H, W], labels, names; samples without an image leave only their `skipped` lines."""
     read = [s for s in samples if s["image"] is not None]
-    batch = {
+    batch: dict[str, Any] = {
         "image": torch.stack([s["image"].contiguous() for s in read]) if read else None,
         "label": torch.tensor([s["label"] for s in read], dtype=torch.int64),
         "key": [s["key"] for s in read],
@@ -84,6 +85,9 @@ def collate(samples: list[dict]) -> dict:
     }
     if any("caption" in s for s in read):
         batch["caption"] = [s.get("caption") for s in read]
+        captions = [caption for caption in batch["caption"] if caption is not None]
+        if numbers and len(captions) == len(read):
+            batch["caption_numbers"] = {made.key: made(captions) for made in numbers}
     return batch
 
 
