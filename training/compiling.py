@@ -1,6 +1,6 @@
 """torch.compile of what trains: encoder, decoder, discriminator."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -35,3 +35,15 @@ def compile_method(module: nn.Module, name: str, *, backend: str | Callable[...,
     own = type(module)
     compiled = {name: torch.compile(getattr(own, name), backend=backend), "__module__": own.__module__}
     module.__class__ = type(own.__name__, (own,), compiled)
+
+
+def compile_blocks(blocks: Iterable[nn.Module], *, backend: str | Callable[..., Any] = "inductor") -> None:
+    """Of sharded networks: a block's weights are gathered before its forward and released after it, by hooks around it.
+
+    Blocks of one class and size share their code, and those of other sizes count as recompilations of it.
+    """
+    import torch._dynamo.config
+
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+    for block in blocks:
+        block.forward = torch.compile(block.forward, backend=backend)  # type: ignore[method-assign]

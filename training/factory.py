@@ -96,7 +96,7 @@ def assemble(
             if part is not None:
                 part.to(memory_format=torch.channels_last)
     checkpoint_activations(tokenizer, settings.checkpoint_activations)
-    if settings.compile:
+    if settings.compile and settings.strategy != "fsdp2":  # which compiles its blocks
         compile_parts(tokenizer, adversary)
     training = TokenizerTraining(
         tokenizer=tokenizer,

@@ -1,7 +1,7 @@
-"""Fully sharded data parallelism, `trainer.strategy=fsdp2`: PyTorch's fully_shard over the repeated blocks.
+"""Fully sharded data parallelism, `trainer.strategy=fsdp2`: PyTorch's fully_shard over blocks.
 
 A process keeps its share of each large block's weights, gradients, running means and optimizer state; a block is whole
-while it computes. Sharded are blocks of encoder, decoder, heads and discriminator (19 parts of 20 of most published
+while it computes. Sharded are blocks of encoder, decoder, heads and discriminator (19 twentieths of most published
 systems). Everything else stays whole on every process and has its gradient averaged at the end of an update: codebooks,
 which revival writes into; the last layer, which the adaptive weight differentiates; trained parts of losses. Shards and
 gradients are fp32, and autocast is the same as without, so losses are those of DDP.
@@ -22,6 +22,7 @@ from ..common.distributed import from_first_process, is_sharded, sum_over_proces
 from ..common.errors import UserError
 from ..losses.adversarial.adversary import Adversary
 from ..tokenizers.tokenizer import Tokenizer
+from .compiling import compile_blocks
 from .objectives import InOneProcess
 from .settings import TrainerSettings
 
@@ -58,10 +59,6 @@ def check_sharded(settings: TrainerSettings, processes: int) -> None:
     """What cannot work with it is refused before anything is built."""
     if processes == 1:
         raise UserError("trainer.strategy=fsdp2: one process has nothing to share; start several by torchrun, or auto")
-    if settings.compile:
-        raise UserError(
-            "trainer.compile=true: not with trainer.strategy=fsdp2, which steps in between blocks; set false"
-        )
     if settings.accelerator == "mps":
         raise UserError("trainer.strategy=fsdp2: not on mps; trainer.accelerator=gpu or cpu")
 
@@ -82,6 +79,8 @@ def shard(training: Any, *, device: torch.device, smallest: int | None = None) -
             f"trainer.strategy=fsdp2: no block of this tokenizer has {smallest or SMALLEST_BLOCK} parameters; use auto"
         )
     for root, own in blocks.items():
+        if training.settings.compile:
+            compile_blocks(own)
         _shard_network(root, own, mesh)
     # A view that is then changed in place would not have its weights gathered; no part of ours does that.
     warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
