@@ -2,12 +2,14 @@
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from lightning import LightningDataModule
 from torch.utils.data import Subset
 
+from ..common.caption_numbers import CaptionNumbers
 from ..common.cores import usable_cores
 from ..common.distributed import process_count, rank
 from ..common.errors import UserError
@@ -64,6 +66,7 @@ class ImageData(LightningDataModule):
         self.num_workers = num_workers
         self.train_crop = _crop("train_crop", train_crop, image_size)
         self.val_crop = _crop("val_crop", val_crop, image_size)
+        self.caption_numbers: dict[str, CaptionNumbers] = {}
         self._splits: Splits | None = None
         self.begin_at(0)
 
@@ -100,6 +103,10 @@ class ImageData(LightningDataModule):
             )
         chosen = {n: Chosen(getattr(whole, n), found[n]) if missing[n] else getattr(whole, n) for n in found}
         self._splits = Splits(**chosen)
+
+    def number_captions(self, numbers: CaptionNumbers) -> None:
+        """Training batches hold these numbers as well from here on: workers make them while the device computes."""
+        self.caption_numbers[numbers.key] = numbers
 
     @property
     def len_train(self) -> int:
@@ -190,7 +197,7 @@ class ImageData(LightningDataModule):
             dataset,
             described_as=str(self.source.describe().get("root")),
             complete=complete,
-            collate_fn=collate,
+            collate_fn=partial(collate, numbers=tuple(self.caption_numbers.values())) if complete else collate,
             num_workers=workers,
             persistent_workers=workers > 0 and complete,
             pin_memory=torch.cuda.is_available(),

@@ -1,12 +1,13 @@
 """From sample numbers to batches: what runs inside the worker processes, and the loader around them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..common.caption_numbers import CaptionNumbers
 from ..common.errors import UserError
 from .image_file import UnreadableImage
 from .sampling import mixed
@@ -73,7 +74,7 @@ def _sample(images: Images, index: int, image: Tensor, skipped: list[str]) -> di
     return sample if caption is None else sample | {"caption": caption}
 
 
-def collate(samples: list[dict]) -> dict:
+def collate(samples: list[dict], numbers: Sequence[CaptionNumbers] = ()) -> dict:
     """uint8 [B, 3, H, W], labels, names; samples without an image leave only their `skipped` lines."""
     read = [s for s in samples if s["image"] is not None]
     batch = {
@@ -84,6 +85,8 @@ def collate(samples: list[dict]) -> dict:
     }
     if any("caption" in s for s in read):
         batch["caption"] = [s.get("caption") for s in read]
+        if numbers and None not in batch["caption"]:
+            batch["caption_numbers"] = {made.key: made(batch["caption"]) for made in numbers}
     return batch
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..common.caption_numbers import CaptionNumbers
 from ..common.types import TokenizerOutput
 from ..common.weights import origins
 
@@ -21,6 +22,7 @@ class LossTerm(nn.Module, ABC):
 
     needs_reconstruction: bool = False
     needs_captions: bool = False
+    caption_numbers: CaptionNumbers | None = None  # of one that reads captions as these numbers
     taps: Mapping[str, str] = MappingProxyType({})  # {name in output.features: module path in the tokenizer}
     free: bool = False  # True: costs nothing, so it is logged at weight 0 as well
     optional: bool = False  # True: left out, with a note, where the tokenizer does not offer what it reads

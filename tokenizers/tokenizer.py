@@ -112,7 +112,8 @@ class Tokenizer(nn.Module):
                 f"data: these images come without captions, which tokenizer.conditioner ({conditioner}) reads; take "
                 "data that has some (data=generated does; data=folder reads captions.jsonl and NAME.txt)"
             )
-        return self.conditioner(batch["caption"])
+        numbers = self.conditioner.caption_numbers
+        return self.conditioner(batch["caption"] if numbers is None else numbers.of(batch))
 
     @property
     def last_layer(self) -> Tensor | None:

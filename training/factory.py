@@ -62,11 +62,12 @@ def build_training(config: Mapping[str, Any], folder: Path) -> tuple[TokenizerTr
     check_stage(config, tokenizer)
     training = assemble(config, tokenizer, settings=settings, folder=folder, arithmetic=arithmetic)
     check_division(division, tokenizer=tokenizer, losses=training.losses, adversary=training.adversary)
-    if tokenizer.conditioner is not None:
-        data.take_captioned("tokenizer.conditioner")
-    for name, term in training.losses.terms.items():
-        if term.needs_captions:
-            data.take_captioned(f"loss.{name}")
+    readers = {"tokenizer.conditioner": tokenizer.conditioner} if tokenizer.conditioner is not None else {}
+    readers |= {f"loss.{name}": term for name, term in training.losses.terms.items() if term.needs_captions}
+    for key, reader in readers.items():
+        data.take_captioned(key)
+        if reader.caption_numbers is not None:
+            data.number_captions(reader.caption_numbers)
     # Each process draws its own noise from here on; weights were drawn alike on all.
     seed_everything(config["seed"] + int(os.environ.get("RANK", "0")))
     return training, data

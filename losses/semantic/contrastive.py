@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...common.caption_numbers import CaptionNumbers
 from ...common.distributed import rank, rows_of_all
 from ...common.errors import UserError
 from ...common.types import TokenizerOutput
@@ -41,6 +42,7 @@ class ContrastiveTerm(LossTerm):
         if not isinstance(tower, TextTower):
             raise ValueError("tower: give the node of a TextTower")
         self.tower = tower
+        self.caption_numbers: CaptionNumbers = tower.caption_numbers
         self.reading = Reading.parse(reads)
         self.taps = self.reading.taps
         self.projector_kind = projector
@@ -64,7 +66,7 @@ class ContrastiveTerm(LossTerm):
         captions = batch.get("caption")
         if captions is None or any(c is None for c in captions):
             raise UserError("data: a contrastive loss needs captions, and these images have none; see data.captions")
-        pair = self.images(output), self.texts(captions)
+        pair = self.images(output), self.texts(self.caption_numbers.of(batch))
         with torch.autocast(pair[0].device.type, enabled=False):
             # Only in training: the processes' shares of the validation images differ in number.
             return self.loss(*(F.normalize(x.float(), dim=-1) for x in pair), join=self.training)
@@ -82,7 +84,7 @@ class ContrastiveTerm(LossTerm):
     def images(self, output: TokenizerOutput) -> Tensor:
         return self.projector(self.reading.of(output).mean())
 
-    def texts(self, captions: Sequence[str]) -> Tensor:
+    def texts(self, captions: Sequence[str] | Tensor) -> Tensor:
         return self.tower(captions)
 
 

@@ -21,7 +21,8 @@ def symmetric_infonce(
     keep_B: the samples that take part, None for all; 0 where no process has any. join: False in validation, where the
     processes' shares differ in number.
     """
-    a_CD, b_CD, keep_C = (rows_of_all(x) if join and x is not None else x for x in (a_BD, b_BD, keep_B))
+    a_CD, b_CD = (rows_of_all(x) if join else x for x in (a_BD, b_BD))
+    keep_C = rows_of_all(keep_B) if join and keep_B is not None else keep_B
     first, processes = (rank() * len(a_BD), process_count()) if join else (0, 1)
     losses_B = (_one_way(a_BD, b_CD, keep_C, scale, first) + _one_way(b_BD, a_CD, keep_C, scale, first)) / 2
     if keep_B is None or keep_C is None:

@@ -1,11 +1,13 @@
 """The text side of a contrastive loss: one of open_clip's towers, or a small one that trains from scratch."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from ...common.caption_numbers import CaptionNumbers, Words
 from ...common.devices import moved
 from ...common.errors import MissingWeights
 from ...common.weights import load
@@ -62,10 +64,16 @@ class TextTower(nn.Module):
             dim = int(open_clip.get_model_config(model)["embed_dim"])
         self.dim, self.trainable = dim, trainable
         self.origin = None if trainable else found  # a random tower that trains learns to read; a frozen one does not
-        self.words_to_numbers = tokenizer
+        self.caption_numbers = CaptionNumbers(key=f"{model}_{max_tokens}", make_words=partial(_given, tokenizer))
         self.requires_grad_(trainable)
 
-    def forward(self, captions: Sequence[str]) -> Tensor:
-        numbers = moved(self.words_to_numbers(list(captions)), next(self.parameters()).device)
+    def forward(self, captions: Sequence[str] | Tensor) -> Tensor:
+        """captions: or what `caption_numbers` makes of them."""
+        numbers = captions if isinstance(captions, Tensor) else self.caption_numbers(captions)
+        numbers = moved(numbers, next(self.parameters()).device)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.trainable):
             return self.network(numbers)
+
+
+def _given(words: Words) -> Words:
+    return words

@@ -7,6 +7,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 import pytest
@@ -19,12 +20,12 @@ from imtok.training.compiling import compile_method, compile_parts
 from imtok.training.factory import build_training
 from imtok.training.module import TokenizerTraining
 
-FOLDER = Path(__file__).parents[2] / "configs" / "experiment"
-FILES = sorted(FOLDER.rglob("*.yaml"))
-NAMES = [name for f in FILES if not (name := f.relative_to(FOLDER).with_suffix("").as_posix()).startswith("shared/")]
+# Every experiment but those that only differ in sizes from another.
+SMOKE = run_path(str(Path(__file__).parents[1] / "smoke" / "test_experiments.py"))
+NAMES = [name for name in SMOKE["NAMES"] if name not in SMOKE["LIKE"]]
 QUICK = {"flextok_d12_d12", "titok_s128/stage1"}
 TINY = ["debug=tiny", "data=generated", "evaluate_after=false", "trainer.threads=1", "weights=random"]
-UPDATES = 6
+UPDATES = 5
 
 
 class Graphs:

@@ -43,7 +43,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["whole", "in micro-batches", "adaptive"])
+@pytest.mark.parametrize("how", ["whole", "in micro-batches", "adaptive", "compiled"])
 def test_bytes_reduced_are_those_of_the_gradients(results, how):
     """The first update sees which parameters have one; from then on each network's are reduced once, and one number
     more: finite, and asked to stop."""
@@ -53,7 +53,9 @@ def test_bytes_reduced_are_those_of_the_gradients(results, how):
         for update in range(1, 5):
             assert dict(found["bytes"][update]) == found["sizes"], f"update {update}"
         # The adaptive weight is one number more that all processes share.
-        assert [dict(n) for n in found["others"][1:4]] == [{"all_reduce": 2 if how == "adaptive" else 1}] * 3
+        assert [dict(n) for n in found["others"][1:4]] == [
+            {"all_reduce": 2 if how in ("adaptive", "compiled") else 1}
+        ] * 3
         for name, value in found["state"].items():
             assert torch.equal(value, results["first"][how]["state"][name]), name
 
@@ -64,6 +66,13 @@ def test_two_processes_end_where_one_does_with_the_joined_batch(results, how):
     first, joined = (results[who][how]["state"] for who in ("first", "joined"))
     for name, value in joined.items():
         torch.testing.assert_close(first[name], value, rtol=1e-3, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.slow
+def test_compiled_parts_end_where_the_others_do(results):
+    compiled, plain = (results["first"][how]["state"] for how in ("compiled", "adaptive"))
+    for name, value in plain.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-3, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ the adaptive weight, which runs it in the forward.
 
 import warnings
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 import pytest
@@ -29,9 +30,7 @@ from imtok.training.module import TokenizerTraining
 from imtok.training.optim.ema import EMA
 from imtok.training.optim.stepper import Stepper
 
-FOLDER = Path(__file__).parents[2] / "configs" / "experiment"
-FILES = sorted(FOLDER.rglob("*.yaml"))
-NAMES = [name for f in FILES if not (name := f.relative_to(FOLDER).with_suffix("").as_posix()).startswith("shared/")]
+NAMES = run_path(str(Path(__file__).parents[1] / "smoke" / "test_experiments.py"))["NAMES"]
 QUICK = {"llamagen_vq16", "unitok_clip"}
 TINY = ["debug=tiny", "data=generated", "evaluate_after=false", "trainer.threads=1", "weights=random"]
 CUDA = torch.device("cuda", 0)

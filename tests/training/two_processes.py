@@ -18,13 +18,14 @@ from lightning.pytorch import Callback
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from imtok.common.errors import UserError
+from imtok.training.compiling import compile_parts
 
 UPDATES, IMAGES = 5, 4
 PATCHGAN = {"_target_": "imtok.losses.adversarial.patchgan.PatchGAN", "ndf": 8, "n_layers": 1}
 # Batch norm knows its own process's images only.
 ADVERSARY = {"start": 1, "discriminator_warmup": 1, "discriminator": PATCHGAN | {"norm": "none"}}
 ADAPTIVE = {"adaptive": {"_target_": "imtok.losses.adversarial.adaptive_weight.AdaptiveWeight"}}
-RUNS = (("whole", 1, {}), ("in micro-batches", 2, {}), ("adaptive", 1, ADAPTIVE))
+RUNS = (("whole", 1, {}), ("in micro-batches", 2, {}), ("adaptive", 1, ADAPTIVE), ("compiled", 1, ADAPTIVE))
 
 
 class Share(ToyData):
@@ -75,7 +76,7 @@ def watched(counts: Counts) -> None:
         setattr(dist, name, called)
 
 
-def finish(folder: Path, *, rank: int, world: int, accumulate: int, **how: Any) -> dict[str, Any]:
+def finish(folder: Path, *, rank: int, world: int, accumulate: int, compiled: bool, **how: Any) -> dict[str, Any]:
     counts = Counts()
     run = Run(
         folder,
@@ -89,6 +90,8 @@ def finish(folder: Path, *, rank: int, world: int, accumulate: int, **how: Any) 
         log_every=100,
         checkpoint_every=100,
     )
+    if compiled:
+        compile_parts(run.tokenizer, run.training.adversary, backend="aot_eager")
     watched(counts)
     run.fit()
     training = run.training
@@ -126,7 +129,7 @@ def main(rank: int, world: int, folder: Path) -> None:
     for name, accumulate, how in RUNS:
         own = folder / f"{name}{rank}of{world}"
         own.mkdir()
-        results[name] = finish(own, rank=rank, world=world, accumulate=accumulate, **how)
+        results[name] = finish(own, rank=rank, world=world, accumulate=accumulate, compiled=name == "compiled", **how)
     if world > 1:
         results["never used"] = unused(folder, until=0)
         results["used at first"] = unused(folder, until=2)

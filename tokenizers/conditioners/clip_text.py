@@ -1,12 +1,14 @@
 """The frozen text tower of a CLIP, whose token features TA-TiTok's decoder reads (Kim et al., arXiv 2501.07730)."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from ...common.caption_numbers import CaptionNumbers
 from ...common.devices import moved
 from ...common.errors import UserError
 from ...common.frozen import Frozen
@@ -45,18 +47,18 @@ class CLIPText(Conditioner):
         self.dim, self.length = width, length
         self.device_mark = nn.Buffer(torch.zeros(()), persistent=False)
         self.tower: Frozen | None = None
-        self.words_to_numbers: Any = None  # open_clip's byte-pair tokenizer: a fifth of a second to build
+        self.caption_numbers = CaptionNumbers(key=f"clip_{length}", make_words=partial(_words, length))
 
     @torch.no_grad()
-    def forward(self, captions: Sequence[str]) -> Tensor:
-        if isinstance(captions, str) or not all(isinstance(text, str) for text in captions):
-            raise UserError("conditioner: give a list of captions, one per image")
-        open_clip = _open_clip()
+    def forward(self, captions: Sequence[str] | Tensor) -> Tensor:
+        if not isinstance(captions, Tensor):
+            if isinstance(captions, str) or not all(isinstance(text, str) for text in captions):
+                raise UserError("conditioner: give a list of captions, one per image")
+            assert self.caption_numbers is not None
+            captions = self.caption_numbers(captions)
         if self.tower is None:
-            self.tower = Frozen(self._load(open_clip).to(self.device_mark.device))
-        if self.words_to_numbers is None:
-            self.words_to_numbers = open_clip.get_tokenizer("ViT-B-32", context_length=self.length)
-        numbers = moved(self.words_to_numbers(list(captions)), self.device_mark.device)
+            self.tower = Frozen(self._load(_open_clip()).to(self.device_mark.device))
+        numbers = moved(captions, self.device_mark.device)
         with torch.autocast(self.device_mark.device.type, enabled=False):
             return self.tower(numbers)[1].float()
 
@@ -102,6 +104,10 @@ class CLIPText(Conditioner):
             return open_clip.create_model(self.model, **options).text
         except Exception as error:  # unpickling raises a dozen unrelated types
             raise UserError(f"{SETTING}={self.weights}: not weights of {self.model} ({error})") from error
+
+
+def _words(length: int) -> Any:
+    return _open_clip().get_tokenizer("ViT-B-32", context_length=length)
 
 
 def _open_clip() -> Any:

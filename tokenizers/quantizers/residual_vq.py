@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -69,7 +69,7 @@ class ResidualVQ(StagedQuantizer):
             least_stages=least_stages,
         )
         of_ema = {"decay": decay, "revive_below_tokens": revive_below_tokens, "start_counts": start_counts}
-        given = {name: value for name, value in of_ema.items() if value is not None}
+        given: dict[str, Any] = {name: value for name, value in of_ema.items() if value is not None}
         if update == "gradient" and given:
             name, value = next(iter(given.items()))
             raise ValueError(f"{name}={value}: of running means, which only update=ema has")

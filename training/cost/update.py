@@ -24,6 +24,7 @@ from ...losses.teacher_term import TeacherTerm
 from ...losses.total import WeightedLosses
 from ...tokenizers.quantizers.base import Quantizer
 from ...tokenizers.tokenizer import Tokenizer
+from ..micro_batches import check_division
 from ..objectives import Objectives
 from ..settings import TrainerSettings, without_auto
 from .shapes_only import LiveMemory, ShapesOnlyQuantizer, make_fake
@@ -88,6 +89,7 @@ def update_cost(config: Mapping[str, Any], *, processes: int = 1) -> UpdateCost:
     with left_out():  # not every frozen network can be built of fake tensors: real ones are replaced below
         adversary: Adversary | None = build(config["adversary"], key="adversary") if config.get("adversary") else None
         losses = WeightedLosses.from_config(config["loss"], tokenizer, NamedTeachers(config.get("teacher")))
+    check_division(division, tokenizer=tokenizer, losses=losses, adversary=adversary)
     if adversary is not None:
         cost.parameters["discriminator"] = count(adversary.discriminator)
         cost.trained["discriminator"] = count(adversary.discriminator, trained=True)

@@ -72,3 +72,43 @@ def test_gradient_survives_a_second_forward(form):
 def test_errors(given, says):
     with pytest.raises(UserError, match=f"^{says}"):
         build({"_target_": "imtok.losses.adversarial.lecam.LeCam", **given}, key="adversary.lecam")
+
+
+def test_a_mean_logit_of_so_many_images_is_that_of_several_gpus():
+    """The penalty is then the mean of what each would have, and the running means move alike."""
+    (real, fake), (real2, fake2) = batches(2)
+    grouped, gpus = LeCam(decay=0.5, images=2), [LeCam(decay=0.5) for _ in range(2)]
+    for r, f in ((real, fake), (real2, fake2)):
+        each = [
+            float(gpu(*pair, update=0))
+            for gpu, pair in zip(gpus, zip(r.split(2), f.split(2), strict=True), strict=True)
+        ]
+        together = [torch.stack([getattr(gpu, name) for gpu in gpus]).mean() for name in ("ema_real", "ema_fake")]
+        for gpu in gpus:  # whose means are those of all processes
+            gpu.ema_real.copy_(together[0])
+            gpu.ema_fake.copy_(together[1])
+        assert float(grouped(r, f, update=0)) == pytest.approx(sum(each) / 2, rel=1e-5)
+        assert float(grouped.ema_real) == pytest.approx(float(gpus[0].ema_real), rel=1e-5)
+    assert each[0] != pytest.approx(each[1], rel=1e-2)
+    whole = LeCam(decay=0.5)
+    whole.load_state_dict(grouped.state_dict())
+    assert float(whole(real, fake, update=0)) != pytest.approx(float(grouped(real, fake, update=0)), rel=1e-3)
+    with pytest.raises(ValueError, match=r"^adversary\.lecam\.images=3: a device has 4 images at once"):
+        LeCam(images=3)(real, fake, update=0)
+    for wrong in ({"images": 0}, {"images": 2, "form": "per_logit"}):
+        with pytest.raises(ValueError, match=r"^images="):
+            LeCam(**wrong)
+
+
+def test_an_update_of_micro_batches_moves_the_means_once():
+    lecam, whole = (LeCam(decay=0.5, form="per_logit", means_first=False) for _ in range(2))
+    pairs = batches(3)
+    lecam.begin_update()
+    for real, fake in pairs:
+        assert float(lecam(real, fake, update=0)) > 0
+        assert float(lecam.ema_real) == 0
+    lecam.finish_update()
+    whole(*(torch.cat(side) for side in zip(*pairs, strict=True)), update=0)
+    assert float(lecam.ema_real) == pytest.approx(float(whole.ema_real), rel=1e-5) and float(whole.ema_real) > 0.1
+    lecam(*pairs[0], update=1)  # outside of an update at once, as before
+    assert float(lecam.ema_real) != float(whole.ema_real)

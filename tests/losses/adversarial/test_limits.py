@@ -85,7 +85,13 @@ def test_defaults_of_an_adversary_are_a_plain_hinge_gan_from_the_first_update() 
     absent = dict.fromkeys(("generator_loss", "adaptive", "lecam", "consistency", "optimizer"))
     counts = {"start": 0, "discriminator_warmup": 0, "ramp": 0}
     weights = {"weight": 1.0, "discriminator_weight": 1.0, "reconstruction_terms": PIXEL_TERMS}
-    choices = {"gan_loss": "hinge", "own_clock": True, "order": "generator_first", "image_range": "signed"}
+    choices = {
+        "gan_loss": "hinge",
+        "own_clock": True,
+        "order": "generator_first",
+        "image_range": "signed",
+        "precision": "auto",
+    }
     assert given == choices | absent | counts | weights
     adversary = Adversary(discriminator=Pixels())
     assert adversary.update == 0 and adversary.factor(0) == 1.0

@@ -73,6 +73,14 @@ import sys, torch, torch.distributed as dist
 from imtok.losses.semantic.contrastive import ClipInfoNCE, SigLIP
 from imtok.losses.teachers.text_tower import TextTower
 from imtok.common.types import Quantized, Stream, TokenizerOutput
+from torch.utils._python_dispatch import TorchDispatchMode
+class Largest(TorchDispatchMode):
+    numel = 0
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for x in out if isinstance(out, (tuple, list)) else [out]:
+            self.numel = max(self.numel, x.numel() if isinstance(x, torch.Tensor) else 0)
+        return out
 folder, rank = sys.argv[1], int(sys.argv[2])
 if rank >= 0:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
@@ -93,7 +101,10 @@ for kind in (ClipInfoNCE, SigLIP):
         for value in (loss, *gradients.values()):  # averaged, as data-parallel training does
             dist.all_reduce(value)
             value /= 2
-    saved[kind.__name__] = (loss, gradients)
+    with Largest() as largest:
+        rows = torch.randn(2, 20, 4, requires_grad=True)
+        torch.autograd.grad(term.loss(*rows, join=True), rows)
+    saved[kind.__name__] = (loss, gradients, largest.numel)
 torch.save(saved, f"{folder}/{rank}.pt")
 """
 
@@ -112,8 +123,9 @@ def test_two_processes_are_one_with_the_joined_batch(tmp_path) -> None:
     alone = torch.load(tmp_path / "-1.pt")
     assert set(alone) == {"ClipInfoNCE", "SigLIP"}
     for rank in (0, 1):
-        for name, (loss, gradients) in torch.load(tmp_path / f"{rank}.pt").items():
-            expected_loss, expected = alone[name]
+        for name, (loss, gradients, largest) in torch.load(tmp_path / f"{rank}.pt").items():
+            expected_loss, expected, _ = alone[name]
+            assert largest == 20 * 40, name  # own rows against all columns; all pairs would be 40 * 40
             assert any(n.startswith("tower") for n in expected) and "log_scale" in expected
             torch.testing.assert_close(loss, expected_loss)
             for key, gradient in expected.items():

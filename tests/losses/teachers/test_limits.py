@@ -158,7 +158,7 @@ def test_a_text_tower_says_its_origin_only_when_it_is_frozen() -> None:
     assert TextTower(**sizes).origin is None
     frozen = TextTower(**sizes, trainable=False)
     assert frozen.origin.random and frozen.network.positional_embedding.shape == (8, 8)
-    assert frozen.words_to_numbers(["a star " * 50]).shape == (1, 8)
+    assert frozen.caption_numbers(["a star " * 50]).shape == (1, 8)
     assert frozen.dim == frozen(["a star"]).shape[1] == 4
 
 

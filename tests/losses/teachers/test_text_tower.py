@@ -21,7 +21,7 @@ def test_a_small_tower_has_its_sizes_and_clips_77_tokens() -> None:
     assert [block.attn.num_heads for block in blocks] == [3, 3]
     assert tower(["a red ring", "a star"]).shape == (2, 5)
     assert tower.network.positional_embedding.shape == (77, 12)
-    assert tower.words_to_numbers(["a star"]).shape == (1, 77)
+    assert tower.caption_numbers(["a star"]).shape == (1, 77)
 
 
 def test_a_frozen_tower_keeps_no_graph_and_a_trained_one_does() -> None:
