@@ -30,7 +30,7 @@ def check_training_step(
     stored = in_fp32(stored)
     ran = run(config, stored, weights, experiment=experiment)
     result = Result(folder, f"{config['system']} ({ran.made_of.experiment})", num_weights=len(weights))
-    result.inputs = sorted(INPUTS & set(stored))
+    result.inputs = [*sorted(INPUTS & set(stored)), f"update {ran.seen.update}"]
     result.unused_weights = sorted(set(weights) - ran.used)
     settings, optimizers = list(ran.made_of.rows), list(optimizer_rows(ran, config))
     outputs = output_rows(ran, config, stored)
@@ -137,6 +137,9 @@ def optimizer_rows(ran: Ran, folder: Mapping[str, Any]) -> Iterator[Row]:
                 ours["name"] = said["name"]  # without decay the two are one
             for name, value in said.items():
                 yield equal_row(f"{key}.{name}", ours.get(name), value)
+    if (adversary := ran.training.adversary) is not None and "order" in folder and "adversary" in ran.seen.before:
+        first = "discriminator first" if adversary.discriminator_first else "generator first"
+        yield equal_row("order", first, folder["order"])
     side = Side(ran, "generator", folder)
     trained = side.in_their_names({n: torch.ones_like(p) for n, p in ran.seen.named("generator").items()})
     mapped = set(side.their_weights()) - set(ran.made_of.release.report.beside) | set(ran.made_of.step.beside)
