@@ -17,7 +17,7 @@ from imtok.scripts.recipes import experiment_files, name_of
 
 FOLDERS = Path(os.environ.get("IMTOK_PARITY_TRAINING", Path(__file__).parents[3] / "shared" / "parity_training"))
 needs_folders = pytest.mark.skipif(not FOLDERS.is_dir(), reason=f"no stored training steps at {FOLDERS}")
-QUICK = ("llamagen_vq", "ibq", "titok_stage1")
+QUICK = ("ibq", "titok_stage1")
 
 
 def some_slow(names, quick):
