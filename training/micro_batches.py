@@ -58,10 +58,13 @@ def _check_groups(key: str, images: int | None, division: BatchDivision) -> None
     here = division.per_device
     if images is None or here % images == 0 or (division.images <= images and division.accumulate == 1):
         return
+    whole = -(-here // images) * images
+    words = f"data.batch_size={whole * division.processes * division.accumulate}"
+    words += f" data.batch_per_device={whole}" if division.accumulate > 1 else ""
     raise UserError(
         f"{key}={images}: a device takes {here} images at once (data.batch_size={division.images}, "
-        f"{division.processes} process(es), {division.accumulate} micro-batch(es)), which are no whole groups; give "
-        f"data.batch_per_device={-(-here // images) * images}, or {key}={here}"
+        f"{division.processes} process(es), {division.accumulate} micro-batch(es)), which are no whole groups; give it "
+        f"a multiple, as {words}, or {key}={here}"
     )
 
 
