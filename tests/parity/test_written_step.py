@@ -141,7 +141,7 @@ def failed(folder) -> set[str]:
 def test_what_is_written_out_holds(folder, capsys):
     assert main([str(folder)]) == 0
     table = capsys.readouterr().out
-    assert "vqgan (vqgan_f16_1024)" in table and "holds: objective, optimizer" in table
+    assert "vqgan (vqgan_f16_1024)" in table and "holds: forward, objective, optimizer" in table
     assert "update 250001" in table
 
 
