@@ -125,30 +125,37 @@ class TakeTurns(Callback):
         self.started = time.perf_counter()
 
 
-def benchmark_train(settings: Mapping[str, str], overrides: Sequence[str]) -> dict[str, Any]:
+def composed(settings: Mapping[str, str], overrides: Sequence[str], *, updates: int, batch: int) -> dict[str, Any]:
+    """The experiment as it trains; batch: images of an update."""
     from imtok.configs.compose import compose_config
-    from imtok.training.factory import build_trainer, build_training
 
     if not any(word.startswith("experiment=") for word in overrides):
         raise UserError("benchmark train: which experiment? Add experiment=quickstart (`imtok recipes` lists them)")
-    rounds, batch = whole_number(settings, "rounds", 5), whole_number(settings, "batch", 2)
-    compare = settings.get("compare", "auto")
-    if compare not in ("auto", "true", "false"):
-        raise UserError(f"compare={compare}: expected auto, true or false")
-    words = [*overrides, f"trainer.max_updates={rounds + 1}", f"data.batch_size={batch}", "data.batch_per_device=null"]
+    words = [*overrides, f"trainer.max_updates={updates}", f"data.batch_size={batch}", "data.batch_per_device=null"]
     words += ["trainer.accumulate=1", f"trainer.threads={whole_number(settings, 'threads', 1)}", "weights=random"]
     words.append(f"trainer.precision={settings.get('precision', 'auto')}")
     if not any(word.startswith("data=") for word in overrides):
         words.append("data=generated")  # no data set is needed to measure
         if not any(word.startswith("data.count=") for word in overrides):
-            words.append(f"data.count={(rounds + 1) * batch}")
+            words.append(f"data.count={updates * batch}")
     config = compose_config("train", words)
+    if config["adversary"]:  # the GAN counts from the first update
+        config["adversary"] |= {"start": 0, "discriminator_warmup": 0, "ramp": 0}
+    return config
+
+
+def benchmark_train(settings: Mapping[str, str], overrides: Sequence[str]) -> dict[str, Any]:
+    from imtok.training.factory import build_trainer, build_training
+
+    rounds, batch = whole_number(settings, "rounds", 5), whole_number(settings, "batch", 2)
+    compare = settings.get("compare", "auto")
+    if compare not in ("auto", "true", "false"):
+        raise UserError(f"compare={compare}: expected auto, true or false")
+    config = composed(settings, overrides, updates=rounds + 1, batch=batch)
     fast_bf16 = has_matrix_units("bf16", device_type(config["trainer"]["accelerator"]))
     if compare == "auto" and not fast_bf16:
         print("bf16 arm left out: no bf16 matrix units here (compare=true measures it anyway)", file=sys.stderr)
     compared = compare == "true" or (compare == "auto" and fast_bf16)
-    if config["adversary"]:  # the GAN counts from the first update
-        config["adversary"] |= {"start": 0, "discriminator_warmup": 0, "ramp": 0}
 
     with tempfile.TemporaryDirectory() as folder:
         training, data = build_training(config, Path(folder))

@@ -77,7 +77,7 @@ def _sample(images: Images, index: int, image: Tensor, skipped: list[str]) -> di
 def collate(samples: list[dict], numbers: Sequence[CaptionNumbers] = ()) -> dict:
     """uint8 [B, 3, H, W], labels, names; samples without an image leave only their `skipped` lines."""
     read = [s for s in samples if s["image"] is not None]
-    batch = {
+    batch: dict[str, Any] = {
         "image": torch.stack([s["image"].contiguous() for s in read]) if read else None,
         "label": torch.tensor([s["label"] for s in read], dtype=torch.int64),
         "key": [s["key"] for s in read],
@@ -85,8 +85,9 @@ def collate(samples: list[dict], numbers: Sequence[CaptionNumbers] = ()) -> dict
     }
     if any("caption" in s for s in read):
         batch["caption"] = [s.get("caption") for s in read]
-        if numbers and None not in batch["caption"]:
-            batch["caption_numbers"] = {made.key: made(batch["caption"]) for made in numbers}
+        captions = [caption for caption in batch["caption"] if caption is not None]
+        if numbers and len(captions) == len(read):
+            batch["caption_numbers"] = {made.key: made(captions) for made in numbers}
     return batch
 
 

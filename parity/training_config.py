@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..common.build import locate
-from ..common.types import Grid, height_width
+from ..common.types import height_width
 from ..configs.compose import compose_config
 from ..tokenizers import released
 from ..tokenizers.released.base import Release
@@ -48,12 +48,16 @@ class StoredWeights:
 
     @classmethod
     def split(cls, weights: State) -> "StoredWeights":
-        weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+        weights = in_fp32(weights)
         return cls(
             own={name: tensor for name, tensor in weights.items() if not name.startswith((DISCRIMINATOR, TRUNK))},
             discriminator=_below(weights, DISCRIMINATOR),
             trunk=_below(weights, TRUNK),
         )
+
+
+def in_fp32(tensors: Mapping[str, Tensor]) -> State:
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +73,6 @@ class StepConfig:
     rows: list[Row]
 
 
-def read_step(folder: Mapping[str, Any], weights: State) -> tuple[StoredStep, StoredWeights, Release]:
-    step, split = step_of(str(folder["system"])), StoredWeights.split(weights)
-    reader = released.find(step.reader)
-    return step, split, reader.read(split.own, image_size=_image_size(folder), constructor=said(folder))
-
-
 def step_config(
     folder: Mapping[str, Any],
     io: Mapping[str, Tensor],
@@ -83,7 +81,9 @@ def step_config(
     experiment: str | None = None,
 ) -> StepConfig:
     """experiment: that of the system, if none is given."""
-    step, split, release = read_step(folder, weights)
+    step, split = step_of(str(folder["system"])), StoredWeights.split(weights)
+    size = height_width(io["image"].shape[-2:])
+    release = released.find(step.reader).read(split.own, image_size=size, constructor=said(folder))
     experiment = experiment or step.sibling(folder) or step.experiment
     config = compose_config("train", [f"experiment={experiment}", "weights=random"])
     config["tokenizer"], rows = sized(config["tokenizer"], release.node, as_stored=step.as_stored)
@@ -152,10 +152,6 @@ def _size_discriminator(
     found = published(node["_target_"])
     node |= found.sizes(state, said(folder))
     return found
-
-
-def _image_size(folder: Mapping[str, Any]) -> Grid:
-    return height_width(folder.get("image_size", 256))
 
 
 def _below(state: State, prefix: str) -> State:

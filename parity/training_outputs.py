@@ -49,6 +49,8 @@ def _ratio(seen: Any) -> Tensor:
 
 
 def _weighted_gan(seen: Any) -> Tensor:
+    if "gan_generator" not in seen.raw:
+        return seen.zero
     return seen.raw["gan_factor"] * seen.raw["gan_weight"] * seen.raw["gan_generator"]
 
 
@@ -70,8 +72,8 @@ COMMON: dict[str, Callable[[Any], Tensor]] = {
     "l1": lambda seen: seen.raw["l1"],
     "l2": lambda seen: seen.raw["l2"],
     "convnext": lambda seen: seen.raw["convnext"],
-    "gan": lambda seen: seen.raw["gan_generator"],
-    "gan_loss": lambda seen: seen.raw["gan_generator"],
+    "gan": lambda seen: seen.raw.get("gan_generator", seen.zero),  # 0 before its first update
+    "gan_loss": lambda seen: seen.raw.get("gan_generator", seen.zero),
     "weighted_gan_loss": _weighted_gan,
     "adaptive_weight": _ratio,
     "codebook_loss": lambda seen: seen.weighted("codebook"),
@@ -119,7 +121,9 @@ class Side:
     def _made(self, kind: str) -> State:
         seen = self.ran.seen
         if kind == "grad":
-            return self.in_their_names(seen.gradients[self.network])
+            weights, found = self.their_weights(), self.in_their_names(seen.gradients[self.network])
+            nothing = {name: torch.zeros_like(weights[name]) for name in self.names if name in weights}
+            return nothing | found  # what no loss reaches has no gradient
         number = {"step1": 0, "change1": 0, "step2": 1, "change2": 1}[kind]
         before, after = seen.before[self.network], seen.after[self.network][number]
         moved = self.in_their_names({name: after[name].double() - before[name].double() for name in before})

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .rounding import a_rounding_error_away, allowed_by_file, allowed_by_measure, known_noise, most
 from .rows import Result, Row, compare, scale_of
-from .training_config import DISCRIMINATOR
+from .training_config import DISCRIMINATOR, in_fp32
 from .training_outputs import Side, ours_of
 from .training_step import Ran, run
 
@@ -27,6 +27,7 @@ def check_training_step(
     experiment: str | None = None,
 ) -> Result:
     """experiment: another than the one that has this system's recipe."""
+    stored = in_fp32(stored)
     ran = run(config, stored, weights, experiment=experiment)
     result = Result(folder, f"{config['system']} ({ran.made_of.experiment})", num_weights=len(weights))
     result.inputs = sorted(INPUTS & set(stored))

@@ -1,5 +1,6 @@
 """Measure speed here: whole update against bare modules, evaluation, JPEG loading, quantizers."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -8,7 +9,8 @@ from ..common.arguments import Arguments, positive, take_out, whole_number
 from ..common.errors import UserError, did_you_mean
 
 HELP = """\
-usage: imtok benchmark train experiment=NAME [rounds=5] [batch=2] [precision=auto] [threads=1] [compare=auto] [key=...]
+usage: imtok benchmark train experiment=NAME [rounds=5] [batch=2] [precision=auto] [threads=1] [compare=auto]
+                             [processes=1] [key=...]
        imtok benchmark evaluate [experiment=NAME] [rounds=3] [images=16] [threads=1] [key=...]
        imtok benchmark loader [--data-root DIR] [--images 400] [--size 256] [--rounds 3] [--threads 1]
        imtok benchmark quantizers [CASE ...] [--tokens N] [--device cuda] [--dtype bf16] [--compile] ...
@@ -17,7 +19,8 @@ usage: imtok benchmark train experiment=NAME [rounds=5] [batch=2] [precision=aut
 All arms of a benchmark take turns in one process, so that a busy machine slows them alike; medians are printed.
   train     the whole update as it runs in training (losses, GAN, optimizer, EMA, logging) against forward and backward
             of the bare encoder, quantizer, decoder, LPIPS and discriminator; compare=true adds the bare update in
-            fp32 against bf16 with channels_last (auto: where bf16 has matrix units)
+            fp32 against bf16 with channels_last (auto: where bf16 has matrix units); processes=2 measures instead what
+            averaging gradients over so many processes adds, and counts what is sent (batch is that of each process)
   evaluate  `imtok evaluate` on images in memory against the sum of the forwards that it needs
   loader    training crops of a JPEG folder (made here when none is given), images per core-second
   quantizers  a step of imtok's quantizers against vector-quantize-pytorch's, and the memory that each takes;
@@ -61,10 +64,21 @@ def main(argv: Sequence[str]) -> int:
         return 0
     from ..configs.compose import command_line
 
-    own = ("rounds", "batch", "precision", "threads", "compare", "images", "size")
+    own = ("rounds", "batch", "precision", "threads", "compare", "images", "size", "processes")
     settings, overrides = take_out(command_line(words, command=f"benchmark {kind}"), own)
+    processes = whole_number(settings, "processes", 1)
+    if processes > 1 and kind != "train":
+        raise UserError(f"processes={processes}: benchmark train alone measures several processes")
+    if processes > 1 and "RANK" not in os.environ:
+        from ..benchmarks.reduction import launch
+
+        return launch(words, processes)
     with torch_threads(whole_number(settings, "threads", 1)):
-        if kind == "train":
+        if processes > 1:
+            from ..benchmarks.reduction import benchmark_reduction
+
+            benchmark_reduction(settings, overrides)
+        elif kind == "train":
             from ..benchmarks.update import benchmark_train
 
             benchmark_train(settings, overrides)

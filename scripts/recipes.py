@@ -168,25 +168,28 @@ def composed(name: str) -> dict[str, Any]:
     return compose_config("train", [f"experiment={name}"])
 
 
-def print_settings(name: str, *, as_json: bool) -> None:
-    """Of one experiment, each with the reference's file and whether it equals that."""
+def print_settings(names: Sequence[str], *, as_json: bool) -> None:
+    """Of some experiments, each with the reference's file and whether it equals that."""
     from rich.console import Console
     from rich.table import Table
 
     from .shared.recipe_settings import settings_of
 
-    found = settings_of(composed(name))
+    found = {name: settings_of(composed(name)) for name in names}
     if as_json:
-        print(json.dumps([asdict(setting) for setting in found], indent=2))
+        print(
+            json.dumps({name: [asdict(setting) for setting in settings] for name, settings in found.items()}, indent=2)
+        )
         return
-    table = Table(box=None, pad_edge=False)
-    for title in (name, "value", "from", ""):
-        table.add_column(title, overflow="fold")
-    for setting in found:
-        table.add_row(setting.key, setting.value, setting.source, setting.verdict)
     console = Console(markup=False, highlight=False)
     console.width = max(console.width, 165) if not console.is_terminal else console.width
-    console.print(table)
+    for name, settings in found.items():
+        table = Table(box=None, pad_edge=False)
+        for title in (name, "value", "from", ""):
+            table.add_column(title, overflow="fold")
+        for setting in settings:
+            table.add_row(setting.key, setting.value, setting.source, setting.verdict)
+        console.print(table)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -204,8 +207,7 @@ def main(argv: Sequence[str]) -> int:
         write_text(options.write, written_page(configs, {name: proven(name) for name in configs}))
         return 0
     if options.names:
-        for name in options.names:
-            print_settings(name, as_json=options.json)
+        print_settings(options.names, as_json=options.json)
         return 0
     rows = recipes()
     if options.json:

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..common.distributed import process_count, sum_over_processes
 from ..common.errors import UserError
 from ..losses.total import WeightedLosses
-from .objectives import Made
+from .objectives import InOneProcess, Made
 
 SEARCHING, TRUSTING = "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false"
 # Their modules use the same parameters in every update.
@@ -41,7 +41,7 @@ class PerNetworkDDP(DDPStrategy):
         return InProcesses(objective, search=self.search)
 
 
-class InProcesses:
+class InProcesses(InOneProcess):
     """An objective whose gradients are averaged over processes during its backward.
 
     Which parameters get one is seen in the first update, whose gradients are averaged after its backward. Where all do,
@@ -50,7 +50,7 @@ class InProcesses:
     """
 
     def __init__(self, objective: nn.Module, *, search: bool | None) -> None:
-        self.objective = objective
+        super().__init__(objective)
         self.search = may_vary(objective) if search is None else search
         self.seen_once = False
         self.wrap()

@@ -62,7 +62,9 @@ def build_training(config: Mapping[str, Any], folder: Path) -> tuple[TokenizerTr
     check_stage(config, tokenizer)
     training = assemble(config, tokenizer, settings=settings, folder=folder, arithmetic=arithmetic)
     check_division(division, tokenizer=tokenizer, losses=training.losses, adversary=training.adversary)
-    readers = {"tokenizer.conditioner": tokenizer.conditioner} if tokenizer.conditioner is not None else {}
+    readers: dict[str, Any] = (
+        {"tokenizer.conditioner": tokenizer.conditioner} if tokenizer.conditioner is not None else {}
+    )
     readers |= {f"loss.{name}": term for name, term in training.losses.terms.items() if term.needs_captions}
     for key, reader in readers.items():
         data.take_captioned(key)

@@ -79,7 +79,7 @@ class TokenizerTraining(LightningModule):
         self.objectives = Objectives(tokenizer=tokenizer, losses=losses, adversary=adversary)
         self.networks = networks_of(self.objectives, optimizer)
         self.steppers: dict[str, Stepper] = {}
-        self.trained: dict[str, InOneProcess | Any] = {}  # the objectives, by the names of the steppers
+        self.trained: dict[str, InOneProcess] = {}  # the objectives, by the names of the steppers
         self.ema: EMA | None = None
         self.update = self.samples = self.micro_batch = 0
         self.started_at = time.monotonic()

@@ -94,8 +94,8 @@ class Objectives:
     modules: dict[str, nn.Module] = field(init=False)  # `generator` and, if any, `adversary`
 
     def __post_init__(self) -> None:
-        own = {"tokenizer": self.tokenizer, "losses": self.losses, "adversary": self.adversary}
-        self.__dict__["modules"] = {"generator": GeneratorObjective(**own)}
+        generator = GeneratorObjective(tokenizer=self.tokenizer, losses=self.losses, adversary=self.adversary)
+        self.__dict__["modules"] = {"generator": generator}
         if self.adversary is not None:
             self.modules["adversary"] = DiscriminatorObjective(self.adversary)
 

@@ -31,7 +31,7 @@ def checkpoint_activations(tokenizer: Tokenizer, paths: Iterable[str]) -> None:
             blocks = [part]
         if not blocks:
             raise UserError(
-                f"{KEY}={path}: {type(part).__name__} has no list of blocks; encoder or decoder may have one"
+                f"{KEY}={path}: no list of blocks in it ({type(part).__name__}); encoder or decoder may have"
             )
         for block in blocks:
             for inner in block.modules():

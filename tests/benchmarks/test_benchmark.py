@@ -35,6 +35,23 @@ def test_train_counts_rounds_and_leaves_the_first_out():
     assert {name: len(values) for name, values in result["seconds"].items()} == {"whole update": 3, "bare modules": 3}
 
 
+@pytest.mark.slow
+def test_two_processes_count_what_they_reduce(capfd):
+    words = ["experiment=quickstart", "debug=tiny", "adversary=patchgan", "processes=2", "rounds=1"]
+    assert main(["train", *words]) == 0
+    said = capfd.readouterr().out
+    assert "2 processes (gloo), batch 2 of" in said and "reduced / alone" in said
+    for network in ("generator", "adversary"):
+        (line,) = [line for line in said.splitlines() if line.startswith(f"  {network} reduced")]
+        sent, _, gradients = line.split("reduced")[1].partition(" MiB in ")
+        assert float(sent) == float(gradients.split("(")[1].split(" MiB")[0]) > 0
+
+
+def test_processes_are_for_train():
+    with pytest.raises(UserError, match="processes=2: benchmark train alone"):
+        main(["evaluate", "processes=2"])
+
+
 def test_evaluate(capsys):
     assert main(["evaluate", "debug=tiny", "rounds=1", "images=4"]) == 0
     said = capsys.readouterr().out

@@ -106,7 +106,7 @@ def test_the_command_prints_one_and_refuses_what_is_none(capsys) -> None:
     said = capsys.readouterr().out
     assert "trainer.clip" in said and "deviates: without the dropout" in said
     assert recipes.main(["--json", "llamagen_vq16"]) == 0
-    found = [Setting(**row) for row in json.loads(capsys.readouterr().out)]
+    found = [Setting(**row) for row in json.loads(capsys.readouterr().out)["llamagen_vq16"]]
     assert {s.status for s in found} == {"equal", "deviates"} and found[0].source.endswith("vq_train.py")
     with pytest.raises(UserError, match=r"^llamagen_vq17: no such experiment; did you mean 'llamagen_vq16'\?"):
         recipes.main(["llamagen_vq17"])

@@ -41,7 +41,7 @@ def test_taps_are_the_blocks_outputs_plus_the_class_token(tmp_path) -> None:
 
 
 def test_positions_go_to_another_grid_by_dinov2s_rule() -> None:
-    """Cubic convolution, a = -0.75, at (i + 0.5) / factor - 0.5 with factor = (side + 0.1) / trained; edges repeated."""
+    """Cubic convolution, a = -0.75, at (i + 0.5) / factor - 0.5, factor = (side + 0.1) / trained; edges repeated."""
     positions = torch.randn(1, 1 + 5 * 5, 3)
 
     def along(line_N: torch.Tensor, side: int) -> torch.Tensor:

@@ -101,7 +101,13 @@ def quantizer_of(experiment: str) -> Any:
     return build(config["quantizer"], key="tokenizer.quantizer", dim=dim)
 
 
-@pytest.mark.parametrize("experiment", RECIPES)
+LIKE = ("vqgan_f16_16384", "titok_l32/stage1", "titok_b64/stage1", "one_d_piece_s256/stage1", "titok_bl64_vq")
+LIKE += ("xqgan_msvr10p2_16384", "xqgan_vp2_4096")  # sizes of others
+
+
+@pytest.mark.parametrize(
+    "experiment", [pytest.param(name, marks=pytest.mark.slow) if name in LIKE else name for name in RECIPES]
+)
 def test_every_recipe_starts_as_its_reference(experiment: str) -> None:
     kind, names = RECIPES[experiment]
     state = quantizer_of(experiment).state_dict()
