@@ -62,6 +62,8 @@ def build_training(config: Mapping[str, Any], folder: Path) -> tuple[TokenizerTr
     check_stage(config, tokenizer)
     training = assemble(config, tokenizer, settings=settings, folder=folder, arithmetic=arithmetic)
     check_division(division, tokenizer=tokenizer, losses=training.losses, adversary=training.adversary)
+    if tokenizer.conditioner is not None:
+        tokenizer.conditioner.load()
     readers: dict[str, Any] = (
         {"tokenizer.conditioner": tokenizer.conditioner} if tokenizer.conditioner is not None else {}
     )

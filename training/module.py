@@ -124,6 +124,9 @@ class TokenizerTraining(LightningModule):
         self._count_for_lightning(self.update)
         self.train()
 
+    def on_fit_end(self) -> None:
+        self.trained = {}  # DDP holds memory for all gradients, which an evaluation can use
+
     def fill_in(self) -> None:
         """The EMA, and what a checkpoint holds; once."""
         if self.settings.ema is not None and self.ema is None:

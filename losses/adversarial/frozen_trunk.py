@@ -4,6 +4,7 @@ StyleGAN-T (Sauer et al., arXiv:2301.09515) and those after it; which network, a
 """
 
 import math
+import random
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -124,14 +125,12 @@ class FrozenTrunkDiscriminator(nn.Module):
 
     def forward(self, images: Tensor, *, augmented: bool = False) -> Tensor:
         """augmented: the images are, by something else."""
-        if self.augment is not None and self.training and not augmented:
-            images = self.augment(images.float())
-        features = self.trunk(self._to_side(images.float()))
+        features = self.trunk(self._seen(images.float(), augmented))
         return torch.cat([head(x).flatten(1) for head, x in zip(self.heads, features, strict=True)], dim=1)
 
     @torch.compiler.disable  # chance that the host draws, and a blur of another width in every update
-    def _seen(self, images: Tensor) -> Tensor:
-        if self.augment is not None and self.training:
+    def _seen(self, images: Tensor, augmented: bool) -> Tensor:
+        if self.augment is not None and self.training and not augmented:
             images = self.augment(images)
         return self._to_side(images)
 
@@ -140,8 +139,8 @@ class FrozenTrunkDiscriminator(nn.Module):
         height, width = images.shape[-2:]
         rows, columns = self.trunk.side_for(height), self.trunk.side_for(width)
         if height > rows and width > columns:
-            if self.training and float(torch.rand(())) < self.crop_chance:
-                top, left = (int(torch.randint(more + 1, ())) for more in (height - rows, width - columns))
+            if self.training and random.random() < self.crop_chance:
+                top, left = (random.randint(0, more) for more in (height - rows, width - columns))
                 return images[..., top : top + rows, left : left + columns]
             return F.interpolate(images, (rows, columns), mode="area")
         return F.interpolate(images, (rows, columns), mode="bicubic")

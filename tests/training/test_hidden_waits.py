@@ -82,8 +82,6 @@ def test_an_update_asks_the_device_nothing(name: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr("imtok.common.types.FakeTensor", ())
     training = training_of(name)
     objectives, tokenizer, adversary = training.objectives, training.tokenizer, training.adversary
-    if tokenizer.conditioner is not None:
-        tokenizer.conditioner(["loads its tower"])
     mode = FakeTensorMode()
     for part in (tokenizer, training.losses, adversary):
         if part is not None:

@@ -49,7 +49,7 @@ def test_what_does_not_fit_is_refused_by_name(make_tokenizer, tmp_path):
     [
         ("encoder.convin", "freeze: encoder has no part 'encoder.convin'; did you mean 'encoder.conv_in'"),
         ("encoder.conv_in.wieght", "encoder.conv_in has no part .*did you mean 'encoder.conv_in.weight'"),
-        ("encoder.conv_in.weight.grad", "'encoder.conv_in.weight.grad' goes on .*; freeze 'encoder.conv_in.weight'"),
+        ("encoder.conv_in.weight.grad", "'encoder.conv_in.weight.grad' goes on .*; give 'encoder.conv_in.weight'"),
         ("encoder.", "encoder has no part 'encoder.'"),
         ("", "the tokenizer has no part ''"),
     ],

@@ -49,7 +49,8 @@ class Counts(Callback):
         self.others: list[Counter] = []
 
     def on_train_start(self, trainer: Any, training: Any) -> None:
-        for name, part in training.trained.items():
+        self.parts = dict(training.trained)
+        for name, part in self.parts.items():
             if hasattr(part, "ddp"):
                 part.ddp.register_comm_hook(name, self._reduce)
 
@@ -105,7 +106,9 @@ def finish(folder: Path, *, rank: int, world: int, accumulate: int, compiled: bo
 
 def unused(folder: Path, *, until: int) -> dict[str, Any]:
     """A parameter that the loss depends on in the first `until` updates only."""
-    run = Run(folder, max_updates=4, quantizer={"revive_below": 0.0}, log_every=100, strategy="ddp")
+    counts = Counts()
+    settings = {"max_updates": 4, "log_every": 100, "strategy": "ddp"}
+    run = Run(folder, quantizer={"revive_below": 0.0}, callbacks=(counts,), **settings)
     extra = run.tokenizer.decoder.extra = torch.nn.Parameter(torch.ones(()))
     seen = []
 
@@ -120,7 +123,8 @@ def unused(folder: Path, *, until: int) -> dict[str, Any]:
         run.fit()
     except UserError as error:
         return {"error": str(error), "seen": seen}
-    return {"error": "", "seen": seen, "search": run.training.trained["generator"].search}
+    assert not run.training.trained, "memory for gradients is given back"
+    return {"error": "", "seen": seen, "search": counts.parts["generator"].search}
 
 
 def main(rank: int, world: int, folder: Path) -> None:

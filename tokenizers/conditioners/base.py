@@ -17,3 +17,6 @@ class Conditioner(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, captions: Sequence[str]) -> Tensor: ...
+
+    def load(self) -> None:
+        """What is only read when it is needed; a training asks for it before the first batch."""

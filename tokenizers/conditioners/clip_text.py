@@ -56,11 +56,15 @@ class CLIPText(Conditioner):
                 raise UserError("conditioner: give a list of captions, one per image")
             assert self.caption_numbers is not None
             captions = self.caption_numbers(captions)
-        if self.tower is None:
-            self.tower = Frozen(self._load(_open_clip()).to(self.device_mark.device))
+        self.load()
+        assert self.tower is not None
         numbers = moved(captions, self.device_mark.device)
         with torch.autocast(self.device_mark.device.type, enabled=False):
             return self.tower(numbers)[1].float()
+
+    def load(self) -> None:
+        if self.tower is None:
+            self.tower = Frozen(self._load(_open_clip()).to(self.device_mark.device))
 
     def _load(self, open_clip: Any) -> Any:
         if self.weights == "random":
