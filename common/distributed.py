@@ -59,7 +59,7 @@ def is_sharded(tensor: Tensor) -> bool:
 @torch.no_grad()
 def own_shard(tensor: Tensor) -> Tensor:
     """What this process holds of a tensor, without gradient; all of it where it is not sharded."""
-    return tensor.detach().to_local() if is_sharded(tensor) else tensor.detach()  # type: ignore[operator]
+    return tensor.detach().to_local() if is_sharded(tensor) else tensor.detach()  # type: ignore[attr-defined]
 
 
 def gather_objects(own: T) -> list[T]:

@@ -8,7 +8,7 @@ gradients are fp32, and autocast is the same as without, so losses are those of 
 """
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,8 @@ from ..common.blocks import blocks_of, shared_parameters
 from ..common.console import is_first_rank, say
 from ..common.distributed import from_first_process, is_sharded, sum_over_processes
 from ..common.errors import UserError
+from ..losses.adversarial.adversary import Adversary
+from ..tokenizers.tokenizer import Tokenizer
 from .objectives import InOneProcess
 from .settings import TrainerSettings
 
@@ -74,41 +76,50 @@ def shard(training: Any, *, device: torch.device, smallest: int | None = None) -
         for network in (tokenizer, training.losses, adversary):
             for tensor in [] if network is None else [*network.parameters(), *network.buffers()]:
                 tensor.copy_(from_first_process(tensor.detach()))
-    smallest = SMALLEST_BLOCK if smallest is None else smallest
-    parts = [getattr(tokenizer, name) for name in SHARDED_PARTS]
-    count = _shard_network(tokenizer, parts, mesh, smallest, keep=tokenizer.last_layer)
-    if adversary is not None:
-        count += _shard_network(adversary.discriminator, [adversary.discriminator], mesh, smallest, keep=None)
-    if not count:
+    blocks = sharded_blocks(tokenizer, adversary, smallest=smallest)
+    if not any(blocks.values()):
         raise UserError(
-            f"trainer.strategy=fsdp2: no block of this tokenizer has {smallest} parameters or more; use strategy=auto"
+            f"trainer.strategy=fsdp2: no block of this tokenizer has {smallest or SMALLEST_BLOCK} parameters; use auto"
         )
-    if is_first_rank():
-        total = sum(p.numel() for n in (tokenizer, training.losses, adversary) if n for p in n.parameters())
-        say(f"trainer.strategy fsdp2: {count / total:.0%} of {total / 1e6:.1f} M parameters are sharded")
-
-
-def _shard_network(
-    root: nn.Module, parts: Iterable[nn.Module], mesh: Any, smallest: int, *, keep: Tensor | None
-) -> int:
-    """Returns the number of parameters that are sharded from now on."""
-    from torch.distributed.fsdp import fully_shard
-
-    whole_ids = shared_parameters(root) | {id(keep)}
-    found = [block for part in parts for _, block in blocks_of(part)]
-    blocks = [b for b in found if _size(b) >= smallest and whole_ids.isdisjoint(map(id, b.parameters()))]
-    count = sum(map(_size, blocks))
-    sharded = [fully_shard(block, mesh=mesh, reshard_after_forward=True) for block in blocks]
-    for before, block in zip([*sharded[:1], *sharded], sharded, strict=False):
-        # Gathered while this one computes backwards. Left to itself, it goes by the order of the last forwards, of
-        # samples and validation too, which processes run unequally; and they would wait for each other for ever.
-        block.set_modules_to_backward_prefetch([before])
-    if blocks:  # a common root lets the next block's weights travel while one computes
-        whole = {p for p in root.parameters() if not is_sharded(p)}
-        fully_shard(root, mesh=mesh, ignored_params=whole)
+    for root, own in blocks.items():
+        _shard_network(root, own, mesh)
     # A view that is then changed in place would not have its weights gathered; no part of ours does that.
     warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
-    return count
+    if is_first_rank():
+        count = sum(_size(block) for own in blocks.values() for block in own)
+        total = sum(p.numel() for n in (tokenizer, training.losses, adversary) if n for p in n.parameters())
+        say(f"trainer.strategy fsdp2: {count / total:.1%} of {total / 1e6:.1f} M parameters are sharded")
+
+
+def sharded_blocks(
+    tokenizer: Tokenizer, adversary: Adversary | None, *, smallest: int | None = None
+) -> dict[nn.Module, list[nn.Module]]:
+    """What is sharded, by the network that it belongs to."""
+    parts: dict[nn.Module, list[nn.Module]] = {tokenizer: [getattr(tokenizer, name) for name in SHARDED_PARTS]}
+    if adversary is not None:
+        parts[adversary.discriminator] = [adversary.discriminator]
+    found: dict[nn.Module, list[nn.Module]] = {}
+    for root, own in parts.items():
+        whole = shared_parameters(root) | {id(tokenizer.last_layer)}
+        blocks = [block for part in own for _, block in blocks_of(part)]
+        large = [b for b in blocks if _size(b) >= (SMALLEST_BLOCK if smallest is None else smallest)]
+        found[root] = [b for b in large if whole.isdisjoint(map(id, b.parameters()))]
+    return found
+
+
+def _shard_network(root: nn.Module, blocks: Sequence[nn.Module], mesh: Any) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    for block in blocks:
+        for parameter in block.parameters():  # channels_last weights cannot be sharded; images in that layout remain
+            parameter.data = parameter.data.contiguous()
+    sharded = [fully_shard(block, mesh=mesh, reshard_after_forward=True) for block in blocks]
+    for before, current in zip([*sharded[:1], *sharded], sharded, strict=False):
+        # Gathered while this one computes backwards. Left to itself, it goes by the order of the last forwards, of
+        # samples and validation too, which processes run unequally; and they would wait for each other for ever.
+        current.set_modules_to_backward_prefetch([before])
+    if blocks:  # a common root lets the next block's weights travel while one computes
+        fully_shard(root, mesh=mesh, ignored_params={p for p in root.parameters() if not is_sharded(p)})
 
 
 def _size(block: nn.Module) -> int:

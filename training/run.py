@@ -84,7 +84,7 @@ def run(config: Mapping[str, Any], *, overrides: Sequence[str], folder: Path) ->
     if is_first_rank():
         export(training, data, exported, weights=weights)
     if config["evaluate_after"]:
-        evaluate_run(training, data, trainer.strategy.root_device, exported=exported if weights is not None else None)
+        evaluate_run(training, data, trainer.strategy.root_device, exported if weights is not None else None)
     report_skipped(training)
     if training.failed_writes:
         say(f"{training.failed_writes} checkpoint(s) could not be written during this run", error=True)
@@ -135,7 +135,7 @@ def export(
 
 
 def evaluate_run(
-    training: TokenizerTraining, data: ImageData, device: torch.device, *, exported: Path | None = None
+    training: TokenizerTraining, data: ImageData, device: torch.device, exported: Path | None = None
 ) -> None:
     """exported: where whole weights are, if the training's are sharded."""
     from ..eval.evaluate import evaluate

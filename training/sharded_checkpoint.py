@@ -31,7 +31,7 @@ class SharedWriter:
     """Its processes agree over the CPU and in a group of their own, while the others compute."""
 
     def __init__(self) -> None:
-        self.group = dist.new_group(backend="gloo")
+        self.group: Any = dist.new_group(backend="gloo")
 
     def job(self, path: Path, state: Mapping[str, Any], write: Callable[[Path, Any], object]) -> Job:
         """Copies everything now; what is returned ends when the folder has its name. write: for the one file."""

@@ -38,6 +38,7 @@ COMPARED: dict[str, dict[str, Any]] = {
     "fp16": {"precision": "fp16"},
     "micro-batches": {"micro": 2},
     "frozen": {"freeze": ("encoder", "quantizer"), "losses": ("l1",)},
+    "channels last": {"channels_last": True},
     "recomputed": {"checkpoint_activations": ["encoder", "decoder"]},
 }
 
@@ -46,6 +47,7 @@ def go(folder: Path, *, rank: int, world: int, micro: int = 1, bad: tuple[int, .
     folder.mkdir(exist_ok=True)
     data = Share(rank=rank, world=world, micro_batches=micro)
     data.bad = frozenset(bad)
+    channels_last = how.get("channels_last", False)
     parts = how.pop("checkpoint_activations", ())
     if micro > 1:
         how["accumulate"] = micro
@@ -55,6 +57,9 @@ def go(folder: Path, *, rank: int, world: int, micro: int = 1, bad: tuple[int, .
         from imtok.training.recompute import checkpoint_activations
 
         checkpoint_activations(run.tokenizer, parts)
+    if channels_last:
+        for network in (run.tokenizer, run.training.adversary):
+            network.to(memory_format=torch.channels_last)
     return run.fit()
 
 

@@ -16,7 +16,7 @@ from imtok.training.factory import build_trainer
 from imtok.training.settings import TrainerSettings
 
 HERE = Path(__file__).parent
-NAMES = ["plain", "fp16", "micro-batches", "frozen", "recomputed"]
+NAMES = ["plain", "fp16", "micro-batches", "frozen", "channels last", "recomputed"]
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from ...losses.teacher_term import TeacherTerm
 from ...losses.total import WeightedLosses
 from ...tokenizers.quantizers.base import Quantizer
 from ...tokenizers.tokenizer import Tokenizer
+from ..fsdp2 import sharded_blocks
 from ..micro_batches import check_division
 from ..objectives import Objectives
 from ..settings import TrainerSettings, without_auto
@@ -134,7 +135,24 @@ def update_cost(config: Mapping[str, Any], *, processes: int = 1) -> UpdateCost:
         "EMA": 4 * sum(cost.parameters[name] for name in parts) if settings.ema is not None else 0,
         "activations": max(dynamic - 4 * trained, 0),
     }
+    if settings.strategy == "fsdp2" and processes > 1:
+        _share(cost, tokenizer, adversary, processes=processes, states=states)
     return cost
+
+
+def _share(cost: UpdateCost, tokenizer: Tokenizer, adversary: Adversary | None, *, processes: int, states: int) -> None:
+    """Blocks are divided among the processes; two of them, the computing one and the next, are whole at a time."""
+    by_network = sharded_blocks(tokenizer, adversary)
+    blocks = [block for own in by_network.values() for block in own]
+    away = 4 * (1 - 1 / processes)
+    whole = sum(sorted((4 * count(block) for block in blocks), reverse=True)[:2])
+    trained = away * sum(count(block, trained=True) for block in blocks)
+    cost.memory["parameters"] += int(whole - away * sum(map(count, blocks)))
+    cost.memory["gradients"] -= int(trained)
+    cost.memory["optimizer"] -= int(states * trained)
+    if cost.memory["EMA"]:
+        cost.memory["EMA"] -= int(away * sum(map(count, by_network[tokenizer])))
+    cost.notes.append(f"fsdp2: {sum(map(count, blocks)) / 1e6:.1f} M parameters are shared by {processes} processes")
 
 
 def _phases(adversary: Adversary | None, max_updates: int) -> dict[str, int]:
