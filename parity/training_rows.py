@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .rounding import a_rounding_error_away, allowed_by_file, allowed_by_measure, known_noise, most
+from .rounding import a_rounding_error_away, allowed_by_file, allowed_by_measure, allowed_unmeasured, known_noise, most
 from .rows import Result, Row, compare, scale_of
 from .training_config import DISCRIMINATOR, in_fp32
 from .training_outputs import Side, ours_of
@@ -30,28 +30,32 @@ def check_training_step(
     stored = in_fp32(stored)
     ran = run(config, stored, weights, experiment=experiment)
     result = Result(folder, f"{config['system']} ({ran.made_of.experiment})", num_weights=len(weights))
-    result.inputs = sorted(INPUTS & set(stored))
+    result.inputs = [*sorted(INPUTS & set(stored)), f"update {ran.seen.update}"]
     result.unused_weights = sorted(set(weights) - ran.used)
     settings, optimizers = list(ran.made_of.rows), list(optimizer_rows(ran, config))
     outputs = output_rows(ran, config, stored)
     noise = known_noise(folder)
+
+    def known(name: str) -> float:
+        return max(allowed_by_file(noise, name), allowed_unmeasured(name, stored[name]))
+
     if not all(row.ok for row in outputs):
-        outputs = output_rows(ran, config, stored, allowed=lambda name: allowed_by_file(noise, name))
+        outputs = output_rows(ran, config, stored, allowed=known)
     if not all(row.ok for row in outputs) and within_rounding(outputs, stored):
         again = [ours_of(other, config) for other in run_again(config, stored, weights, experiment=experiment)]
         ours = ours_of(ran, config)
 
         def allowed(name: str) -> float:
-            measured = allowed_by_measure(name, stored[name], ours(name), again)
-            return max(measured, allowed_by_file(noise, name))
+            return max(known(name), allowed_by_measure(name, stored[name], ours(name), again))
 
         outputs = output_rows(ran, config, stored, allowed=allowed)
     result.rows = [*settings, *optimizers, *outputs]
-    stepped = [row for row in outputs if _kind(row.output) in STEPS]
-    result.shows = {
-        "objective": all(row.ok for row in (*settings, *outputs) if row not in stepped),
-        "optimizer": all(row.ok for row in (*optimizers, *stepped)),
-    }
+    kinds = {row.output: _kind(row.output) for row in outputs}
+    made = [row for row in outputs if kinds[row.output] in FORWARD or row.output.endswith("indices")]
+    stepped = [row for row in outputs if kinds[row.output] in STEPS]
+    result.shows = {"forward": all(row.ok for row in (*settings, *made))} if made else {}
+    result.shows["objective"] = all(row.ok for row in (*settings, *outputs) if kinds.get(row.output) not in STEPS)
+    result.shows["optimizer"] = all(row.ok for row in (*optimizers, *stepped))
     return result
 
 
@@ -110,6 +114,10 @@ def _kind(name: str) -> str:
 
 
 OF_THE_GAN = ("gan", "gan_loss", "weighted_gan_loss", "adaptive_weight", "logits_fake_generator", "lecam_after")
+FORWARD = (  # what the tokenizer makes, in training mode
+    "reconstruction", "proxy_logits", "inner_features", "semantic_reconstruction", "semantic_tokens", "pooled",
+    "clip_image_features", "direct_reconstruction",
+)  # fmt: skip
 STEPS = ("step1", "change1", "step2", "change2")
 INPUTS = {
     "image", "teacher_features", "teacher_tokens", "teacher_pooled", "text_features", "text_guidance", "proxy_codes",
@@ -137,6 +145,9 @@ def optimizer_rows(ran: Ran, folder: Mapping[str, Any]) -> Iterator[Row]:
                 ours["name"] = said["name"]  # without decay the two are one
             for name, value in said.items():
                 yield equal_row(f"{key}.{name}", ours.get(name), value)
+    if (adversary := ran.training.adversary) is not None and "order" in folder and "adversary" in ran.seen.before:
+        first = "discriminator first" if adversary.discriminator_first else "generator first"
+        yield equal_row("order", first, folder["order"])
     side = Side(ran, "generator", folder)
     trained = side.in_their_names({n: torch.ones_like(p) for n, p in ran.seen.named("generator").items()})
     mapped = set(side.their_weights()) - set(ran.made_of.release.report.beside) | set(ran.made_of.step.beside)

@@ -111,7 +111,8 @@ def print_table(results: Sequence["Result"]) -> None:
 
     table = Table(box=None, pad_edge=False)
     for title in ("folder", "output", "error", "tolerance", "ok"):
-        table.add_column(title, justify="right" if title in ("error", "tolerance") else "left", overflow="fold")
+        numbers = title in ("error", "tolerance")
+        table.add_column(title, justify="right" if numbers else "left", overflow="fold", no_wrap=title == "output")
     for result in results:
         for i, row in enumerate(result.rows):
             mark = "ok" if row.ok else "[red]FAILED[/red]"
@@ -128,7 +129,8 @@ def print_table(results: Sequence["Result"]) -> None:
         if result.inputs:
             table.add_row("", "[dim]given: " + ", ".join(result.inputs) + "[/dim]", "", "", "")
     console = Console()
-    console.width = max(console.width, 120)  # piped output keeps its columns
+    longest = max((len(row.output) for result in results for row in result.rows), default=0)
+    console.width = max(console.width, 120, 80 + longest)  # piped output keeps its columns, names of outputs stay whole
     console.print(table)
 
 

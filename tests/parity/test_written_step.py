@@ -103,6 +103,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory):
         "image_size": [32, 32],
         "image_range": [-1.0, 1.0],
         "global_step": 250001,
+        "order": "generator first",
         "optimizer": adam,
         "discriminator_optimizer": adam,
         "generator_parameters": sorted(state),
@@ -140,7 +141,8 @@ def failed(folder) -> set[str]:
 def test_what_is_written_out_holds(folder, capsys):
     assert main([str(folder)]) == 0
     table = capsys.readouterr().out
-    assert "vqgan (vqgan_f16_1024)" in table and "holds: objective, optimizer" in table
+    assert "vqgan (vqgan_f16_1024)" in table and "holds: forward, objective, optimizer" in table
+    assert "update 250001" in table
 
 
 def test_wrong_numbers_fail_and_no_others(folder, tmp_path):
@@ -158,9 +160,11 @@ def test_another_weight_in_the_yaml_fails(folder, monkeypatch):
     compose = training_config.compose_config
 
     def other(name, overrides):
-        return compose(name, [*overrides, "loss.codebook.weight=0.26", "adversary.weight=0.9", "optimizer.lr=1e-4"])
+        words = ("loss.codebook.weight=0.26", "adversary.weight=0.9", "adversary.order=discriminator_first")
+        return compose(name, [*overrides, *words, "optimizer.lr=1e-4"])
 
     monkeypatch.setattr(training_config, "compose_config", other)
     wrong = failed(folder)
-    assert {"quantizer_loss", "adaptive_weight", "total", "optimizer.lr", "change1.decoder.conv_out.bias"} <= wrong
-    assert not wrong & {"nll_loss", "gan_loss", "discriminator.total", "reconstruction", "optimizer.betas"}
+    assert {"quantizer_loss", "adaptive_weight", "total", "gan_loss", "order", "optimizer.lr"} <= wrong
+    assert {"change1.decoder.conv_out.bias", "discriminator.change1.main.5.bias"} <= wrong
+    assert not wrong & {"nll_loss", "discriminator.total", "reconstruction", "optimizer.betas"}

@@ -142,7 +142,9 @@ def test_training_computes_in_tf32_where_it_may_and_what_follows_does_not(start,
     with_callback(monkeypatch, Look())
     # As on a GPU that has TF32; the switch itself can be set and read without one.
     monkeypatch.setattr("imtok.training.run.tf32", lambda on, device: tf32(True, torch.device("cuda")))
-    monkeypatch.setattr(run_module, "evaluate_run", lambda *_: seen.update(after=torch.get_float32_matmul_precision()))
+    monkeypatch.setattr(
+        run_module, "evaluate_run", lambda *_, **__: seen.update(after=torch.get_float32_matmul_precision())
+    )
     start("evaluate_after=true", "trainer.max_updates=2", "trainer.validate_every=1", "trainer.ema=null")
     assert seen == {
         "before": "highest",

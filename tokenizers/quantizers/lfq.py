@@ -88,7 +88,7 @@ class LFQ(SignQuantizer):
         def of_tokens(z_NB: Tensor, joined: bool) -> tuple[Tensor, Tensor]:
             if self.entropy_form == "factorised":
                 return binary_entropies(z_NB * (4 / self.temperature), joined=joined, **given)
-            order = {"msb_first": self.order == "msb_first"}
-            return table_entropies(z_NB, temperature=self.temperature, joined=joined, **order, **given)
+            msb_first = self.order == "msb_first"
+            return table_entropies(z_NB, temperature=self.temperature, joined=joined, msb_first=msb_first, **given)
 
         return grouped_entropies(of_tokens, z_BND, self.entropy_images)
