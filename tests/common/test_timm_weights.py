@@ -83,7 +83,10 @@ PARTS = {  # every class that takes `pretrained`
 }
 
 
-@pytest.mark.parametrize("part", PARTS)
+LARGE = {"decoders.heads.tower_tail.TowerTailHead", "tokenizers.encoders.vit_queries.QueryViTEncoder"}
+
+
+@pytest.mark.parametrize("part", [pytest.param(p, marks=pytest.mark.slow if p in LARGE else ()) for p in PARTS])
 def test_every_pretrained_part_fails_with_the_same_line_offline(part, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))

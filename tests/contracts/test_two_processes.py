@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 NAMES = sorted(p.stem for p in (HERE.parents[1] / "configs" / "tokenizer" / "quantizer").glob("*.yaml"))
 Results = dict[str, dict[str, Any]]

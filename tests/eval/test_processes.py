@@ -56,6 +56,7 @@ def start(out: Path, rank: int, world: int, share: str) -> subprocess.Popen:
     return subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_two_processes_are_one(tmp_path: Path) -> None:
     found, shelves = {}, {}

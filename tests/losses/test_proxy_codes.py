@@ -89,6 +89,7 @@ def test_stored_codes_are_computed_once_and_moving_pictures_are_refused() -> Non
     assert len(set(fingerprints(torch.cat([images(), images().roll(1, 3)])).tolist())) == 6
 
 
+@pytest.mark.slow
 def test_weights_from_a_folder_and_mistakes(config, tmp_path, monkeypatch) -> None:
     tokenizer = build(config["tokenizer"], key="tokenizer")
     sizes = tokenizer.decoder.proxy_sizes

@@ -92,6 +92,7 @@ def test_loader_workers_leave_signals_to_the_run(loader):
             os.kill(worker, 0)
 
 
+@pytest.mark.slow
 def test_loader_workers_end_with_their_parent(tmp_path):
     code = (
         "import os, signal, torch\n"

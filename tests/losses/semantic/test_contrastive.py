@@ -109,6 +109,7 @@ torch.save(saved, f"{folder}/{rank}.pt")
 """
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_with_the_joined_batch(tmp_path) -> None:
     captions = [f"a {word} thing" for word in ("red", "blue", "small", "large", "round", "flat")]
     given = {"weight": torch.randn(4, 4), "data": torch.randn(6, 4), "captions": captions}
