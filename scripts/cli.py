@@ -13,7 +13,7 @@ COMMANDS = {
     "encode": "Turn images into tokens: a folder of images (any depth) to packed shards, or to what AR trainers read.",
     "decode": "Turn tokens back into images: a token store to PNG files named after the images they came from.",
     "import-weights": "Read a checkpoint that others published into an imtok tokenizer folder.",
-    "recipes": "List every experiment: paper, tokens, codebook, parameters, published rFID, and what is proven about it.",
+    "recipes": "List every experiment: paper, tokens, codebook, parameters, published rFID, what is proven.",
     "plan": "Say what a training run will need before it starts: parameters, FLOPs, memory, tokens.",
     "doctor": "Check this machine, or check a run by its metrics.csv and name the YAML key that would help.",
     "parity": "Hold imtok against the stored outputs of published code, for any folder of parity fixtures.",

@@ -1,4 +1,4 @@
-"""List every experiment: paper, tokens, codebook, parameters, published rFID, and what is proven about it."""
+"""List every experiment: paper, tokens, codebook, parameters, published rFID, what is proven."""
 
 import hashlib
 import json
