@@ -25,6 +25,7 @@ class LossTerm(nn.Module, ABC):
     caption_numbers: CaptionNumbers | None = None  # of one that reads captions as these numbers
     taps: Mapping[str, str] = MappingProxyType({})  # {name in output.features: module path in the tokenizer}
     free: bool = False  # True: costs nothing, so it is logged at weight 0 as well
+    is_error: bool = True  # False: a weight below 0 makes sense too
     optional: bool = False  # True: left out, with a note, where the tokenizer does not offer what it reads
     teacher: str | None = None  # name in cfg.teacher, of a TeacherTerm, which gets that network before `misfit`
     saved_with_export: bool = False  # True: has a `reading`, and is saved in alignment/ next to the tokenizer

@@ -23,6 +23,7 @@ class PartTerm(LossTerm):
         super().__init__()
         self.key = key
         self.optional = optional
+        self.is_error = key != "entropy"  # of which people want more or less
 
     @abstractmethod
     def losses(self, output: TokenizerOutput) -> Mapping[str, Tensor]:

@@ -78,6 +78,8 @@ class WeightedLosses(nn.Module):
             term = build(entry["term"], key=f"loss.{name}.term")
             if not isinstance(term, LossTerm):
                 raise UserError(f"loss.{name}.term._target_={entry['term']['_target_']}: not a loss term (LossTerm)")
+            if term.is_error and (least := min(weights[name].start, weights[name].end)) < 0:
+                raise UserError(f"loss.{name}.weight={least}: below 0 it would make this error larger; give 0 or more")
             if isinstance(term, TeacherTerm):
                 term.learn_from(teachers.get(str(term.teacher), asked_by=f"loss.{name}.term.teacher"))
             try:

@@ -96,6 +96,8 @@ QUANTIZER_TERM = {"_target_": "imtok.losses.quantizer.QuantizerTerm", "key": "en
         ),
         ({"l1": {"term": {"_target_": "torch.nn.Identity"}}}, ["loss.l1.term._target_=torch.nn.Identity"]),
         ({"training": {"term": TERM}}, ["loss.training"]),
+        ({"l1": {"weight": -1, "term": TERM}}, ["loss.l1.weight=-1", "0 or more"]),
+        ({"l1": {"weight": {"start": 1, "end": -0.5, "updates": 9}, "term": TERM}}, ["loss.l1.weight=-0.5"]),
         ({"l1": None}, ["loss=['l1']"]),
     ],
 )
