@@ -9,6 +9,13 @@ from imtok.configs.compose import compose_config
 from imtok.training.factory import build_loggers
 
 
+def test_metrics_csv_is_written_beside_any_other_logger():
+    """The report, `imtok doctor` and a resume read it."""
+    for words, names in (("logger=wandb", ["csv", "wandb"]), ("logger=[csv,tensorboard]", ["csv", "tensorboard"])):
+        assert sorted(compose_config("train", [words])["logger"]) == names
+    assert compose_config("train", ["logger.csv=null"])["logger"] == {"csv": None}
+
+
 def test_each_logger_gets_the_runs_folder_and_name(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     pytest.importorskip("tensorboard")
