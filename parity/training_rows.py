@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .rounding import a_rounding_error_away, allowed_by_file, allowed_by_measure, allowed_unmeasured, known_noise, most
+from .rounding import a_rounding_error_away, allowed_by_measure, allowed_unmeasured, known_noise, most
 from .rows import Result, Row, compare, scale_of
 from .training_config import DISCRIMINATOR, in_fp32
 from .training_outputs import Side, ours_of
@@ -37,7 +37,7 @@ def check_training_step(
     noise = known_noise(folder)
 
     def known(name: str) -> float:
-        return max(allowed_by_file(noise, name), allowed_unmeasured(name, stored[name]))
+        return allowed_unmeasured(noise, name, stored[name])
 
     if not all(row.ok for row in outputs):
         outputs = output_rows(ran, config, stored, allowed=known)

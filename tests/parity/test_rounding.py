@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from imtok.parity.rounding import a_rounding_error_away, allowed_by_file, allowed_by_measure, known_noise, most
+from imtok.parity.rounding import a_rounding_error_away, allowed_by_measure, allowed_unmeasured, known_noise, most
 
 STORED = torch.tensor([-1.0, 0.0, 1.0])  # of deviation 1
 
@@ -13,7 +13,7 @@ STORED = torch.tensor([-1.0, 0.0, 1.0])  # of deviation 1
 @pytest.mark.parametrize(
     ("name", "moved", "allowed"),
     [
-        ("grad.conv.weight", 0.0, 3e-3),
+        ("grad.conv.weight", 0.0, 0.0),
         ("discriminator.grad_norms", 2e-3, 6e-3),
         ("grad.conv.weight", 0.5, 1e-2),
         ("reconstruction", 1e-4, 3e-4),
@@ -27,17 +27,19 @@ def test_measured(name, moved, allowed):
     assert allowed <= most(name)
 
 
-def test_a_single_gradient_has_no_floor():
-    one = torch.tensor(2.0)
-    assert allowed_by_measure("grad_norm", one, one, [lambda _: one]) == 0.0
+def test_single_entries_of_gradients_where_nothing_is_known():
+    assert allowed_unmeasured(None, "grad.a", STORED) == allowed_unmeasured(None, "grad_norms", STORED) == 3e-3
+    assert allowed_unmeasured(None, "grad_norm", torch.tensor(2.0)) == 0.0
+    assert allowed_unmeasured(None, "step1.a", STORED) == allowed_unmeasured({}, "grad.a", STORED) == 0.0
 
 
 def test_the_file_beside_the_folders(tmp_path):
-    assert known_noise(tmp_path / "vqgan") == {}
-    (tmp_path / "rounding_noise.json").write_text(json.dumps({"vqgan": {"grad.a": 1e-3}}))
+    assert known_noise(tmp_path / "vqgan") is None
+    (tmp_path / "rounding_noise.json").write_text(json.dumps({"vqgan": {"grad.a": 1e-3}, "unitok": {}}))
     noise = known_noise(tmp_path / "vqgan")
-    assert allowed_by_file(noise, "grad.a") == pytest.approx(3e-3) and allowed_by_file(noise, "grad.b") == 0.0
-    assert known_noise(tmp_path / "ibq") == {}
+    assert allowed_unmeasured(noise, "grad.a", STORED) == pytest.approx(3e-3)
+    assert allowed_unmeasured(noise, "grad.b", STORED) == 0.0
+    assert known_noise(tmp_path / "ibq") is None and known_noise(tmp_path / "unitok") == {}
 
 
 def test_a_rounding_error_is_one():
