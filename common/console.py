@@ -9,6 +9,11 @@ def is_first_rank() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def launched_processes() -> int:
+    """How many the launcher started, known before they have found each other."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def say(line: str, *, error: bool = False) -> None:
     if is_first_rank():
         print(f"imtok: {line}", file=sys.stderr if error else sys.stdout, flush=True)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from .. import __version__
+from .console import launched_processes
 
 MEASURE_WITH = ("torch", "torchvision", "torch-fidelity", "torchmetrics", "numpy")
 OTHERS = ("lightning", "vector-quantize-pytorch", "hydra-core", "omegaconf", "safetensors", "huggingface-hub", "pillow")
@@ -68,7 +69,7 @@ def environment() -> dict[str, Any]:
         "cpu_cores": os.cpu_count(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cuda": torch.version.cuda,
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "processes": launched_processes(),
         "command": sys.argv,
     }
 

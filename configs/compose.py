@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from ..common.build import locate
+from ..common.console import launched_processes
 from ..common.errors import UserError, did_you_mean, one_line
 from ..common.value_types import check_values
 from .swaps import leave_out_replaced
@@ -185,7 +186,7 @@ def learning_rate_for(lr: float, images: int, batch_size: int) -> float:
 def run_stamp() -> str:
     """Date and time, the same on all processes of a run."""
     now = time.strftime("%Y-%m-%d_%H-%M-%S")
-    if int(os.environ.get("WORLD_SIZE", "1")) <= 1 and int(os.environ.get("SLURM_NTASKS", "1")) <= 1:
+    if launched_processes() <= 1 and int(os.environ.get("SLURM_NTASKS", "1")) <= 1:
         return now
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         raise UserError(

@@ -162,10 +162,15 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
 def composed(name: str) -> dict[str, Any]:
     from imtok.configs.compose import compose_config
 
+    from .shared.recipe_settings import misnamed
+
     known = [name_of(file) for file in experiment_files()]
     if name not in known:
         raise UserError(f"{name}: no such experiment; {did_you_mean(name, known)}")
-    return compose_config("train", [f"experiment={name}"])
+    config = compose_config("train", [f"experiment={name}"])
+    if wrong := misnamed(config):
+        raise UserError(f"{name}: recipe speaks of {', '.join(wrong)}, and this experiment has no such key")
+    return config
 
 
 def print_settings(names: Sequence[str], *, as_json: bool) -> None:

@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from ..common.build import build, build_as
+from ..common.console import launched_processes
 from ..common.errors import UserError, one_line
 from ..data.batch_division import divide_batch
 from ..data.datamodule import ImageData
@@ -51,7 +52,7 @@ def build_training(config: Mapping[str, Any], folder: Path) -> tuple[TokenizerTr
         batch_size=data.batch_size,
         batch_per_device=data.batch_per_device,
         accumulate=settings.accumulate,
-        processes=int(os.environ.get("WORLD_SIZE", "1")),
+        processes=launched_processes(),
     )
     data.accumulate = division.accumulate
     settings = replace(settings, accumulate=division.accumulate)
@@ -183,7 +184,7 @@ def build_trainer(
     settings: TrainerSettings, *, loggers: list[Logger], callbacks: list[Callback], folder: Path
 ) -> Trainer:
     """Lightning's part: processes, devices, callbacks, loggers. One epoch is the whole run."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = launched_processes()
     here = int(os.environ.get("LOCAL_WORLD_SIZE", str(processes)))
     if processes == 1 and settings.devices not in ("auto", 1):
         raise UserError(

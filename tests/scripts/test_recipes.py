@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from imtok.common.errors import UserError
 from imtok.scripts import recipes
 
 
@@ -70,3 +71,10 @@ def test_a_cache_that_cannot_be_written_only_costs_time(monkeypatch, tmp_path):
     monkeypatch.setenv("IMTOK_CACHE", str(tmp_path / "file"))
     monkeypatch.setattr(recipes, "measure", lambda name: {"reason": "x"})
     assert recipes.recipes()
+
+
+def test_an_annotation_of_no_setting_is_named(monkeypatch):
+    config = {"data": {"flip": False}, "recipe": {"unpublished": ["data.flip", "data.filp"]}}
+    monkeypatch.setattr("imtok.configs.compose.compose_config", lambda *_: config)
+    with pytest.raises(UserError, match=r"^unitok: recipe speaks of data\.filp, and this experiment has no such key$"):
+        recipes.main(["unitok"])

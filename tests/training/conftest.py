@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning import LightningDataModule
 
+from imtok.configs.compose import compose_config
 from imtok.losses.total import WeightedLosses
 from imtok.tokenizers.tokenizer import Tokenizer
 from imtok.training.callbacks.checkpoint import Checkpoint
@@ -15,9 +16,11 @@ from imtok.training.csv_logger import CSVLogger
 from imtok.training.factory import build_trainer
 from imtok.training.init_from import freeze_parts
 from imtok.training.module import TokenizerTraining
+from imtok.training.run import run as train
 from imtok.training.settings import TrainerSettings
 
 CNN = {"channels": 32, "channel_multipliers": [1, 1], "blocks_per_level": 1, "z_channels": 8, "attention_levels": []}
+TINY = ["debug=tiny", "evaluate_after=false", "trainer.threads=1", "callbacks=[validation,checkpoint]"]
 OPTIMIZER = {"name": "adam", "lr": 1e-3, "betas": [0.5, 0.9]}
 
 
@@ -160,3 +163,25 @@ def toy_data() -> type[ToyData]:
 @pytest.fixture
 def make_node():
     return tokenizer_node
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A run in this process; its folder."""
+    monkeypatch.setenv("IMTOK_CACHE", str(tmp_path / "cache"))
+
+    def begin(*words: str, folder: str = "run", code: int = 0) -> Path:
+        given = [*TINY, *words]
+        assert train(compose_config("train", given), overrides=given, folder=tmp_path / folder) == code
+        return tmp_path / folder
+
+    return begin
+
+
+@pytest.fixture(scope="module")
+def one_process_group(tmp_path_factory: pytest.TempPathFactory):
+    """torch.distributed of this process alone: it holds every shard."""
+    store = tmp_path_factory.mktemp("store") / "file"
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()

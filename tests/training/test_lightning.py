@@ -11,24 +11,8 @@ import pytest
 import torch
 
 from imtok.common.errors import UserError
-from imtok.configs.compose import compose_config
-from imtok.training.run import run as train
 
-TINY = ["debug=tiny", "evaluate_after=false", "trainer.threads=1", "callbacks=[validation,checkpoint]"]
 LIGHTNING = "lightning.pytorch.callbacks"
-
-
-@pytest.fixture
-def start(tmp_path, monkeypatch):
-    """A run in this process; (exit code, folder)."""
-    monkeypatch.setenv("IMTOK_CACHE", str(tmp_path / "cache"))
-
-    def begin(*words: str, folder: str = "run", code: int = 0) -> Path:
-        given = [*TINY, *words]
-        assert train(compose_config("train", given), overrides=given, folder=tmp_path / folder) == code
-        return tmp_path / folder
-
-    return begin
 
 
 def rows(folder: Path) -> list[dict[str, str]]:

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,25 +12,8 @@ from safetensors.torch import load_file
 
 from imtok.common.errors import UserError
 from imtok.common.precision import tf32
-from imtok.configs.compose import compose_config
 from imtok.training import run as run_module
 from imtok.training.callbacks import checkpoint as checkpoint_callback
-from imtok.training.run import run as train
-
-TINY = ["debug=tiny", "evaluate_after=false", "trainer.threads=1", "callbacks=[validation,checkpoint]"]
-
-
-@pytest.fixture
-def start(tmp_path, monkeypatch):
-    """A run in this process; its folder."""
-    monkeypatch.setenv("IMTOK_CACHE", str(tmp_path / "cache"))
-
-    def begin(*words: str, folder: str = "run", code: int = 0) -> Path:
-        given = [*TINY, *words]
-        assert train(compose_config("train", given), overrides=given, folder=tmp_path / folder) == code
-        return tmp_path / folder
-
-    return begin
 
 
 class At(Callback):

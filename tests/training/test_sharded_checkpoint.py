@@ -20,13 +20,7 @@ from imtok.training.fsdp2 import whole_state, whole_weights
 from imtok.training.resume import arguments_for_resume
 from imtok.training.sharded_checkpoint import SharedWriter, mapped, sharded_as
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_process(tmp_path_factory: pytest.TempPathFactory):
-    store = tmp_path_factory.mktemp("store") / "file"
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("one_process_group")
 
 
 @pytest.fixture

@@ -12,13 +12,7 @@ from imtok.training.optim.clipping import scale_down, total_norm
 from imtok.training.optim.optimizers import parameter_groups
 from imtok.training.optim.stepper import Network, Stepper
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_process(tmp_path_factory: pytest.TempPathFactory):
-    store = tmp_path_factory.mktemp("store") / "file"
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("one_process_group")
 
 
 def network(*, sharded: bool) -> nn.Module:
