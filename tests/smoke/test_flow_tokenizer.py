@@ -134,7 +134,19 @@ def test_eight_pictures_are_learned_by_heart(given: dict, updates: int, lr: floa
 
 @pytest.mark.slow
 def test_gigatok_learns_eight_pictures_from_its_warm_start() -> None:
-    """With the paper's auxiliary losses for the first updates; without them it paints the mean picture, 13.4 dB."""
+    """With the paper's auxiliary losses for the first updates; without them it paints the mean picture, 13.4 dB.
+
+    The median of five seeds, since the revival's draws alone move the end of one by several dB (docs/log.md).
+    """
+    ends = []
+    for seed in range(5):
+        torch.manual_seed(seed)
+        ends.append(gigatok_from_its_warm_start())
+    assert sorted(ends)[2] > 30, ends
+
+
+def gigatok_from_its_warm_start() -> float:
+    """PSNR of the eight pictures."""
     tokenizer, images = build(GIGATOK, key="tokenizer"), pictures()
     for part in (*tokenizer.encoder.modules(), *tokenizer.decoder.modules()):
         if isinstance(part, nn.Linear | nn.Conv2d):  # published: deviation 0.02, too small for these widths
@@ -150,7 +162,7 @@ def test_gigatok_learns_eight_pictures_from_its_warm_start() -> None:
         return direct + nn.functional.mse_loss(seen["decoder"], seen["encoder"].detach())
 
     train(tokenizer, images, updates=300, lr=1e-3, more=warm_start)
-    assert psnr(tokenizer.reconstruct(images), images) > 30
+    return psnr(tokenizer.reconstruct(images), images)
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """One write at a time, of a copy that training does not change, and its errors come back."""
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -27,6 +29,13 @@ def test_an_error_is_handed_back_once():
     writer = BackgroundWriter()
     writer.start(lambda: 1 / 0)
     assert isinstance(writer.finish(), ZeroDivisionError) and writer.finish() is None
+
+
+def test_a_process_that_ends_does_not_wait_for_a_job():
+    code = (
+        "import time; from imtok.training.background import BackgroundWriter as W; W().start(lambda: time.sleep(1e6))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
 
 
 def test_a_copy_shares_nothing_with_what_it_was_made_of():

@@ -15,9 +15,14 @@ class Darker(nn.Module):
         return images - 0.5
 
 
-class Brighter(nn.Module):
+class Mirrored(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return images + 0.25
+        return images.flip(-1)
+
+
+class Cubed(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images**3
 
 
 class Brightness(nn.Module):
@@ -62,12 +67,14 @@ def test_both_sides_join_the_discriminators_loss_with_their_own_weight(FakeToken
 def test_an_augmentation_of_its_own_takes_the_place_of_the_discriminators() -> None:
     """UniTok: the first look is blurred while the blur fades, the second never."""
     small = {"weights": "random", "width": 32, "depth": 1, "num_heads": 2, "taps": (0,)}
-    blurs, images = DinoV2Discriminator(augment=Darker(), **small), torch.rand(2, 3, 28, 28)
+    blurs, images = DinoV2Discriminator(augment=Cubed(), **small), torch.rand(2, 3, 28, 28)
     plain = DinoV2Discriminator(**small)
     plain.load_state_dict(blurs.state_dict())
     logits = torch.zeros(2, 4)
     with torch.no_grad():
-        found = BalancedConsistency(augment=Brighter())(blurs, images, logits)
-        assert float(found) == pytest.approx(float(plain(images + 0.25).square().mean()))
+        ends = [float(plain(x).square().mean()) for x in (images, images.flip(-1), images**3, images.flip(-1) ** 3)]
+        assert len({round(end, 4) for end in ends}) == 4, "each is another to this network"
+        found = BalancedConsistency(augment=Mirrored())(blurs, images, logits)
+        assert float(found) == pytest.approx(float(plain(images.flip(-1)).square().mean()))
         found = BalancedConsistency()(blurs, images, logits)
-        assert float(found) == pytest.approx(float(plain(images - 0.5).square().mean()))
+        assert float(found) == pytest.approx(float(plain(images**3).square().mean()))
