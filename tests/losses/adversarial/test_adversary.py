@@ -58,6 +58,18 @@ def test_the_discriminator_is_fp32_inside_any_autocast_where_that_is_said(case):
         assert dtypes == [torch.float32 if precision == "fp32" else torch.bfloat16] * 3
 
 
+@pytest.mark.parametrize(("image_range", "lowest"), [("signed", -1.0), ("unit", 0.0)])
+def test_the_range_that_the_discriminator_sees(image_range, lowest, case):
+    """In all three of its forwards; what it gets back is a gradient of the reconstruction in [-1, 1]."""
+    _, batch, output, _ = case
+    adversary, seen = from_yaml(start=0, adaptive=None, weight=1.0, image_range=image_range), []
+    adversary.discriminator.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+    adversary.generator_loss(batch, output, torch.zeros(()), None)
+    adversary.discriminator_loss(batch, output)
+    for given, image in zip(seen, (output.reconstruction, batch["image"], output.reconstruction), strict=True):
+        torch.testing.assert_close((given - lowest) / (1 - lowest) * 2 - 1, image.detach())
+
+
 def test_generator_pass_leaves_the_discriminator_alone(case):
     tokenizer, batch, output, nll = case
     adversary = from_yaml(start=0)
