@@ -76,6 +76,13 @@ def test_threads_formats_frozen_parts_and_compiled_ones(tmp_path):
     assert all(p.is_contiguous() for p in kernels)
 
 
+def test_blocks_that_are_computed_again(tmp_path):
+    for words, recomputed in ([], False), (["trainer.checkpoint_activations=[encoder]"], True):
+        tokenizer = build(tmp_path, *words)[0].tokenizer
+        assert any(hasattr(m, "is_recomputed") for m in tokenizer.encoder.modules()) == recomputed
+        assert not any(hasattr(m, "is_recomputed") for m in tokenizer.decoder.modules())
+
+
 @pytest.mark.parametrize("adaptive", [True, False])
 def test_the_last_layer_stays_eager_for_the_adaptive_weight_alone(tmp_path, adaptive):
     import torch._functorch.config

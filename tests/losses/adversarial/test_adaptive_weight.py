@@ -33,6 +33,21 @@ def numeric_norm(value, weight):
     return torch.stack(slopes).norm()
 
 
+def test_processes_share_their_mean_or_each_has_its_own(parts, monkeypatch):
+    """The other process's ratio is twice this one's."""
+    monkeypatch.setattr("imtok.losses.adversarial.adaptive_weight.mean_over_ranks", lambda ratio: 1.5 * ratio)
+    tokenizer, discriminator, x, target = parts
+    found = []
+    for per_device in (True, False):
+        picture = tokenizer(x).reconstruction
+        nll, gan = losses_of(picture, target, discriminator)
+        ratio, _ = AdaptiveWeight(per_device=per_device)(
+            reconstruction_loss=nll, gan_loss=gan, reconstruction=picture, last_layer=tokenizer.last_layer
+        )
+        found.append(float(ratio))
+    assert found[1] == pytest.approx(1.5 * found[0])
+
+
 def test_equals_finite_differences(parts):
     tokenizer, discriminator, x, target = (p.double() for p in parts)
 

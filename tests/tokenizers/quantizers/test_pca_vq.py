@@ -67,6 +67,11 @@ def test_impossible_settings(settings) -> None:
         PCAVQ(dim=5, **settings)
 
 
+def test_a_basis_fitted_in_training_takes_no_micro_batches() -> None:
+    assert PCAVQ(dim=4).micro_batch_misfit() is None
+    assert "fit_updates=2" in str(PCAVQ(dim=4, fit_updates=2).micro_batch_misfit())
+
+
 def test_a_basis_that_was_fitted_is_not_fitted_again() -> None:
     vq = PCAVQ(dim=5, codebook_size=64, fit_updates=4).train()
     vq.fit([features(300)])
