@@ -28,6 +28,7 @@ from ..losses.total import WeightedLosses
 from ..tokenizers.tokenizer import Tokenizer
 from .callbacks.validation import Validation
 from .compiling import compile_parts
+from .csv_logger import CSVLogger
 from .ddp import PerNetworkDDP
 from .fsdp2 import ShardedStrategy, check_sharded
 from .init_from import freeze_parts, init_from
@@ -37,6 +38,7 @@ from .randomness import seed_everything
 from .recompute import checkpoint_activations
 from .settings import TrainerSettings, without_auto
 
+CSV = {"csv": {"_target_": f"{CSVLogger.__module__}.{CSVLogger.__qualname__}"}}
 PACKAGES_OF_THEIR_OWN = ("wandb", "tensorboard")  # loggers that need the package of the same name
 
 
@@ -151,8 +153,9 @@ def _names_weights(node: Any) -> bool:
 
 
 def build_loggers(node: Mapping[str, Any] | None, folder: Path) -> list[Logger]:
+    """metrics.csv beside any other, unless `csv` is null: the report, `imtok doctor` and a resume read it."""
     loggers = []
-    for name, entry in (node or {}).items():
+    for name, entry in (CSV | dict(node) if node else {}).items():
         if entry is None:
             continue
         if name in PACKAGES_OF_THEIR_OWN and find_spec(name) is None:

@@ -9,11 +9,19 @@ from imtok.configs.compose import compose_config
 from imtok.training.factory import build_loggers
 
 
-def test_metrics_csv_is_written_beside_any_other_logger():
-    """The report, `imtok doctor` and a resume read it."""
-    for words, names in (("logger=wandb", ["csv", "wandb"]), ("logger=[csv,tensorboard]", ["csv", "tensorboard"])):
-        assert sorted(compose_config("train", [words])["logger"]) == names
-    assert compose_config("train", ["logger.csv=null"])["logger"] == {"csv": None}
+@pytest.mark.parametrize(
+    ("word", "kinds"),
+    [
+        ("logger=tensorboard", ["CSVLogger", "TensorBoardLogger"]),
+        ("logger=[csv,tensorboard]", ["CSVLogger", "TensorBoardLogger"]),
+        ("logger=[]", []),
+        ("logger.csv=null", []),
+    ],
+)
+def test_metrics_csv_is_written_beside_any_other_logger(tmp_path, word, kinds):
+    pytest.importorskip("tensorboard")
+    made = build_loggers(compose_config("train", [word])["logger"], tmp_path / "quickstart" / "run7")
+    assert [type(logger).__name__ for logger in made] == kinds
 
 
 def test_each_logger_gets_the_runs_folder_and_name(tmp_path, monkeypatch):
