@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from imtok.common.errors import UserError
 from imtok.configs.compose import compose_config
-from imtok.losses.adversarial.frozen_trunk import LocalBatchNorm
+from imtok.losses.adversarial.frozen_trunk import FrozenTrunkDiscriminator, LocalBatchNorm
 from imtok.training.factory import build_training
 from imtok.training.module import TokenizerTraining
 
@@ -103,6 +103,8 @@ def made(name: str, folder: Path, *words: str) -> tuple[TokenizerTraining, list[
             module.eval()
         if isinstance(module, LocalBatchNorm):
             module.group = 2
+        if isinstance(module, FrozenTrunkDiscriminator):
+            module.crop_chance = 0.0  # drawn by the host, once a forward
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, SpectralNorm):
                 hook.n_power_iterations = 0

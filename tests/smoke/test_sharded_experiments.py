@@ -18,6 +18,7 @@ from imtok.common.distributed import is_sharded, own_shard
 from imtok.configs.compose import compose_config
 from imtok.training.factory import build_training
 from imtok.training.fsdp2 import shard
+from imtok.training.randomness import seed_everything
 from imtok.training.recompute import checkpoint_activations
 
 EXPERIMENTS = runpy.run_path(str(Path(__file__).with_name("test_experiments.py")))
@@ -36,7 +37,7 @@ def _one_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def gradients_of(training: Any, batch: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    torch.manual_seed(5)
+    seed_everything(5)
     training.train()
     objectives = training.objectives
     objectives.set_update(LATE)
